@@ -1,0 +1,39 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/installed
+DEMO := demo-results
+
+.PHONY: install demo test slow lint bench clean
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	touch $(STAMP)
+
+# Trains the demo sweep in a results folder of its own, always from scratch, and shows the law.
+demo: install
+	rm -rf $(DEMO)
+	SCALECTL_RESULTS=$(DEMO) $(BIN)/scalectl sweep sweeps/stdlib-ladder.toml
+	SCALECTL_RESULTS=$(DEMO) $(BIN)/scalectl fit stdlib-ladder
+	SCALECTL_RESULTS=$(DEMO) $(BIN)/scalectl report stdlib-ladder
+
+test: install
+	$(BIN)/python -m pytest
+
+slow: install
+	$(BIN)/python -m pytest -m slow
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: install
+	$(BIN)/python bench/packing.py
+	$(BIN)/python bench/startup.py
+
+clean:
+	rm -rf $(VENV) $(DEMO) build dist

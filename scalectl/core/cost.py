@@ -1,0 +1,86 @@
+"""Arithmetic on shapes: parameters, FLOPs, bytes. Torch-free, so that a plan stays light.
+
+Conventions for N:
+    total          every trained number
+    non_embedding  without token and position tables and without the output head, tied or not (Kaplan et al. 2020)
+    matmul         what multiplies an activation at every token, the output head included, tied or not
+The convention alone moves a fitted exponent (Porian et al. 2024, arXiv 2406.19146), so every number names its own.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+Convention = Literal["non_embedding", "total", "matmul"]
+Role = Literal["matmul", "lookup", "vector"]
+CONVENTIONS: tuple[Convention, ...] = get_args(Convention)
+
+BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One named tensor of one model.
+
+    shape: without the pack's leading axis; role: how a token uses it; std: of the normal initialisation, 0 for
+    a constant; fill: that constant; decay: whether weight decay applies (matrices only); embedding: a token or
+    position table or an output head (left out of N non-embedding); tied_head: a lookup that is also the head.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    role: Role
+    std: float = 0.0
+    fill: float = 0.0
+    decay: bool = False
+    embedding: bool = False
+    tied_head: bool = False
+
+    @property
+    def size(self) -> int:
+        """Numbers in the tensor."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """Everything a model costs, from its tensor table.
+
+    attention_flops: forward FLOPs per token of products between activations (QKᵀ and AV), which no parameter counts.
+    saved_activations: numbers kept per token for the backward pass, logits included.
+    """
+
+    tensors: tuple[Tensor, ...]
+    attention_flops: int
+    saved_activations: int
+
+    def params(self, convention: Convention) -> int:
+        """N [parameters] by convention."""
+        if convention == "total":
+            return sum(t.size for t in self.tensors)
+        if convention == "non_embedding":
+            return sum(t.size for t in self.tensors if not t.embedding)
+        return sum(t.size for t in self.tensors if t.role == "matmul" or t.tied_head)
+
+    def flops_per_token(self) -> int:
+        """Exact training FLOPs per token: forward, and a backward of twice the forward.
+
+        Source: 6N + 12 L d T of Kaplan et al. 2020 (arXiv 2001.08361, section 2.1) with the head counted
+        (Porian et al. 2024) and no discount for the causal mask, as FlopCounterMode counts.
+        """
+        return 3 * (2 * self.params("matmul") + self.attention_flops)
+
+    def flops_6n(self, convention: Convention = "non_embedding") -> int:
+        """Approximate training FLOPs per token, 6N."""
+        return 6 * self.params(convention)
+
+    def train_bytes(self, tokens: int, precision: str = "fp32") -> int:
+        """Memory of one training run [bytes]: master weights, gradients, two moments, compute copy, activations.
+
+        Args: tokens: tokens in one micro-batch.
+        """
+        width = BYTES[precision]
+        state = 16 if precision == "fp32" else 16 + 2 * width
+        return state * self.params("total") + width * self.saved_activations * tokens

@@ -1,0 +1,63 @@
+"""Work to be done: runs, where they go, and the states that a run can be in."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from scalectl.core.run import RunConfig
+
+Ticket = str
+
+
+class State(enum.StrEnum):
+    """State of a run. Done and diverged are final; the others can go on."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    PAUSED = "paused"
+    DONE = "done"
+    DIVERGED = "diverged"
+    FAILED = "failed"
+    LOST = "lost"
+    TIMEOUT = "timeout"
+    OOM = "oom"
+    CANCELLED = "cancelled"
+
+    @property
+    def final(self) -> bool:
+        """Whether the science of the run is settled."""
+        return self in (State.DONE, State.DIVERGED)
+
+    @property
+    def resumes(self) -> bool:
+        """Whether the next `sweep` goes on with it unasked; `failed` waits for `--retry failed`."""
+        return self in (State.PENDING, State.PAUSED, State.LOST, State.TIMEOUT, State.OOM, State.CANCELLED)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where and how fast; never part of an identity.
+
+    device: `cpu` or `cuda:INDEX`; threads: of the worker; micro_batch: sequences per forward pass, None for all;
+    checkpoint_seconds: wall time between checkpoints.
+    """
+
+    device: str = "cpu"
+    threads: int = 1
+    micro_batch: int | None = None
+    checkpoint_seconds: float = 20.0
+
+
+@dataclass(frozen=True)
+class Job:
+    """Runs that train together; a solo run is a pack of one."""
+
+    runs: tuple[RunConfig, ...]
+    placement: Placement
+    seconds: float = 0.0  # expected, for longest-first order
+
+    @property
+    def ticket(self) -> Ticket:
+        """Name of the job: the ids of its runs."""
+        return "+".join(run.run_id for run in self.runs)

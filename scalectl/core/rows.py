@@ -1,0 +1,142 @@
+"""The measurements: row types, the columns of every table with type, unit and one sentence, and Points.
+
+Row files are long: one row is one number, so a metric added later is a new value in `metric`, not a new column.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from scalectl.core.cost import Convention
+
+Floats = npt.NDArray[np.float64]
+
+STORE_VERSION = 1
+HELD_OUT = "held-out"
+TRAIN = "train"
+LOSS = "loss"
+
+
+class Row(NamedTuple):
+    """One measurement; the fields are the columns of `RUN_COLUMNS`."""
+
+    run_id: str
+    step: int
+    tokens: int
+    flops: float
+    split: str
+    metric: str
+    value: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table. type: string, int64, float64 or bool; unit: '' for none."""
+
+    name: str
+    type: str
+    unit: str
+    sentence: str
+
+
+RUN_COLUMNS = (
+    Column("run_id", "string", "", "Identity of the run: digest of its resolved configuration."),
+    Column("step", "int64", "steps", "Optimiser steps taken when the number was measured."),
+    Column("tokens", "int64", "tokens", "Training tokens seen by then, repeats included."),
+    Column("flops", "float64", "FLOP", "Exact training FLOPs spent by then, attention and head included."),
+    Column("split", "string", "", "What was measured on: train, or the name of a held-out set."),
+    Column("metric", "string", "", "What was measured; see METRICS."),
+    Column("value", "float64", "see metric", "The number; always finite."),
+    Column("seconds", "float64", "s", "Training time of the run by then; a pack's time counts for each member."),
+)
+
+METRICS = (
+    Column("loss", "float64", "nats/token", "Mean cross-entropy; on train, the mean since the last row."),
+    Column("loss_se", "float64", "nats/token", "Standard error of the held-out loss over sequences."),
+    Column("bits_per_byte", "float64", "bits/byte", "Held-out loss per byte of text, comparable across tokenisers."),
+)
+
+INDEX_COLUMNS = (
+    Column("run_id", "string", "", "Identity of the run."),
+    Column("state", "string", "", "done, diverged, failed, ...; see the states in the README."),
+    Column("N_total", "int64", "parameters", "Every trained parameter."),
+    Column("N_non_embedding", "int64", "parameters", "Without token and position tables and without the head."),
+    Column("N_matmul", "int64", "parameters", "What multiplies an activation at every token, head included."),
+    Column("D", "int64", "tokens", "Training tokens seen, repeats included."),
+    Column("unique_tokens", "int64", "tokens", "Distinct training tokens available to the run."),
+    Column("epochs", "float64", "", "D / unique_tokens."),
+    Column("C_6nd", "float64", "FLOP", "6 N D with N non-embedding."),
+    Column("C_exact", "float64", "FLOP", "Exact training FLOPs, attention and head included."),
+    Column("steps", "int64", "steps", "Optimiser steps taken."),
+    Column("seconds", "float64", "s", "Training time, checkpoints and evaluations included."),
+    Column("pack", "int64", "runs", "Models that trained in the same step."),
+    Column("device", "string", "", "Kind of device that trained it."),
+    Column("message", "string", "", "Why the run ended, when it is not done."),
+)
+# Then one column per sweep-file key (model.d_model, train.lr, ...) and one per final metric (held-out/loss, ...).
+
+
+@dataclass(frozen=True)
+class Points:
+    """Final losses as fit input, one entry per run, sorted by run id. Unknown axes are None.
+
+    N [parameters], D [tokens], C [FLOP], L [nats/token]: each of shape (n,).
+    size: label of the model size of each point (the cluster for resampling), shape (n,);
+    seed: training seed of each point or None; columns: further columns by name, each of shape (n,).
+    convention: how N counts, None if the source does not say; flops: "6nd" or "exact", None likewise.
+    derived: the axis that was computed through C = 6 N D, None if all were given.
+    notes: what the reader of a fit has to know of its input, one sentence each.
+    """
+
+    L: Floats
+    N: Floats | None = None
+    D: Floats | None = None
+    C: Floats | None = None
+    ids: tuple[str, ...] = ()
+    size: npt.NDArray[Any] | None = None
+    seed: npt.NDArray[Any] | None = None
+    columns: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
+    metric: str = LOSS
+    convention: Convention | None = None
+    flops: str | None = None
+    derived: str | None = None
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.L)
+
+    def axis(self, name: str) -> Floats:
+        """One of N, D, C as an array; KeyError names what is there."""
+        values: Floats | None = getattr(self, name)
+        if values is None:
+            raise KeyError(f"these points have no {name}; they have {', '.join(self.axes())}")
+        return values
+
+    def axes(self) -> tuple[str, ...]:
+        """Names of the axes that are known."""
+        return tuple(name for name in ("N", "D", "C") if getattr(self, name) is not None)
+
+    def take(self, where: npt.NDArray[Any]) -> Points:
+        """The points picked by an index or mask array, in that order."""
+        picked = np.asarray(where)
+        index = np.flatnonzero(picked) if picked.dtype == bool else picked
+
+        def pick(values: npt.NDArray[Any] | None) -> npt.NDArray[Any] | None:
+            return None if values is None else values[index]
+
+        return replace(
+            self,
+            L=self.L[index],
+            N=pick(self.N),
+            D=pick(self.D),
+            C=pick(self.C),
+            ids=tuple(self.ids[i] for i in index) if self.ids else (),
+            size=pick(self.size),
+            seed=pick(self.seed),
+            columns={name: values[index] for name, values in self.columns.items()},
+        )

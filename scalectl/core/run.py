@@ -1,0 +1,193 @@
+"""What a run is: its science, and nothing of where or how fast it is computed.
+
+`run_id` hashes the full resolved `RunConfig`. Two rules keep ids stable:
+numbers are canonical (1 and 1.0 are one number, the order of keys is free), and a field added later
+declares with `new_field(as_before=...)` the value that older records imply, so that it leaves the
+hash of every older run as it was.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+ID_DIGITS = 16  # hexadecimal: 64 bits; at 10^6 runs the chance of one collision is 3e-8
+_MISSING = object()
+
+
+def new_field(*, default: Any = dataclasses.MISSING, as_before: Any) -> Any:
+    """A field added after the first release.
+
+    Args: default: what new runs get; as_before: what runs recorded without the field did.
+    """
+    return dataclasses.field(default=default, metadata={"as_before": as_before})
+
+
+def unhashed(default: Any) -> Any:
+    """A field that changes what is recorded on the way, never a number that is."""
+    return dataclasses.field(default=default, metadata={"hashed": False})
+
+
+@dataclass(frozen=True)
+class Member:
+    """A member of a family (a model, an optimiser, ...): name, version of its mathematics, its own options."""
+
+    name: str
+    version: int
+    options: Any  # the member's own frozen dataclass
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is learned: the member, the exact data by fingerprint, and how much held-out data judges it.
+
+    fingerprint: digest of the data (or of the generator) as the run saw it; part of the identity.
+    origin: what else names the data, the Python version for `stdlib`; recorded, covered by the fingerprint.
+    held_out_tokens: size of the fixed held-out set [tokens].
+    """
+
+    name: str
+    version: int
+    options: Any
+    fingerprint: str
+    held_out_tokens: int
+    origin: str = unhashed("")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """When a run measures itself. What it measures on is part of the task.
+
+    every: steps between evaluations; the last step is always evaluated.
+    """
+
+    every: int = 50
+    sets: tuple[str, ...] = ("held-out",)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run. steps: optimiser steps; sequences: sequences in a batch, each of the model's context."""
+
+    model: Member
+    task: Task
+    optim: Member
+    schedule: Member
+    steps: int
+    sequences: int
+    seed: int
+    precision: str
+    evaluation: Evaluation = unhashed(Evaluation())  # noqa: RUF009 frozen, so sharing it is safe
+
+    @property
+    def context(self) -> int:
+        """Tokens in a sequence."""
+        return int(self.model.options.context)
+
+    @property
+    def batch_tokens(self) -> int:
+        """Tokens in a batch."""
+        return self.sequences * self.context
+
+    @property
+    def tokens(self) -> int:
+        """Training tokens, D."""
+        return self.steps * self.batch_tokens
+
+    @property
+    def run_id(self) -> str:
+        """Identity of the run: 16 hexadecimal digits."""
+        text = json.dumps(canonical(self), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        return hashlib.sha256(b"scalectl-run-1\n" + text.encode()).hexdigest()[:ID_DIGITS]
+
+    def column(self, name: str, default: Any = _MISSING) -> Any:
+        """The value of one sweep-file key, such as `train.lr`."""
+        columns = flat(self)
+        if default is _MISSING:
+            return columns[name]
+        return columns.get(name, default)
+
+
+def canonical(value: Any) -> Any:
+    """Plain JSON data that is equal for equal science. NaN and infinities raise ValueError."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {}
+        for field in dataclasses.fields(value):
+            held = getattr(value, field.name)
+            if field.metadata.get("hashed", True) is False:
+                continue
+            if "as_before" in field.metadata and held == field.metadata["as_before"]:
+                continue
+            fields[field.name] = canonical(held)
+        return fields
+    if isinstance(value, Mapping):
+        return {str(key): canonical(held) for key, held in value.items()}
+    if isinstance(value, tuple | list):
+        return [canonical(held) for held in value]
+    if isinstance(value, bool) or value is None or isinstance(value, str):
+        return value
+    if isinstance(value, int):
+        return value
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(f"{value} has no place in an identity")
+        return int(value) if value.is_integer() else value
+    raise TypeError(f"{type(value).__name__} has no place in an identity")
+
+
+def record(run: RunConfig) -> dict[str, Any]:
+    """The whole config as plain JSON data, unhashed fields included; `restore` reads it back."""
+    return dataclasses.asdict(run)
+
+
+def restore(data: Mapping[str, Any], options: Mapping[str, Mapping[str, type]]) -> RunConfig:
+    """A RunConfig from its record.
+
+    Args: data: from `record`, perhaps written by an older version: a missing field takes its `as_before`;
+    options: for each of model, task, optim, schedule: member name -> options type.
+    """
+    parts: dict[str, Any] = dict(data)
+    for part in ("model", "task", "optim", "schedule"):
+        held = dict(parts[part])
+        held["options"] = _build(options[part][held["name"]], held["options"])
+        parts[part] = _build(Task if part == "task" else Member, held)
+    parts["evaluation"] = _build(Evaluation, parts.get("evaluation", {}))
+    run: RunConfig = _build(RunConfig, parts)
+    return run
+
+
+def _build(kind: type, data: Mapping[str, Any]) -> Any:
+    given = {}
+    for field in dataclasses.fields(kind):
+        if field.name in data:
+            held = data[field.name]
+            given[field.name] = tuple(held) if isinstance(held, list) else held
+        elif "as_before" in field.metadata:
+            given[field.name] = field.metadata["as_before"]
+    return kind(**given)
+
+
+def flat(run: RunConfig) -> dict[str, Any]:
+    """The run as columns named like the keys of a sweep file; what `--where`, `--by` and constraints read."""
+    columns: dict[str, Any] = {"model.family": run.model.name}
+    columns |= {f"model.{name}": held for name, held in dataclasses.asdict(run.model.options).items()}
+    columns |= {f"data.{name}": held for name, held in dataclasses.asdict(run.task.options).items()}
+    columns |= {"data.task": run.task.name, "data.fingerprint": run.task.fingerprint, "data.origin": run.task.origin}
+    columns |= {"train.optimizer": run.optim.name, "train.schedule": run.schedule.name}
+    columns |= {f"train.{name}": held for name, held in dataclasses.asdict(run.optim.options).items()}
+    columns |= {f"train.{name}": held for name, held in dataclasses.asdict(run.schedule.options).items()}
+    columns |= {
+        "train.steps": run.steps,
+        "train.tokens": run.tokens,
+        "train.batch_tokens": run.batch_tokens,
+        "train.seed": run.seed,
+        "train.precision": run.precision,
+        "eval.tokens": run.task.held_out_tokens,
+        "eval.every": run.evaluation.every,
+    }
+    return columns

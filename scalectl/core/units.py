@@ -1,0 +1,103 @@
+"""Numbers as people read them: prefixes, durations, and as many digits as the interval supports."""
+
+from __future__ import annotations
+
+import math
+
+_LARGE = ("", "k", "M", "G", "T", "P", "E", "Z", "Y")
+_COUNT = ("", "k", "M", "B", "T")
+
+
+def si(value: float, unit: str = "", digits: int = 3) -> str:
+    """With an SI prefix: 1.3e18, "FLOP" -> "1.3 EFLOP". Beyond yotta, and below 1, scientific."""
+    text = _scaled(value, _LARGE, digits)
+    return f"{text}{unit}" if " " in text else f"{text} {unit}".strip()
+
+
+def count(value: float, digits: int = 3) -> str:
+    """A count of parameters or tokens: 1.38e6 -> "1.38 M", 7e9 -> "7 B"."""
+    return _scaled(value, _COUNT, digits)
+
+
+def size(value: float, digits: int = 3) -> str:
+    """Bytes in binary multiples: 2 ** 30 -> "1 GiB"."""
+    if not math.isfinite(value):
+        return str(value)
+    power = 0
+    while abs(value) >= 1024 and power < 6:
+        value /= 1024
+        power += 1
+    return f"{_plain(value, digits)} {('B', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB', 'EiB')[power]}"
+
+
+def duration(seconds: float) -> str:
+    """A duration: 51 -> "0:51", 5025 -> "1:23:45", three days -> "3d 00:00"."""
+    if not math.isfinite(seconds):
+        return "?"
+    whole = max(0, round(seconds))
+    days, rest = divmod(whole, 86_400)
+    hours, rest = divmod(rest, 3_600)
+    minutes, left = divmod(rest, 60)
+    if days:
+        return f"{days}d {hours:02d}:{minutes:02d}"
+    return f"{hours}:{minutes:02d}:{left:02d}" if hours else f"{minutes}:{left:02d}"
+
+
+def interval_digits(low: float, high: float) -> int:
+    """Decimals after the point that show two digits of an interval's width; negative left of the point.
+
+    Source: ours; two digits of the width keep a rounded bound within 5 % of the width of the true one.
+    """
+    width = abs(high - low)
+    if not math.isfinite(width) or width == 0:
+        return 4
+    return 1 - math.floor(math.log10(width))
+
+
+def rounded(value: float, decimals: int) -> str:
+    """The value with that many decimals; no grouping, no exponent below 1e6."""
+    if not math.isfinite(value):
+        return str(value)
+    if abs(value) >= 1e6 or (value != 0 and abs(value) < 1e-4):
+        return f"{value:.3g}"
+    return f"{round(value, decimals):.{max(0, decimals)}f}"
+
+
+def estimate(value: float, low: float, high: float) -> tuple[str, str, str]:
+    """Value and bounds to the digits that the interval supports.
+
+    Rounding outwards never narrows the printed interval: low is rounded down, high up.
+    """
+    decimals = min(6, interval_digits(low, high))
+    scale = 10.0**decimals
+    if not (math.isfinite(low) and math.isfinite(high)) or max(abs(low), abs(high)) >= 1e6:
+        return f"{value:.4g}", f"{low:.3g}", f"{high:.3g}"
+    down = math.floor(low * scale + 1e-9) / scale
+    up = math.ceil(high * scale - 1e-9) / scale
+    return tuple(f"{x:.{max(0, decimals)}f}" for x in (value, down, up))  # type: ignore[return-value]
+
+
+def percent(share: float, digits: int = 2) -> str:
+    """A share as a percentage: 0.053 -> "5.3 %"."""
+    return f"{_plain(100 * share, digits)} %"
+
+
+def _scaled(value: float, prefixes: tuple[str, ...], digits: int) -> str:
+    if not math.isfinite(value):
+        return str(value)
+    if value != 0 and abs(value) < 1:
+        return f"{value:.{digits}g}"
+    power = 0
+    while abs(value) >= 999.5 and power < len(prefixes) - 1:
+        value /= 1000
+        power += 1
+    text = _plain(value, digits)
+    return f"{text} {prefixes[power]}" if prefixes[power] else text
+
+
+def _plain(value: float, digits: int) -> str:
+    if value == 0:
+        return "0"
+    decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
+    text = f"{value:.{decimals}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
