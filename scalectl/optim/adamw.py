@@ -1,0 +1,63 @@
+"""AdamW on packed matrices: one step for every row at once.
+
+Source: Loshchilov & Hutter 2019, arXiv 1711.05101; the order of operations is that of torch.optim.AdamW.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from scalectl.optim import AdamWOptions
+
+SLOTS = 2  # matrices of state: first and second moment
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Options of K rows as columns of shape (K, 1) in float32."""
+
+    lr: Tensor
+    weight_decay: Tensor
+    beta1: Tensor
+    beta2: Tensor
+    eps: Tensor
+    clip: Tensor
+
+    @staticmethod
+    def of(options: list[AdamWOptions], device: torch.device) -> Rows:
+        """The options of each row."""
+
+        def column(name: str) -> Tensor:
+            return torch.tensor([[getattr(o, name)] for o in options], dtype=torch.float64, device=device)
+
+        return Rows(*(column(name) for name in ("lr", "weight_decay", "beta1", "beta2", "eps", "clip")))
+
+
+@torch.no_grad()
+def step(
+    theta: Tensor, grad: Tensor, slots: tuple[Tensor, ...], rows: Rows, factor: Tensor, taken: Tensor, decayed: int
+) -> Tensor:
+    """Clip each row by its norm, then update parameters and moments in place.
+
+    Args: theta, grad, each of slots: (K, P), the first `decayed` columns under weight decay; factor: (K, 1), the
+    schedule's; taken: (K, 1), steps including this one.
+    Returns: gradient norms before clipping, shape (K, 1).
+    """
+    first, second = slots
+    norm = torch.linalg.vector_norm(grad, dim=1, keepdim=True)
+    scale = torch.where(rows.clip > 0, (rows.clip / (norm + 1e-6)).clamp(max=1.0), 1.0)
+    grad.mul_(scale.to(grad.dtype))
+    lr = rows.lr * factor
+    kind = theta.dtype
+    theta[:, :decayed].mul_((1 - lr * rows.weight_decay).to(kind))
+    first.lerp_(grad, (1 - rows.beta1).to(kind).expand_as(grad))
+    second.mul_(rows.beta2.to(kind)).addcmul_(grad, grad * (1 - rows.beta2).to(kind))
+    # bias corrections in float64: 1 - beta^t loses digits in float32
+    size = lr / (1 - rows.beta1**taken)
+    root = (1 - rows.beta2**taken).sqrt()
+    denominator = (second.sqrt() / root.to(kind)).add_(rows.eps.to(kind))
+    theta.sub_(first / denominator * size.to(kind))
+    return norm

@@ -1,0 +1,62 @@
+"""The tasks. To add one: a file with `describe` and `open_data`, and a line in the tuple below.
+
+A task's batches are a pure function of (seed, step): no global generator, no state, and the same batches for every
+model of a grid whatever its size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from scalectl.tasks import markov, text
+from scalectl.tasks.windows import Description
+
+Tokens = npt.NDArray[np.int64]
+
+
+class Data(Protocol):
+    """Opened data of a task."""
+
+    def batch(self, seed: int, step: int, sequences: int, context: int) -> Tokens:
+        """Training tokens of shape (sequences, context + 1): inputs and, shifted by one, targets."""
+        ...
+
+    def held_out(self, tokens: int, context: int) -> Tokens:
+        """The fixed held-out set of at most `tokens` targets, shape (sequences, context + 1)."""
+        ...
+
+
+@dataclass(frozen=True)
+class TaskMember:
+    """A task: name, version, options, the sources that it answers to, and its two functions.
+
+    describe(options) -> Description without opening more than it must; open_data(options) -> Data.
+    floor(options, context): loss of the ideal predictor [nats/token] where it is known, else None.
+    """
+
+    name: str
+    version: int
+    options: type[Any]
+    accepts: Callable[[str], bool]
+    sources: str
+    describe: Callable[[Any], Description]
+    open_data: Callable[[Any], Data]
+    floor: Callable[[Any, int], float | None]
+
+
+TASKS: dict[str, TaskMember] = {
+    task.name: task
+    for task in (
+        TaskMember(
+            "text", 1, text.Options, text.accepts, "stdlib, text:PATH", text.describe, text.open_data, text.floor
+        ),
+        TaskMember(
+            "markov", 1, markov.Options, markov.accepts, "markov", markov.describe, markov.open_data, markov.floor
+        ),
+    )
+}
