@@ -1,0 +1,249 @@
+"""The training loop: a job in, rows out. It knows no file and no console."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scalectl.core.job import Job, State
+from scalectl.core.rows import HELD_OUT, LOSS, TRAIN, Row
+from scalectl.core.run import RunConfig
+from scalectl.models import MODELS
+from scalectl.optim import OPTIMIZERS
+from scalectl.optim.schedules import SCHEDULES
+from scalectl.tasks import TASKS, Data
+from scalectl.train import population as pop
+
+
+class Ended(NamedTuple):
+    """A run left the pack for good: done, or diverged with the reason."""
+
+    run_id: str
+    state: State
+    step: int
+    message: str
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far one run is, everything that its next step depends on.
+
+    step: steps taken; row: parameters and optimiser state; train_sum, train_count: losses since the last row on train;
+    last_loss: of the last step [nats/token]; seconds: trained so far, over all attempts.
+    """
+
+    step: int
+    row: pop.Row
+    train_sum: float = 0.0
+    train_count: int = 0
+    last_loss: float = math.nan
+    seconds: float = 0.0
+
+
+@dataclass
+class _Seat:
+    """A run's place in the pack; its matrix row is its position in the list of seats."""
+
+    run: RunConfig
+    run_id: str
+    step: int
+    train_sum: float
+    train_count: int
+    last_loss: float
+    seconds_before: float
+    schedule: Any = field(repr=False)
+
+    def factor(self) -> float:
+        return float(self.schedule.factor(self.run.schedule.options, self.step, self.run.steps))
+
+
+def fresh(run: RunConfig) -> Progress:
+    """A run at step 0."""
+    tensors = MODELS[run.model.name].ledger(run.model.options).tensors
+    theta = pop.initial_row(tensors, run.seed)
+    optim = importlib.import_module(OPTIMIZERS[run.optim.name].module)
+    return Progress(0, pop.Row(theta, tuple(torch.zeros_like(theta) for _ in range(optim.SLOTS))))
+
+
+class Trainer:
+    """A pack in training.
+
+    Args: job: runs with equal model, batch shape, task and precision; begin: where each run goes on, by id; a run that
+    is not there starts fresh.
+    """
+
+    def __init__(self, job: Job, begin: Mapping[str, Progress] | None = None) -> None:
+        first = job.runs[0]
+        self.job = job
+        self.device = torch.device(job.placement.device)
+        self.precision = first.precision
+        model = MODELS[first.model.name]
+        ledger = model.ledger(first.model.options)
+        self.forward = importlib.import_module(model.forward)
+        self.optim = importlib.import_module(OPTIMIZERS[first.optim.name].module)
+        self.layout = pop.Layout.of(ledger.tensors)
+        self.flops_per_step = float(ledger.flops_per_token() * first.batch_tokens)
+        task = TASKS[first.task.name]
+        description = task.describe(first.task.options)
+        if description.fingerprint != first.task.fingerprint:
+            raise ValueError(
+                f"the data of {first.task.options.source!r} changed since the plan: "
+                f"{description.fingerprint} is not {first.task.fingerprint}"
+            )
+        self.bytes_per_token = description.bytes_per_token
+        self.data: Data = task.open_data(first.task.options)
+        self.held_out = torch.from_numpy(self.data.held_out(first.task.held_out_tokens, first.context))
+        states = dict(begin or {})
+        progress = [states.get(run.run_id) or fresh(run) for run in job.runs]
+        self.seats = [
+            _Seat(
+                run,
+                run.run_id,
+                p.step,
+                p.train_sum,
+                p.train_count,
+                p.last_loss,
+                p.seconds,
+                SCHEDULES[run.schedule.name],
+            )
+            for run, p in zip(job.runs, progress, strict=True)
+        ]
+        self._place(pop.Population.of(self.layout, [p.row for p in progress], self.precision, self.device))
+        self.began = time.monotonic()
+
+    def _place(self, population: pop.Population) -> None:
+        self.population = population
+        self.rows = self.optim.Rows.of([seat.run.optim.options for seat in self.seats], self.device)
+
+    @property
+    def running(self) -> bool:
+        """Whether any run is left."""
+        return bool(self.seats)
+
+    def progress(self, run_id: str) -> Progress:
+        """Where a run stands, to go on from later."""
+        k = next(k for k, seat in enumerate(self.seats) if seat.run_id == run_id)
+        seat = self.seats[k]
+        return Progress(
+            seat.step, self.population.row(k), seat.train_sum, seat.train_count, seat.last_loss, self._seconds(seat)
+        )
+
+    def step(self) -> list[Row | Ended]:
+        """One optimiser step of every run; rows of the runs that are due, and the runs that ended."""
+        losses = self._learn()
+        gone: list[int] = []
+        events: list[Row | Ended] = []
+        due: list[int] = []
+        for k, (seat, loss) in enumerate(zip(self.seats, losses, strict=True)):
+            if not math.isfinite(loss):
+                before = "the start" if math.isnan(seat.last_loss) else f"{seat.last_loss:.3g}"
+                message = f"diverged at step {seat.step + 1} (loss {before} -> {loss})"
+                events.append(Ended(seat.run_id, State.DIVERGED, seat.step, message))
+                gone.append(k)
+                continue
+            seat.step += 1
+            seat.last_loss = loss
+            seat.train_sum += loss
+            seat.train_count += 1
+            if seat.step % seat.run.evaluation.every == 0 or seat.step == seat.run.steps:
+                due.append(k)
+        for k, measured in zip(due, self._evaluate(due), strict=True):
+            seat = self.seats[k]
+            events += self._measure(seat, measured)
+            if not math.isfinite(measured[0]):
+                message = f"diverged at step {seat.step} (held-out loss {measured[0]})"
+                events.append(Ended(seat.run_id, State.DIVERGED, seat.step, message))
+                gone.append(k)
+            elif seat.step == seat.run.steps:
+                events.append(Ended(seat.run_id, State.DONE, seat.step, ""))
+                gone.append(k)
+        if gone:
+            self._drop(set(gone))
+        return events
+
+    def _learn(self) -> list[float]:
+        """Forward, backward and update of every row; the loss of each row on its batch [nats/token]."""
+        people = self.population
+        people.refresh()
+        first = self.seats[0].run
+        micro = self.job.placement.micro_batch or first.sequences
+        batches = [self.data.batch(s.run.seed, s.step, first.sequences, first.context) for s in self.seats]
+        tokens = torch.from_numpy(np.stack(batches)).to(self.device)
+        total = torch.zeros(len(people), device=self.device, dtype=torch.float64)
+        for part in tokens.split(micro, dim=1):
+            per_token = self.forward.token_losses(people.views, part, first.model.options)
+            share = part.shape[1] / first.sequences
+            loss_K = per_token.mean(dim=1) * share
+            loss_K.sum().backward()
+            people.collect()
+            total += loss_K.detach()
+        factor = torch.tensor([[seat.factor()] for seat in self.seats], dtype=torch.float64, device=self.device)
+        taken = torch.tensor([[seat.step + 1.0] for seat in self.seats], dtype=torch.float64, device=self.device)
+        norm = self.optim.step(people.theta, people.grad, people.slots, self.rows, factor, taken, self.layout.decayed)
+        # a gradient that is not finite ruins the row as surely as a loss that is not
+        total = torch.where(norm[:, 0].isfinite(), total, torch.nan)
+        return [float(loss) for loss in total.tolist()]
+
+    @torch.no_grad()
+    def _evaluate(self, due: Sequence[int]) -> list[tuple[float, float]]:
+        """Held-out loss and its standard error over sequences [nats/token], for the rows that are due."""
+        if not due:
+            return []
+        people = self.population
+        people.refresh()
+        whole = len(due) == len(people)
+        compute = people.compute if whole else people.compute[list(due)]
+        views = self.layout.views(compute)
+        first = self.seats[0].run
+        size = min(self.job.placement.micro_batch or first.sequences, first.sequences)
+        per_sequence: list[Tensor] = []
+        for part in self.held_out.split(size):
+            tokens = part.to(self.device).unsqueeze(0).expand(len(due), -1, -1)
+            losses = self.forward.token_losses(views, tokens, first.model.options)
+            per_sequence.append(losses.view(len(due), part.shape[0], -1).double().mean(dim=2).cpu())
+        joint = torch.cat(per_sequence, dim=1).numpy()
+        count = joint.shape[1]
+        error = joint.std(axis=1, ddof=1) / math.sqrt(count) if count > 1 else np.full(len(due), math.nan)
+        return [(float(mean), float(se)) for mean, se in zip(joint.mean(axis=1), error, strict=True)]
+
+    def _measure(self, seat: _Seat, held_out: tuple[float, float]) -> list[Row]:
+        tokens = seat.step * seat.run.batch_tokens
+        seconds = self._seconds(seat)
+        loss, error = held_out
+        values = [
+            (TRAIN, LOSS, seat.train_sum / seat.train_count),
+            (HELD_OUT, LOSS, loss),
+            (HELD_OUT, "loss_se", error),
+        ]
+        if self.bytes_per_token is not None:
+            values.append((HELD_OUT, "bits_per_byte", loss / math.log(2) / self.bytes_per_token))
+        seat.train_sum, seat.train_count = 0.0, 0
+        return [
+            Row(seat.run_id, seat.step, tokens, seat.step * self.flops_per_step, split, metric, value, seconds)
+            for split, metric, value in values
+            if math.isfinite(value)
+        ]
+
+    def _seconds(self, seat: _Seat) -> float:
+        return seat.seconds_before + time.monotonic() - self.began
+
+    def _drop(self, gone: set[int]) -> None:
+        keep = [k for k in range(len(self.seats)) if k not in gone]
+        self.seats = [self.seats[k] for k in keep]
+        if keep:
+            self._place(self.population.select(keep, self.precision))
+
+
+def train(job: Job, begin: Mapping[str, Progress] | None = None) -> Iterator[Row | Ended]:
+    """Train a job to the end, yielding every measurement and the end of every run."""
+    trainer = Trainer(job, begin)
+    while trainer.running:
+        yield from trainer.step()

@@ -1,0 +1,140 @@
+"""K models as matrices: row k is model k.
+
+Parameters, gradients and the optimiser's moments are matrices of shape (K, P); every tensor of a model is a view of
+its columns. Clipping is a row norm, a learning rate is a column vector, a checkpoint is a row, dropping a diverged
+member is an index. Columns under weight decay come first, so decay is one slice. Source: ours (engine notes in the
+README).
+"""
+
+from __future__ import annotations
+
+import warnings
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scalectl.core.cost import Tensor as Shape
+
+INIT_STREAM = 0x1417
+COMPUTE = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp64": torch.float64}
+
+# The preset gradients are columns of one matrix, so in a pack their strides differ from a fresh tensor's. That costs
+# nothing: accumulation is in place.
+warnings.filterwarnings("ignore", message=r".*grad and param do not obey the gradient layout contract", module="torch")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where each tensor of a model lies in a row.
+
+    spans: name -> (first column, end column, shape); decayed: columns under weight decay, all at the front; width: P.
+    """
+
+    spans: dict[str, tuple[int, int, tuple[int, ...]]]
+    decayed: int
+    width: int
+
+    @staticmethod
+    def of(tensors: Sequence[Shape]) -> Layout:
+        """The layout of a tensor table."""
+        spans = {}
+        at = 0
+        ordered = [t for t in tensors if t.decay] + [t for t in tensors if not t.decay]
+        for tensor in ordered:
+            spans[tensor.name] = (at, at + tensor.size, tensor.shape)
+            at += tensor.size
+        return Layout(spans, sum(t.size for t in tensors if t.decay), at)
+
+    def views(self, matrix: Tensor) -> dict[str, Tensor]:
+        """Every tensor as a view (K, *shape) of a (K, P) matrix."""
+        return {name: matrix[:, a:b].view(-1, *shape) for name, (a, b, shape) in self.spans.items()}
+
+
+def initial_row(tensors: Sequence[Shape], seed: int) -> Tensor:
+    """Parameters of one model at step 0, shape (P,), float32.
+
+    Each tensor draws from a stream of its own, named by (seed, tensor), so neither the pack nor another tensor moves
+    it; numpy's Philox makes it the same on every machine and torch version.
+    """
+    layout = Layout.of(tensors)
+    row = np.empty(layout.width, dtype=np.float32)
+    for tensor in tensors:
+        a, b, _ = layout.spans[tensor.name]
+        if tensor.std == 0:
+            row[a:b] = tensor.fill
+        else:
+            key = np.random.SeedSequence([INIT_STREAM, seed, zlib.crc32(tensor.name.encode())])
+            row[a:b] = np.random.Generator(np.random.Philox(key)).normal(0.0, tensor.std, b - a)
+    return torch.from_numpy(row)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model taken out of the matrices: parameters and each slot of the optimiser, each of shape (P,)."""
+
+    theta: Tensor
+    slots: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Population:
+    """The matrices of a pack, each (K, P).
+
+    theta: master weights; grad: their gradients; slots: the optimiser's state; compute: what forward reads (theta
+    itself, or its cast); compute_grad: gradients in the compute type.
+    """
+
+    layout: Layout
+    theta: Tensor
+    grad: Tensor
+    slots: tuple[Tensor, ...]
+    compute: Tensor
+    compute_grad: Tensor
+    views: dict[str, Tensor]
+
+    @staticmethod
+    def of(layout: Layout, rows: Sequence[Row], precision: str, device: torch.device) -> Population:
+        """A population of the given rows."""
+        theta = torch.stack([row.theta for row in rows]).to(device)
+        if precision == "fp64":
+            theta = theta.double()
+        slots = tuple(
+            torch.stack([row.slots[i] for row in rows]).to(device, theta.dtype) for i in range(len(rows[0].slots))
+        )
+        kind = COMPUTE[precision]
+        grad = torch.zeros_like(theta)
+        compute = theta if kind == theta.dtype else theta.to(kind)
+        compute_grad = grad if kind == theta.dtype else torch.zeros_like(compute)
+        views = layout.views(compute)
+        for name, gradient in layout.views(compute_grad).items():
+            views[name] = views[name].detach().requires_grad_()
+            views[name].grad = gradient
+        return Population(layout, theta, grad, slots, compute, compute_grad, views)
+
+    def __len__(self) -> int:
+        return self.theta.shape[0]
+
+    def row(self, k: int) -> Row:
+        """A copy of model k on the CPU."""
+        return Row(self.theta[k].cpu().clone(), tuple(slot[k].cpu().clone() for slot in self.slots))
+
+    def select(self, keep: Sequence[int], precision: str) -> Population:
+        """The models at these rows, bit for bit; the others are dropped."""
+        return Population.of(self.layout, [self.row(k) for k in keep], precision, self.theta.device)
+
+    def refresh(self) -> None:
+        """Cast the master weights to the compute type; gradients to zero."""
+        if self.compute is not self.theta:
+            self.compute.copy_(self.theta)
+            self.compute_grad.zero_()
+        self.grad.zero_()
+
+    def collect(self) -> None:
+        """Add the compute type's gradients to the master gradients."""
+        if self.compute_grad is not self.grad:
+            self.grad.add_(self.compute_grad)
+            self.compute_grad.zero_()
