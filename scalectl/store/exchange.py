@@ -1,0 +1,171 @@
+"""Results out, other people's tables and other machines' stores in."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scalectl.core.cost import Convention
+from scalectl.core.errors import NothingMatched, StoreError
+from scalectl.core.job import State
+from scalectl.core.rows import HELD_OUT, INDEX_COLUMNS, LOSS, Row
+from scalectl.core.run import ID_DIGITS
+from scalectl.store import schema
+from scalectl.store.files import atomic_write
+from scalectl.store.index import refresh
+from scalectl.store.layout import Store, checked_name, open_store
+from scalectl.store.points import Mask, columns_points, read_columns
+from scalectl.store.reader import Damaged, DamagedRun, load_rows, read_meta, read_run
+from scalectl.store.sweeps import list_sweeps, load_sweep, save_sweep, write_sweep
+from scalectl.store.writer import measurements, write_file
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Merge:
+    """What importing a store did. copied, known, damaged: runs; sweeps: names that were added or grew."""
+
+    copied: tuple[str, ...]
+    known: tuple[str, ...]
+    sweeps: tuple[str, ...]
+    damaged: tuple[Damaged, ...]
+
+
+def export(store: Store, name: str, *, long: bool = False) -> pd.DataFrame:
+    """Return the current runs of a sweep with their provenance, as one frame.
+
+    Args: long: one row per measurement (the columns of RUN_COLUMNS, state, provenance), not one per run (the index).
+    Returns: provenance in columns named `provenance.KEY`.
+    Raises: NothingMatched if the sweep is unknown or none of its runs has ended.
+    """
+    wanted = set(load_sweep(store, name).current)
+    frame = refresh(store).frame()
+    frame = frame[frame["run_id"].isin(wanted)].dropna(axis="columns", how="all").reset_index(drop=True)
+    if frame.empty:
+        raise NothingMatched(f"no run of sweep {name} has ended", remedy=f"scalectl status {name}")
+    if long:
+        states = frame.set_index("run_id")["state"]
+        frame, _ = load_rows(store, frame["run_id"])
+        frame["state"] = frame["run_id"].map(states)
+    origin = {run_id: read_meta(store.run_file(run_id)).provenance for run_id in frame["run_id"].unique()}
+    for key in sorted({key for provenance in origin.values() for key in provenance}):
+        cells = {run_id: schema.plain(provenance.get(key)) for run_id, provenance in origin.items()}
+        frame[f"provenance.{key}"] = frame["run_id"].map(cells)
+    return frame
+
+
+def import_table(
+    store: Store,
+    source: str | Path,
+    name: str,
+    mapping: Mapping[str, str] | None = None,
+    convention: Convention = "non_embedding",
+    where: Mask | None = None,
+) -> tuple[str, ...]:
+    """Other people's runs as a sweep of the store: one run per row of a table.
+
+    The id of a run is the digest of its row and of the source, so importing the same file again changes nothing.
+
+    Args: source: a CSV or Parquet file; name: of the sweep; mapping, where: as in `table_points`;
+    convention: how the source counts parameters.
+    Returns: the notes of `table_points`.
+    Raises: as `table_points`, and as `write_run`.
+    """
+    checked_name(name, "sweep name")
+    columns, origin = read_columns(source)
+    points = columns_points(columns, mapping, where, origin)
+    digest = hashlib.sha256(Path(source).read_bytes()).hexdigest()
+    steps = next((points.columns[key] for key in ("step", "steps", "train_steps") if key in points.columns), None)
+    reserved = {column.name for column in INDEX_COLUMNS} | {"state", "message"}
+    seen: Counter[str] = Counter()
+    plan = []
+    for i in range(len(points)):
+        row = {key: schema.plain(values[i]) for key, values in points.columns.items()}
+        text = json.dumps(row, sort_keys=True)
+        seen[text] += 1  # rows that are equal in every column are still several runs
+        identity = f"scalectl-import-1\n{digest}\n{seen[text]}\n{text}"
+        run_id = hashlib.sha256(identity.encode()).hexdigest()[:ID_DIGITS]
+        N, D, C = (None if axis is None else float(axis[i]) for axis in (points.N, points.D, points.C))
+        step = int(steps[i]) if steps is not None and np.isfinite(float(steps[i])) else 0
+        known: dict[str, Any] = {f"column.{key}" if key in reserved else key: value for key, value in row.items()}
+        known |= {"data.fingerprint": digest, "D": None if D is None else round(D), "C_exact": C, "steps": step}
+        if N is not None:
+            known[f"N_{convention}"] = round(N)
+        if N is not None and D is not None and convention == "non_embedding":
+            known["C_6nd"] = 6 * N * D
+        if points.seed is not None:
+            known["train.seed"] = schema.plain(points.seed[i])
+        loss = Row(run_id, step, round(D or 0), C or 0.0, HELD_OUT, LOSS, float(points.L[i]), 0.0)
+        provenance = {"source": origin, "source_sha256": digest, "row": int(points.ids[i]), "derived": points.derived}
+        write_file(store, run_id, [loss], State.DONE, {"imported": row}, known, provenance)
+        plan.append({"run_id": run_id, "config": {"imported": row}, **row})
+    save_sweep(store, name, f'name = "{name}"\n', plan)
+    return points.notes
+
+
+def import_store(store: Store, source: str | Path) -> Merge:
+    """Merge another store into this one: run files that are missing here, and sweeps.
+
+    Every file is verified in full before it is copied, byte for byte. A run that is here with the same measurements is
+    left alone (times may differ); a settled run takes the place of one that failed.
+
+    Raises: NothingMatched if there is no store; StoreError if a run is settled on both sides with other numbers: then
+    nothing is copied at all.
+    """
+    other = open_store(source)
+    if not other.runs.is_dir():
+        raise NothingMatched(f"there is no store in {other.root}", remedy="give the folder that holds runs/")
+    missing, known, conflicts, damaged = [], [], [], []
+    for path in sorted(other.runs.glob("[!.]*.parquet")):
+        other.inside("runs", path.name)
+        try:
+            theirs = read_run(path)
+        except DamagedRun as error:
+            damaged.append(Damaged(path, error.reason, None))  # another store is only read
+            continue
+        target = store.run_file(theirs.meta.run_id)
+        try:
+            ours = read_run(target)
+        except (FileNotFoundError, DamagedRun):
+            missing.append((path, target))
+            continue
+        same = measurements(ours.table).equals(measurements(theirs.table)) and ours.meta.state is theirs.meta.state
+        if same or not theirs.meta.state.final:
+            known.append(theirs.meta.run_id)
+        elif not ours.meta.state.final:
+            missing.append((path, target))
+        else:
+            conflicts.append(theirs.meta.run_id)
+    if conflicts:
+        raise StoreError(
+            f"{len(conflicts)} runs are in both stores with different results: {', '.join(conflicts[:4])}",
+            where=str(other.root),
+            remedy="nothing was copied; find out which side is right and remove the other side's files",
+        )
+    store.prepare()
+    for path, target in missing:
+        atomic_write(target, path.read_bytes())
+    grown = [name for name in reversed(list_sweeps(other)) if _merge_sweep(store, other, name)]
+    return Merge(tuple(target.stem for _, target in missing), tuple(known), tuple(grown), tuple(damaged))
+
+
+def _merge_sweep(store: Store, other: Store, name: str) -> bool:
+    theirs = load_sweep(other, name)
+    if name not in list_sweeps(store):
+        write_sweep(store, name, theirs.toml, theirs.rows)
+        return True
+    ours = load_sweep(store, name)
+    here = {row["run_id"] for row in ours.rows}
+    added = [row | {"current": False} for row in theirs.rows if row["run_id"] not in here]
+    if added:  # our sweep file says what is current; their further runs are found with --all
+        write_sweep(store, name, ours.toml, [*ours.rows, *added])
+    return bool(added)

@@ -1,0 +1,85 @@
+"""Writing without half-written files, and disk trouble as errors with a remedy."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from scalectl.core.errors import BudgetRefused, StoreError
+
+Content = bytes | Callable[[BinaryIO], object]
+
+# EFBIG is what a file-size limit (RLIMIT_FSIZE, some quotas) answers; for the user it is a full disk like the others.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn an OSError of the body into an error with a remedy.
+
+    Raises: BudgetRefused if the disk, a quota or a file-size limit is exhausted; StoreError for anything else.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise BudgetRefused(
+                f"no space left to write {path.name}",
+                where=f"{path.parent}: {error.strerror}",
+                remedy="free some space and repeat the command; what was written before is kept",
+            ) from error
+        if error.errno in _FORBIDDEN:
+            raise StoreError(
+                f"{path.name} cannot be written: the store is read-only here",
+                where=f"{path.parent}: {error.strerror}",
+                remedy="choose a writable folder with SCALECTL_RESULTS=DIR",
+            ) from error
+        raise StoreError(f"{path.name} cannot be written", where=f"{path.parent}: {error.strerror or error}") from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def temporary_name(path: Path) -> Path:
+    """Return a name beside `path` that dataset readers skip (they skip a leading dot) and nobody else uses."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+
+
+def atomic_write(path: Path, content: Content) -> None:
+    """Write a file so that readers and crashes see the old content or the new, never a part.
+
+    Temporary file in the same folder, fsync, rename, fsync of the folder.
+
+    Args: path: its folder must exist; a symbolic link there is replaced, not followed;
+    content: the bytes, or a function that writes them to the open binary file it is given.
+    Raises: BudgetRefused if the disk is full, StoreError if the folder cannot be written; nothing is left behind.
+    """
+    temporary = temporary_name(path)
+    with writing(path):
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                if isinstance(content, bytes):
+                    file.write(content)
+                else:
+                    content(file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise
+        sync_folder(path.parent)

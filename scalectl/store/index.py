@@ -1,0 +1,179 @@
+"""The index: one row per ended run, derived from the run files and never trusted over them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from scalectl.core.errors import BudgetRefused, NothingMatched, StoreError, UsageError
+from scalectl.core.names import shown
+from scalectl.core.rows import INDEX_COLUMNS, STORE_VERSION
+from scalectl.store import schema
+from scalectl.store.files import atomic_write
+from scalectl.store.layout import Store
+from scalectl.store.reader import Damaged, DamagedRun, RunMeta, read_run, set_aside
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_STAMPS = b"scalectl.stamps"
+_LAYOUT = b"scalectl.layout"
+_FIELDS = b"scalectl.fields"
+_MIXED = b"scalectl.mixed"
+# An index written with other columns or by another version is rebuilt, not converted.
+_THIS_LAYOUT = json.dumps([STORE_VERSION, [(column.name, column.type) for column in INDEX_COLUMNS]]).encode()
+
+Stamp = tuple[int, int]  # (mtime [ns], size [bytes]) of a run file
+
+
+@dataclass(frozen=True)
+class Index:
+    """All ended runs.
+
+    table: the columns of INDEX_COLUMNS, then config columns, then final metrics, sorted by run id;
+    damaged: files that were left out while it was made.
+    """
+
+    table: pa.Table
+    damaged: tuple[Damaged, ...] = ()
+
+    def frame(self) -> pd.DataFrame:
+        """Return the table for pandas."""
+        return self.table.to_pandas()
+
+    def states(self) -> dict[str, tuple[str, str, int]]:
+        """State, message and steps of every run, by id."""
+        columns = (self.table[name].to_pylist() for name in ("run_id", "state", "message", "steps"))
+        return {run_id: (state, message, steps or 0) for run_id, state, message, steps in zip(*columns, strict=True)}
+
+
+def load_index(store: Store) -> pd.DataFrame:
+    """Return the index as a frame, right even if index.parquet is stale, damaged, missing or cannot be written."""
+    return refresh(store).frame()
+
+
+def rebuild(store: Store) -> Index:
+    """Return the index made again from every run file, each verified in full."""
+    return _update(store, {}, [])
+
+
+def refresh(store: Store) -> Index:
+    """Return the index brought up to date: only files that are new or changed (by time and size) are read."""
+    table = _stored(store)
+    if table is None:
+        return rebuild(store)
+    stamps = {run_id: tuple(stamp) for run_id, stamp in json.loads(table.schema.metadata[_STAMPS]).items()}
+    if stamps == _stamps(store):
+        return Index(table.replace_schema_metadata(None))
+    if table.schema.metadata[_MIXED] == b"yes":
+        return rebuild(store)  # a number that became text beside text is a number again once that run is gone
+    return _update(store, stamps, table.to_pylist())
+
+
+def find_run(store: Store, prefix: str) -> str:
+    """Return the one ended run or run in flight whose id begins with `prefix`.
+
+    Raises: NothingMatched if there is none, UsageError if there are several.
+    """
+    known = set(_stamps(store))
+    if store.lives.is_dir():
+        known |= {name for name in os.listdir(store.lives) if not name.startswith(".")}
+    found = sorted(run_id for run_id in known if run_id.startswith(prefix))
+    if prefix in known:
+        return prefix
+    if not found:
+        raise NothingMatched(f"no run begins with {shown(prefix)}", where=str(store.root), remedy="scalectl status")
+    if len(found) > 1:
+        raise UsageError(f"{len(found)} runs begin with {shown(prefix)}", remedy=f"add digits: {', '.join(found[:4])}")
+    return found[0]
+
+
+def _stamps(store: Store) -> dict[str, Stamp]:
+    """Time and size of every run file, by the name it claims."""
+    try:
+        entries = list(os.scandir(store.runs))
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise StoreError("the store cannot be read", where=f"{store.runs}: {error.strerror}") from error
+    stamps = {}
+    for entry in entries:
+        if entry.name.startswith(".") or not entry.name.endswith(".parquet"):
+            continue
+        if entry.is_symlink():
+            store.inside("runs", entry.name)
+        try:
+            status = entry.stat()
+        except FileNotFoundError:  # replaced or moved by another process just now
+            continue
+        stamps[entry.name.removesuffix(".parquet")] = (status.st_mtime_ns, status.st_size)
+    return stamps
+
+
+def _stored(store: Store) -> pa.Table | None:
+    """index.parquet, or None if it is missing, damaged or of another layout: it can always be made again."""
+    try:
+        table = pq.ParquetFile(store.index, page_checksum_verification=True).read()
+    except (OSError, pa.ArrowException, ValueError):
+        return None
+    metadata = table.schema.metadata or {}
+    if metadata.get(_LAYOUT) != _THIS_LAYOUT or metadata.get(schema.DIGEST) != schema.metadata_digest(metadata):
+        return None
+    return table if metadata.get(_FIELDS) == _fields(table) else None
+
+
+def _update(store: Store, known: dict[str, Any], rows: list[dict[str, Any]]) -> Index:
+    """Return the index: rows of a stored one for files whose stamp is `known`, all others from their files."""
+    before = {row["run_id"]: row for row in rows}
+    stamps, held, damaged = {}, [], []
+    for run_id, stamp in sorted(_stamps(store).items()):
+        if known.get(run_id) == stamp and run_id in before:
+            held.append({name: value for name, value in before[run_id].items() if value is not None})
+        else:
+            try:
+                held.append(_row(read_run(store.runs / f"{run_id}.parquet").meta))
+            except FileNotFoundError:
+                continue
+            except DamagedRun as error:
+                damaged.append(set_aside(store, error))
+                continue
+        stamps[run_id] = stamp
+    table = _ordered(schema.table_of(held, schema.INDEX_FIELDS))
+    free = table.column_names[len(INDEX_COLUMNS) :]
+    metadata = {
+        _STAMPS: json.dumps(stamps, sort_keys=True).encode(),
+        _LAYOUT: _THIS_LAYOUT,
+        _FIELDS: _fields(table),
+        _MIXED: b"yes" if schema.mixed(held, free) else b"no",
+    }
+    metadata[schema.DIGEST] = schema.metadata_digest(metadata)
+    sink = pa.BufferOutputStream()
+    pq.write_table(table.replace_schema_metadata(metadata), sink, compression="zstd", write_page_checksum=True)
+    if store.root.is_dir():
+        with contextlib.suppress(StoreError, BudgetRefused):  # read-only or full: the index in memory is as good
+            atomic_write(store.index, bytes(sink.getvalue()))
+    return Index(table, tuple(damaged))
+
+
+def _fields(table: pa.Table) -> bytes:
+    """Names and types of the columns, which page checksums do not cover."""
+    return json.dumps([(field.name, str(field.type)) for field in table.schema]).encode()
+
+
+def _row(meta: RunMeta) -> dict[str, Any]:
+    return {**meta.columns, "run_id": meta.run_id, "state": str(meta.state), "message": meta.message, **meta.final}
+
+
+def _ordered(table: pa.Table) -> pa.Table:
+    """Config columns and final metrics in an order that does not depend on which file was read first."""
+    first = [column.name for column in INDEX_COLUMNS]
+    rest = [name for name in table.column_names if name not in first]
+    table = table.select(first + sorted(rest, key=lambda name: ("/" in name, name)))
+    return table.take(pc.sort_indices(table, [("run_id", "ascending")]))

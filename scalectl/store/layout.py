@@ -1,0 +1,117 @@
+"""Where everything lies in a store, and which names and links are refused.
+
+runs/ID.parquet    one immutable file per ended run
+index.parquet      derived: one row per run
+live/ID/           while a run trains: rows, checkpoint, log, claim
+sweeps/NAME/       sweep.toml and plan.parquet
+quarantine/        damaged run files, moved out of the way of readers
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from scalectl.core.errors import StoreError, UsageError
+from scalectl.core.names import escaped, is_name, shown
+from scalectl.store.files import temporary_name, writing
+
+
+def checked_name(name: str, what: str = "name") -> str:
+    """Return the name of a sweep or a run, if it is one.
+
+    A name becomes a folder and appears on terminals: no separators, no leading dot, nothing that needs escaping.
+
+    Raises: UsageError, with the name escaped and cut.
+    """
+    if is_name(name):
+        return name
+    raise UsageError(
+        f"{what} {shown(name)} is not allowed",
+        remedy="use 1 to 64 letters, digits, '.', '_' or '-', beginning with a letter or digit",
+    )
+
+
+@dataclass(frozen=True)
+class Store:
+    """A results folder. root: absolute, links resolved; it need not exist for reading."""
+
+    root: Path
+
+    @property
+    def runs(self) -> Path:
+        """Folder of the run files."""
+        return self.inside("runs")
+
+    @property
+    def index(self) -> Path:
+        """File of the derived index."""
+        return self.inside("index.parquet")
+
+    @property
+    def quarantine(self) -> Path:
+        """Folder of damaged run files."""
+        return self.inside("quarantine")
+
+    @property
+    def lives(self) -> Path:
+        """Folder of the runs in flight."""
+        return self.inside("live")
+
+    @property
+    def sweeps(self) -> Path:
+        """Folder of the sweeps."""
+        return self.inside("sweeps")
+
+    def run_file(self, run_id: str) -> Path:
+        """File of an ended run, whether or not it exists."""
+        return self.inside("runs", f"{checked_name(run_id, 'run id')}.parquet")
+
+    def live_folder(self, run_id: str) -> Path:
+        """Folder of a run in flight, whether or not it exists."""
+        return self.inside("live", checked_name(run_id, "run id"))
+
+    def sweep_folder(self, name: str) -> Path:
+        """Folder of a sweep, whether or not it exists."""
+        return self.inside("sweeps", checked_name(name, "sweep name"))
+
+    def inside(self, *parts: str) -> Path:
+        """Return a path in the store. Raises: StoreError if a symbolic link on the way leads out of the store."""
+        path = self.root.joinpath(*parts)
+        target = os.path.realpath(path)
+        if target != str(self.root) and not target.startswith(os.path.join(self.root, "")):
+            raise StoreError(
+                f"{'/'.join(parts)} is a symbolic link out of the store",
+                where=f"{self.root}: leads to {escaped(target)}",
+                remedy="remove the link; a store holds its own files",
+            )
+        return path
+
+    def prepare(self) -> None:
+        """Make the folders and proves that they can be written, before anything is trained.
+
+        Raises: StoreError if they cannot, BudgetRefused if the disk is full; one sentence either way.
+        """
+        for folder in (self.runs, self.lives, self.sweeps):
+            with writing(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+            probe = temporary_name(folder / "probe")
+            with writing(folder / "probe"):
+                probe.write_bytes(b"probe")
+                probe.unlink()
+
+
+def open_store(root: str | os.PathLike[str]) -> Store:
+    """Return the store in a folder, which may be absent or empty: then it holds nothing.
+
+    The folder itself may be a link (results kept on another disk); links inside may not lead out of it.
+
+    Raises: StoreError if something else than a folder is there.
+    """
+    path = Path(os.path.realpath(root))
+    if path.exists() and not path.is_dir():
+        raise StoreError(
+            "the store is not a folder", where=str(path), remedy="choose another with SCALECTL_RESULTS=DIR"
+        )
+    return Store(path)

@@ -1,0 +1,432 @@
+"""A run in flight: who holds it, its rows so far, its checkpoint and log, and what state it is in.
+
+    live/ID/rows.jsonl     one JSON object per measurement, appended
+    live/ID/checkpoint     opaque bytes of the trainer, replaced as a whole
+    live/ID/log            what the trainer printed
+    live/ID/state.json     why it is not running: paused, lost, timeout, oom, cancelled
+    live/ID/claim.K        who trains it; the highest K counts
+
+A claim is taken by linking a complete file to the next number, which exactly one process can do. The highest number
+is never deleted or reused while the folder exists, so a slow rival that saw an older claim cannot take the run again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import secrets
+import shutil
+import socket
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+from scalectl.core.errors import StoreBusy
+from scalectl.core.job import State
+from scalectl.core.rows import Row
+from scalectl.store.files import atomic_write, sync_folder, temporary_name, writing
+from scalectl.store.layout import Store
+from scalectl.store.reader import DamagedRun, read_meta
+
+# A holder on another host is dead after this long without a heartbeat [s]. Source: ours; four missed beats at one per
+# 30 s, beyond the attribute caches of network file systems (60 s on NFS by default).
+LEASE = 120.0
+_TAIL = 65_536  # bytes; the last row is looked for in this much of rows.jsonl
+
+
+@dataclass(frozen=True)
+class Holder:
+    """The process behind a claim.
+
+    host: machine, boot and process namespace, equal exactly when a pid means the same process for both sides;
+    started: start of the process in clock ticks since boot, which no change of the clock moves;
+    token: random, so that no two claims are equal; heartbeat: Unix time [s] of the last sign of life;
+    released: given up.
+    """
+
+    host: str
+    pid: int
+    started: int
+    token: str
+    heartbeat: float
+    released: bool = False
+
+    def alive(self, host: str, now: float) -> bool:
+        """Whether the holder still has the run, as seen from `host` at Unix time `now` [s].
+
+        On its own host the process decides, at once; from elsewhere the heartbeat does. Nothing is ever signalled.
+        """
+        if self.released:
+            return False
+        if self.host == host:
+            return process_start(self.pid) == self.started
+        return now - self.heartbeat < LEASE
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The right to train a run, held by this process. number: place of the claim in its folder."""
+
+    folder: Path
+    number: int
+    holder: Holder
+
+    @property
+    def path(self) -> Path:
+        """File of the claim."""
+        return self.folder / f"claim.{self.number}"
+
+    def held(self) -> bool:
+        """Whether nobody has taken the run over since, after a heartbeat that came too late."""
+        return max(_numbers(self.folder), default=0) == self.number
+
+    def beat(self, now: float | None = None) -> Claim:
+        """Renew the lease; a holder beats at least every LEASE / 4 seconds.
+
+        Raises: StoreBusy if the run was taken over.
+        """
+        if not self.held():
+            raise StoreBusy(
+                f"run {self.folder.name} was taken over by another process",
+                where=str(self.folder),
+                remedy="this process stops; scalectl status shows who goes on",
+            )
+        beaten = replace(self, holder=replace(self.holder, heartbeat=time.time() if now is None else now))
+        atomic_write(beaten.path, json.dumps(asdict(beaten.holder)).encode())
+        return beaten
+
+    def release(self) -> None:
+        """Give the run up; the file stays as the number below which nobody claims again."""
+        if self.folder.is_dir() and self.held():
+            atomic_write(self.path, json.dumps(asdict(replace(self.holder, released=True))).encode())
+
+
+class Standing(NamedTuple):
+    """The truth about a run. message: why it is not done; step: the last one known."""
+
+    state: State
+    message: str
+    step: int
+
+
+@dataclass(frozen=True)
+class Live:
+    """The folder of a run in flight."""
+
+    run_id: str
+    folder: Path
+
+    @property
+    def rows_file(self) -> Path:
+        """Measurements so far, one JSON object per line."""
+        return self.folder / "rows.jsonl"
+
+    @property
+    def checkpoint(self) -> Path:
+        """The last complete checkpoint."""
+        return self.folder / "checkpoint"
+
+    @property
+    def log(self) -> Path:
+        """What the trainer printed."""
+        return self.folder / "log"
+
+    def claim(self, host: str | None = None, now: float | None = None) -> Claim:
+        """Take the run for this process.
+
+        Args: host, now: identity and Unix time [s] to claim with; for tests of several hosts on one folder.
+        Raises: StoreBusy if a living process holds it; StoreError or BudgetRefused if the folder cannot be written.
+        """
+        here = host_identity() if host is None else host
+        time_now = time.time() if now is None else now
+        with writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        number = max(_numbers(self.folder), default=0)
+        if number:
+            holder = _read_holder(self.folder / f"claim.{number}")
+            if holder is not None and holder.alive(here, time_now):
+                raise self._busy(holder)
+        started = process_start(os.getpid())
+        holder = Holder(here, os.getpid(), started or 0, secrets.token_hex(8), time_now)
+        claim = Claim(self.folder, number + 1, holder)
+        self._link(claim)
+        # What an earlier holder left as its reason is over; a marker from now on is this holder's.
+        (self.folder / "state.json").unlink(missing_ok=True)
+        for old in _numbers(self.folder):
+            if old < claim.number:
+                (self.folder / f"claim.{old}").unlink(missing_ok=True)
+        return claim
+
+    def _link(self, claim: Claim) -> None:
+        temporary = temporary_name(claim.path)
+        try:
+            atomic_write(temporary, json.dumps(asdict(claim.holder)).encode())
+            with writing(claim.path), contextlib.suppress(FileExistsError):
+                os.link(temporary, claim.path)
+            # The link count tells who won even where a network file system repeats a request and answers "exists".
+            won = temporary.stat().st_nlink == 2
+        finally:
+            temporary.unlink(missing_ok=True)
+        if won and claim.held():
+            sync_folder(self.folder)
+            return
+        if won:  # a rival went on to a higher number while this one looked at an old list
+            claim.path.unlink(missing_ok=True)
+        raise self._busy(self.holder())
+
+    def _busy(self, holder: Holder | None) -> StoreBusy:
+        who = f"process {holder.pid} on {holder.host.split('/')[0]}" if holder else "another process"
+        return StoreBusy(
+            f"run {self.run_id} is being trained by {who}",
+            where=str(self.folder),
+            remedy="wait for it, or join with the same sweep; a dead holder frees its runs by itself",
+        )
+
+    def holder(self) -> Holder | None:
+        """Who holds the run or held it last; None if nobody did."""
+        number = max(_numbers(self.folder), default=0)
+        return _read_holder(self.folder / f"claim.{number}") if number else None
+
+    def append(self, rows: Iterable[Row]) -> None:
+        """Add measurements in one write that is handed to the system before this returns.
+
+        A torn line that a crash left at the end is cut off first. If the disk fills, the file keeps its whole lines.
+
+        Raises: ValueError for a number that is not finite or a row of another run; BudgetRefused if the disk is full.
+        """
+        lines = []
+        for row in rows:
+            if row.run_id != self.run_id:
+                raise ValueError(f"a row of run {row.run_id} among those of {self.run_id}")
+            lines.append(json.dumps(row._asdict(), allow_nan=False) + "\n")
+        content = "".join(lines).encode()
+        if not content:
+            return
+        with writing(self.rows_file):
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            handle = os.open(self.rows_file, flags, 0o666)
+            try:
+                end = _whole_lines(handle)
+                os.ftruncate(handle, end)
+                os.lseek(handle, end, os.SEEK_SET)
+                try:
+                    written = 0
+                    while written < len(content):
+                        written += os.write(handle, content[written:])
+                except OSError:
+                    os.ftruncate(handle, end)
+                    raise
+            finally:
+                os.close(handle)
+
+    def rows(self) -> tuple[list[Row], tuple[str, ...]]:
+        """Measurements so far, in the order of their steps, each (step, split, metric) once: the last written counts.
+
+        Returns: the rows, and one sentence for each kind of line that was left out.
+        """
+        try:
+            content = self.rows_file.read_bytes()
+        except FileNotFoundError:
+            return [], ()
+        lines = content.split(b"\n")
+        notes = []
+        if lines[-1]:
+            notes.append(f"run {self.run_id}: the last line of rows.jsonl was torn and is left out")
+        held: dict[tuple[int, str, str], Row] = {}
+        unreadable = repeated = 0
+        for line in lines[:-1]:
+            row = _row(line)
+            if row is None or row.run_id != self.run_id:
+                unreadable += 1
+                continue
+            key = (row.step, row.split, row.metric)
+            repeated += key in held
+            held[key] = row
+        if unreadable:
+            notes.append(f"run {self.run_id}: {unreadable} lines of rows.jsonl cannot be read and are left out")
+        if repeated:
+            notes.append(f"run {self.run_id}: {repeated} rows were written twice; the later ones count")
+        return sorted(held.values(), key=lambda row: row.step), tuple(notes)
+
+    def truncate(self, step: int) -> tuple[str, ...]:
+        """Keep the rows up to a checkpoint's step, before the run goes on from there. Returns: the notes of `rows`."""
+        rows, notes = self.rows()
+        if self.rows_file.exists():
+            lines = (json.dumps(row._asdict()) + "\n" for row in rows if row.step <= step)
+            atomic_write(self.rows_file, "".join(lines).encode())
+        return notes
+
+    def save_checkpoint(self, content: bytes | Callable[[BinaryIO], object]) -> None:
+        """Replace the checkpoint, as `atomic_write` does.
+
+        The rows are made durable first: after a power cut no checkpoint is ahead of the rows that led to it.
+        """
+        with writing(self.rows_file):
+            if self.rows_file.exists():
+                handle = os.open(self.rows_file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+                try:
+                    os.fsync(handle)
+                finally:
+                    os.close(handle)
+        atomic_write(self.checkpoint, content)
+
+    def mark(self, state: State, message: str = "", step: int = 0) -> None:
+        """Record why the run stands still, before the claim is released."""
+        atomic_write(
+            self.folder / "state.json", json.dumps({"state": str(state), "message": message, "step": step}).encode()
+        )
+
+    def marker(self) -> Standing | None:
+        """Return what `mark` recorded last."""
+        try:
+            data = json.loads((self.folder / "state.json").read_bytes())
+            return Standing(State(data["state"]), str(data["message"]), int(data["step"]))
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return None
+
+    def last_step(self) -> int:
+        """Step of the last whole row; 0 if there is none."""
+        try:
+            with open(self.rows_file, "rb") as file:
+                file.seek(0, os.SEEK_END)
+                file.seek(max(0, file.tell() - _TAIL))
+                lines = file.read().split(b"\n")[:-1]
+        except FileNotFoundError:
+            return 0
+        return next((row.step for row in map(_row, reversed(lines)) if row is not None), 0)
+
+    def clear(self, *, keep_log: bool = False) -> None:
+        """Remove the folder once the run's file is written; links in it are unlinked, never followed.
+
+        Args: keep_log: leave the log for `scalectl logs`, as for a run that failed.
+        """
+        if not self.folder.is_dir():
+            return
+        with writing(self.folder):
+            if not keep_log or not self.log.exists():
+                shutil.rmtree(self.folder)
+                return
+            for entry in os.scandir(self.folder):
+                if entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(entry.path)
+                elif entry.name != self.log.name:
+                    os.unlink(entry.path)
+
+
+def live(store: Store, run_id: str) -> Live:
+    """Return the folder of a run in flight, whether or not it exists.
+
+    Raises: UsageError for a bad run id, StoreError if it is a link out of the store.
+    """
+    return Live(run_id, store.live_folder(run_id))
+
+
+def state_of(store: Store, run_id: str) -> Standing:
+    """Return the truth about one run, even after a crash.
+
+    A finished file counts first, then a living holder, then an unreleased claim of a dead one (lost), then the marker
+    in the live folder (paused, oom, ...), then the file of a run that failed or was cancelled; else the run is pending.
+    """
+    filed = None
+    with contextlib.suppress(FileNotFoundError, DamagedRun):
+        meta = read_meta(store.run_file(run_id))
+        filed = Standing(meta.state, meta.message, int(meta.columns.get("steps") or 0))
+    return standing(store, run_id, filed)
+
+
+def standing(store: Store, run_id: str, filed: Standing | None, now: float | None = None) -> Standing:
+    """`state_of` with what the run's file (or the index) says already at hand, None if it has no file."""
+    if filed is not None and filed.state.final:
+        return filed
+    folder = live(store, run_id)
+    if folder.folder.is_dir():
+        marker = folder.marker()
+        holder = folder.holder()
+        if holder is not None and not holder.released:
+            if holder.alive(host_identity(), time.time() if now is None else now):
+                return Standing(State.RUNNING, "", folder.last_step())
+            # A holder that marked its reason and died before it could release: the reason is the better story.
+            if marker is None or marker.state is State.RUNNING:
+                where = holder.host.split("/")[0]
+                said = f"process {holder.pid} on {where} ended without a word"
+                return Standing(State.LOST, said, folder.last_step())
+        if marker is not None and marker.state is not State.RUNNING:
+            return marker
+    return filed if filed is not None else Standing(State.PENDING, "", 0)
+
+
+def host_identity() -> str:
+    """Host name, boot and process namespace of this process.
+
+    Equal for two processes exactly when a pid names the same process for both: two containers on one kernel differ in
+    the namespace, and the same machine after a restart differs in the boot.
+    """
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return f"{socket.gethostname()}/{boot}/{os.readlink('/proc/self/ns/pid')}"
+
+
+def process_start(pid: int) -> int | None:
+    """Start of a living process [clock ticks since boot]; None if there is none or it is a zombie.
+
+    Read from /proc rather than as a time of day: that one moves when the clock is set, and the living would look dead.
+    Source: proc_pid_stat(5), fields 3 and 22; the name in field 2 may hold blanks and brackets.
+    """
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    fields = stat[stat.rindex(")") + 2 :].split()
+    return None if fields[0] in "ZXx" else int(fields[19])
+
+
+def _numbers(folder: Path) -> list[int]:
+    """Numbers of the claims in a folder."""
+    try:
+        names = os.listdir(folder)
+    except FileNotFoundError:
+        return []
+    found = (name.removeprefix("claim.") for name in names if name.startswith("claim."))
+    return [int(number) for number in found if number.isdecimal()]
+
+
+def _read_holder(path: Path) -> Holder | None:
+    try:
+        data: dict[str, Any] = json.loads(path.read_bytes())
+        return Holder(**data)
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
+
+
+def _row(line: bytes) -> Row | None:
+    """Return a line of rows.jsonl, None if it is none or its number is not finite."""
+    try:
+        data = json.loads(line)
+        row = Row(
+            run_id=str(data["run_id"]),
+            step=int(data["step"]),
+            tokens=int(data["tokens"]),
+            flops=float(data["flops"]),
+            split=str(data["split"]),
+            metric=str(data["metric"]),
+            value=float(data["value"]),
+            seconds=float(data["seconds"]),
+        )
+    except (ValueError, KeyError, TypeError):
+        return None
+    return row if all(map(math.isfinite, (row.value, row.flops, row.seconds))) else None
+
+
+def _whole_lines(handle: int) -> int:
+    """Bytes of an open file up to and including its last newline."""
+    end = os.lseek(handle, 0, os.SEEK_END)
+    while end:
+        start = max(0, end - _TAIL)
+        position = os.pread(handle, end - start, start).rfind(b"\n")
+        if position >= 0:
+            return start + position + 1
+        end = start
+    return 0

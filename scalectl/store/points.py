@@ -1,0 +1,409 @@
+"""Stored runs, and anybody's tables, as the Points of a fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from scalectl.core.cost import Convention
+from scalectl.core.errors import NothingMatched, StoreError, UsageError
+from scalectl.core.job import State
+from scalectl.core.names import did_you_mean, escaped, shown
+from scalectl.core.rows import HELD_OUT, Floats, Points
+from scalectl.store import schema
+from scalectl.store.index import refresh
+from scalectl.store.layout import Store
+from scalectl.store.reader import DamagedRun, read_run
+from scalectl.store.sweeps import load_sweep
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Columns = Mapping[str, npt.NDArray[Any]]
+Mask = Callable[[Columns], npt.NDArray[np.bool_]]
+
+# Losses on different data, or on different amounts of held-out data, are different quantities.
+_NEVER_POOLED = {
+    "data.fingerprint": "data that differ",
+    "eval.tokens": "held-out sets of different size",
+}
+
+# Column names that say by themselves what they hold, best first. Words are compared without case; single letters as
+# they are, because n is often a count of items, d a width and c a constant. Source: ours, from published tables.
+_OBVIOUS = {
+    "N": ("N", "params", "n_params", "num_params", "parameters", "model_size", "model size"),
+    "D": ("D", "tokens", "n_tokens", "num_tokens", "train_tokens", "training tokens"),
+    "C": ("C", "flops", "flop", "n_flops", "train_flops", "training flop", "compute"),
+    "L": ("L", "loss", "final_loss", "val_loss", "eval_loss", "test_loss"),
+    "seed": ("seed", "train.seed"),
+}
+
+# Config columns that say nothing beyond N, D and seed, or do not touch the numbers.
+_NO_AXIS = ("train.seed", "train.steps", "train.tokens", "data.origin", "eval.every")
+# D is rounded down to whole steps, so equal horizons at different batch sizes differ a little. Source: ours; 2 % is
+# above one step of the shortest runs (50 steps) and below the spacing of any grid over D that could be fitted.
+_SAME_D = 0.02
+
+
+def load_points(
+    store: Store,
+    name: str,
+    metric: str = "held-out/loss",
+    convention: Convention = "non_embedding",
+    flops: str = "6nd",
+    *,
+    at: str = "last",
+    all: bool = False,
+    where: Mask | None = None,
+    by: str | None = None,
+) -> Points:
+    """One number per finished run of a sweep, as fit input.
+
+    Args: name: the sweep; metric: `split/metric`, the split held-out if left out; convention: how N counts parameters;
+    flops: C as "6nd", 6 N D with that N, or "exact"; at: which evaluation counts: "last", "min" (the lowest) or
+    "mean:K" (mean of the last K); all: earlier runs of the sweep too; where: mask over the index columns;
+    by: a column that the caller splits by: what may not be pooled is then checked within each of its values.
+    Returns: points sorted by run id: N [parameters], D [tokens], C [FLOP], L in the metric's unit; size is N; every
+    index column; what was left out is in the notes.
+    Raises: NothingMatched if no run is left or none has the metric (the message names those that are there); UsageError
+    for runs that may not be pooled, an unknown `by`, `at` or `flops`.
+    Source: Porian et al. 2024, arXiv 2406.19146 (the convention alone moves the fitted exponent).
+    """
+    keep = _parse_at(at)
+    if flops not in ("6nd", "exact"):
+        raise UsageError(f"flops {shown(flops)} is not known", remedy="use 6nd or exact")
+    sweep = load_sweep(store, name)
+    wanted = set(sweep.current) | (set(sweep.earlier) if all else set())
+    index = refresh(store)
+    table = index.table.filter([run_id in wanted for run_id in index.table["run_id"].to_pylist()])
+    columns = schema.columns_of(table)
+    notes = [str(damaged) for damaged in index.damaged]
+    if sweep.earlier:
+        count = len(sweep.earlier)
+        said = "are included" if all else "are left out; --all adds them"
+        notes.append(f"{count} runs of earlier versions of the sweep {said}")
+    if where is not None:
+        columns = _masked(columns, where(columns))
+    notes += _left_out(columns)
+    if where is None and (missing := len(wanted) - len(table)):
+        notes.append(f"{missing} runs have not ended and are left out")
+    columns = _masked(columns, columns["state"] == str(State.DONE))
+    if not len(columns["run_id"]):
+        raise NothingMatched(
+            f"no finished run of sweep {name} answers to the request",
+            where="; ".join(notes) or None,
+            remedy=f"scalectl status {name}",
+        )
+    full = metric if "/" in metric else f"{HELD_OUT}/{metric}"
+    values = _values(store, columns, full, keep)
+    has = np.isfinite(values)
+    if not has.all():
+        notes.append(f"{np.count_nonzero(~has)} runs have no {full} and are left out")
+    columns = _masked(columns, has)
+    _refuse_mixtures(columns, by)
+
+    N = _axis(columns, f"N_{convention}")
+    D = _axis(columns, "D")
+    exact = _axis(columns, "C_exact")
+    if N is None and any(_axis(columns, f"N_{other}") is not None for other in ("total", "non_embedding", "matmul")):
+        there = [other for other in ("total", "non_embedding", "matmul") if _axis(columns, f"N_{other}") is not None]
+        raise UsageError(
+            f"not every run counts its parameters as {convention}", remedy=f"use --convention {' or '.join(there)}"
+        )
+    C = 6 * N * D if flops == "6nd" and N is not None and D is not None else exact
+    used = flops
+    if flops == "6nd" and C is exact and exact is not None:
+        used = "exact"
+        notes.append("C is as the source counts it: N or D is not known, so 6 N D cannot be formed")
+    return Points(
+        L=values[has],
+        N=N,
+        D=D,
+        C=C,
+        ids=tuple(columns["run_id"]),
+        size=N,
+        seed=columns.get("train.seed"),
+        columns=columns,
+        metric=full,
+        convention=convention if N is not None else None,
+        flops=used if C is not None else None,
+        notes=tuple(notes),
+    )
+
+
+def table_points(
+    source: pd.DataFrame | str | Path,
+    mapping: Mapping[str, str] | None = None,
+    where: Mask | None = None,
+) -> Points:
+    """Anybody's table as fit input, one point per row, in the order of the table.
+
+    Two of N, D and C give the third through C = 6 N D (Kaplan et al. 2020, arXiv 2001.08361), which `derived` names.
+
+    Args: source: a frame, or a CSV or Parquet file; mapping: axis (N, D, C, L, seed) to column; what it does not name
+    is found by obvious column names, which the notes tell; where: mask over the columns.
+    Returns: N [parameters], D [tokens], C [FLOP], L [nats/token]; ids are row numbers from 1; size is N to four digits;
+    rows without a number on an axis are dropped with a note. Neither convention nor flops are known.
+    Raises: UsageError for an unknown column, text or numbers that are not positive on an axis, or no L;
+    NothingMatched if no row is left.
+    """
+    columns, origin = read_columns(source)
+    return columns_points(columns, mapping, where, origin)
+
+
+def columns_points(columns: Columns, mapping: Mapping[str, str] | None, where: Mask | None, origin: str) -> Points:
+    """`table_points` of columns at hand. origin: name of the source in messages."""
+    found, notes = _find_columns(columns, mapping or {}, origin)
+    rows = np.arange(1, 1 + (len(next(iter(columns.values()))) if columns else 0))
+    kept = {**columns, _ROW: rows}
+    if where is not None:
+        kept = _masked(kept, where(columns))
+    axes = {axis: _numbers(kept[name], name, axis) for axis, name in found.items() if axis != "seed"}
+    whole = np.logical_and.reduce([np.isfinite(values) for values in axes.values()])
+    if dropped := np.count_nonzero(~whole):
+        notes.append(f"{dropped} rows without a number in {', '.join(found[axis] for axis in axes)} are left out")
+    kept = _masked(kept, whole)
+    axes = {axis: values[whole] for axis, values in axes.items()}
+    if not len(kept[_ROW]):
+        raise NothingMatched(f"no row of {origin} is left", remedy="check --where and --map")
+    for axis, values in axes.items():
+        if (wrong := np.flatnonzero(values <= 0)).size:
+            raise UsageError(
+                f"{found[axis]} is {values[wrong[0]]:g} in row {kept[_ROW][wrong[0]]}; {axis} has to be positive",
+                where=origin,
+                remedy=f"leave such rows out, as in --where '`{found[axis]}` > 0'",
+            )
+    N, D, C = axes.get("N"), axes.get("D"), axes.get("C")
+    derived = None
+    if N is not None and D is not None and C is None:
+        C, derived = 6 * N * D, "C"
+    elif N is not None and C is not None and D is None:
+        D, derived = C / (6 * N), "D"
+    elif D is not None and C is not None and N is None:
+        N, derived = C / (6 * D), "N"
+    if derived:
+        notes.append(f"{derived} is computed through C = 6 N D")
+    numbers = kept.pop(_ROW)
+    return Points(
+        L=axes["L"],
+        N=N,
+        D=D,
+        C=C,
+        ids=tuple(str(number) for number in numbers),
+        size=None if N is None else _digits(N, 4),
+        seed=kept[found["seed"]] if "seed" in found else None,
+        columns=kept,
+        metric=found["L"],
+        derived=derived,
+        notes=tuple(notes),
+    )
+
+
+_ROW = "\0row"  # cannot be a column of a file
+
+
+def vary(points: Points, names: Iterable[str] | None = None) -> tuple[str, ...]:
+    """Columns that take several values at one and the same N and D: axes that a fit over N and D must not pool.
+
+    A learning rate that is a function of the width is no such axis, nor is the width itself; a grid of rates is.
+
+    Args: names: columns to look at; by default the config columns of stored runs (model., data., train., eval.) without
+    those that follow from N, D and seed.
+    Returns: names in the order of the columns.
+    """
+    if names is None:
+        parts = ("model.", "data.", "train.", "eval.")
+        names = [name for name in points.columns if name.startswith(parts) and name not in _NO_AXIS]
+    cell = np.zeros(len(points), dtype=np.int64)
+    if points.N is not None:
+        cell = np.unique(points.N, return_inverse=True)[1]
+    if points.D is not None:
+        cell = cell * len(points) + _clusters(points.D, _SAME_D)
+    found = tuple(name for name in names if _splits(cell, points.columns[name]))
+    if len(found) > 1 and any(name.startswith("data.") for name in found if name != "data.fingerprint"):
+        found = tuple(name for name in found if name != "data.fingerprint")  # follows from the settings that vary
+    return found
+
+
+def _parse_at(at: str) -> int | None:
+    """How many of the last evaluations count; None for the lowest of all."""
+    if at == "last":
+        return 1
+    if at == "min":
+        return None
+    kind, _, number = at.partition(":")
+    if kind == "mean" and number.isascii() and number.isdecimal() and 0 < int(number) < 10**6:
+        return int(number)
+    raise UsageError(f"--at {shown(at)} is not known", remedy="use last, min, or mean:K with K evaluations")
+
+
+def _masked(columns: Columns, mask: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
+    picked = np.asarray(mask, dtype=bool)
+    return {name: values[picked] for name, values in columns.items()}
+
+
+def _left_out(columns: Columns) -> list[str]:
+    """One sentence per state of runs that ended without a result for a fit."""
+    notes = []
+    states = columns["state"]
+    for state in sorted(set(states) - {str(State.DONE)}):
+        ids = columns["run_id"][states == state]
+        shown_ids = ", ".join(run_id[:6] for run_id in ids[:4]) + (", ..." if len(ids) > 4 else "")
+        notes.append(f"{len(ids)} {state} run{'s' * (len(ids) != 1)} left out: {shown_ids}")
+    return notes
+
+
+def _values(store: Store, columns: Columns, metric: str, keep: int | None) -> Floats:
+    """Return the metric of every run, NaN where a run does not have it; `keep` as from `_parse_at`."""
+    there = sorted(name for name, held in columns.items() if "/" in name and held.dtype == np.float64)
+    there = [name for name in there if np.isfinite(columns[name]).any()]
+    if metric not in there:
+        raise NothingMatched(
+            f"no run has {escaped(metric)}", where=f"there are {', '.join(there)}", remedy=did_you_mean(metric, there)
+        )
+    if keep == 1:
+        return np.array(columns[metric], dtype=np.float64)
+    split, _, name = metric.partition("/")
+    values = np.full(len(columns["run_id"]), np.nan)
+    for i, run_id in enumerate(columns["run_id"]):
+        try:
+            rows = read_run(store.run_file(run_id)).rows()
+        except (FileNotFoundError, DamagedRun) as error:
+            raise StoreError(f"run {run_id} went away while it was read", remedy="repeat the command") from error
+        series = [row.value for row in sorted(rows, key=lambda r: r.step) if (row.split, row.metric) == (split, name)]
+        if series:
+            values[i] = min(series) if keep is None else float(np.mean(series[-keep:]))
+    return values
+
+
+def _refuse_mixtures(columns: Columns, by: str | None) -> None:
+    if by is not None and by not in columns:
+        raise UsageError(f"{escaped(by)} is not a column of the runs", remedy=did_you_mean(by, columns))
+    groups = _codes(columns[by]) if by is not None else np.zeros(len(columns["run_id"]), dtype=np.int64)
+    for name, what in _NEVER_POOLED.items():
+        if name not in columns or not _splits(groups, columns[name]):
+            continue
+        values = sorted({str(value) for value in columns[name]})
+        raise UsageError(
+            f"these runs have {what}, which are never pooled",
+            where=f"{name} is {' or '.join(escaped(value, 20) for value in values[:4])}",
+            remedy=f"choose one with --where '{name} == ...' or split with --by {name}",
+        )
+
+
+def _axis(columns: Columns, name: str) -> Floats | None:
+    """Return a column as floats, None unless every run has it."""
+    values = columns.get(name)
+    if values is None or values.dtype == object:
+        return None
+    floats = values.astype(np.float64)
+    return floats if np.isfinite(floats).all() else None
+
+
+def read_columns(source: pd.DataFrame | str | Path) -> tuple[dict[str, npt.NDArray[Any]], str]:
+    """Return a table's columns by name, each of shape (rows,), and the name of the source for messages."""
+    import pandas as pd
+
+    if isinstance(source, pd.DataFrame):
+        frame, origin = source, "the table"
+    else:
+        path = Path(source)
+        origin = escaped(path.name)
+        try:
+            frame = pd.read_parquet(path) if path.suffix in (".parquet", ".pq") else pd.read_csv(path)
+        except FileNotFoundError as error:
+            raise NothingMatched(f"there is no file {origin}", where=escaped(str(path.parent))) from error
+        except (OSError, ValueError) as error:  # arrow's and pandas' parser errors are ValueErrors
+            said = escaped(str(error).splitlines()[0] if str(error) else type(error).__name__)
+            raise UsageError(f"{origin} cannot be read: {said}", remedy="give a CSV or a Parquet file") from error
+    return {str(name): frame[name].to_numpy() for name in frame.columns}, origin
+
+
+def _find_columns(columns: Columns, mapping: Mapping[str, str], origin: str) -> tuple[dict[str, str], list[str]]:
+    found = {}
+    for axis, name in mapping.items():
+        if axis not in _OBVIOUS:
+            raise UsageError(f"--map {escaped(axis)}: not an axis", remedy=f"the axes are {', '.join(_OBVIOUS)}")
+        if name not in columns:
+            raise UsageError(
+                f"--map {axis}: {origin} has no column {shown(name)}",
+                where=f"it has {', '.join(escaped(column) for column in columns)}",
+                remedy=did_you_mean(name, columns),
+            )
+        found[axis] = name
+    notes = []
+    folded = {name.lower(): name for name in reversed(list(columns))}
+    for axis, candidates in _OBVIOUS.items():
+        if axis in found:
+            continue
+        for candidate in candidates:
+            name = candidate if len(candidate) == 1 else folded.get(candidate, "")
+            if name in columns and name not in found.values():
+                found[axis] = name
+                notes.append(f"{axis} is read from the column {name}")
+                break
+    if "L" not in found:
+        raise UsageError(
+            f"no column of {origin} is plainly the loss",
+            where=f"it has {', '.join(escaped(column) for column in columns)}",
+            remedy="name it: --map L=COLUMN",
+        )
+    if not {"N", "D", "C"} & set(found):
+        raise UsageError(
+            f"no column of {origin} is plainly N, D or C",
+            where=f"it has {', '.join(escaped(column) for column in columns)}",
+            remedy="name one: --map N=COLUMN",
+        )
+    return found, notes
+
+
+def _numbers(values: npt.NDArray[Any], name: str, axis: str) -> Floats:
+    """Return a column as floats; empty cells and infinities are NaN.
+
+    Raises: UsageError naming the first cell that is text.
+    """
+    if values.dtype != object and np.issubdtype(values.dtype, np.number):
+        floats = values.astype(np.float64)
+    else:
+        floats = np.empty(len(values))
+        for i, value in enumerate(values):
+            try:
+                floats[i] = np.nan if value is None or value == "" else float(value)
+            except (TypeError, ValueError) as error:
+                raise UsageError(
+                    f"column {escaped(name)} holds {shown(value)}, which is no number",
+                    remedy=f"map {axis} to a column of numbers: --map {axis}=COLUMN",
+                ) from error
+    return np.where(np.isfinite(floats), floats, np.nan)
+
+
+def _digits(values: Floats, digits: int) -> Floats:
+    """Values to that many significant digits: the label of a size that was read off a plot or divided out of C."""
+    scale = 10.0 ** (digits - 1 - np.floor(np.log10(values)))
+    return np.round(values * scale) / scale
+
+
+def _codes(values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """Small integers that are equal where the values are; NaN and None equal themselves."""
+    if values.dtype == object:
+        values = np.array([f"{type(value).__name__}:{value}" for value in values])
+    return np.unique(values, return_inverse=True)[1].astype(np.int64)
+
+
+def _clusters(values: Floats, gap: float) -> npt.NDArray[np.int64]:
+    """Labels of runs of values whose neighbours differ by less than the relative gap."""
+    order = np.argsort(values)
+    ascending = values[order]
+    labels = np.zeros(len(values), dtype=np.int64)
+    labels[order[1:]] = np.cumsum(ascending[1:] > ascending[:-1] * (1 + gap))
+    return labels
+
+
+def _splits(groups: npt.NDArray[np.int64], values: npt.NDArray[Any]) -> bool:
+    """Whether the values differ within any group."""
+    pairs = np.stack([groups, _codes(values)])
+    return bool(np.unique(pairs, axis=1).shape[1] > np.unique(groups).size)

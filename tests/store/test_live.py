@@ -1,0 +1,365 @@
+"""Runs in flight: rows that survive a crash, one holder at a time, and the truth about every state."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from scalectl.core.errors import BudgetRefused, StoreBusy, StoreError
+from scalectl.core.job import State
+from scalectl.core.rows import Row
+from scalectl.store.live import LEASE, Standing, host_identity, live, process_start, state_of
+
+
+def row(step, value=1.0, metric="loss", run_id="ab"):
+    return Row(run_id, step, step * 10, 1.5 * step, "train", metric, value, 0.1 * step)
+
+
+@pytest.fixture
+def flight(store):
+    held = live(store, "ab")
+    held.folder.mkdir()
+    return held
+
+
+def test_rows_come_back_as_they_were_appended(flight):
+    flight.append([row(1, 0.1 + 0.2), row(1, metric="loss_se")])
+    flight.append([])
+    flight.append([row(2)])
+    assert flight.rows() == ([row(1, 0.1 + 0.2), row(1, metric="loss_se"), row(2)], ())
+    assert flight.last_step() == 2
+
+
+@pytest.mark.parametrize("cut", [1, 5, 40])
+def test_a_torn_last_line_is_dropped_with_one_note_and_the_next_rows_are_whole(flight, cut):
+    flight.append([row(1), row(2), row(3)])
+    content = flight.rows_file.read_bytes()
+    flight.rows_file.write_bytes(content[:-cut])
+    rows, notes = flight.rows()
+    assert rows == [row(1), row(2)]
+    assert len(notes) == 1
+    assert "torn" in notes[0]
+    assert flight.last_step() == 2
+    flight.append([row(4)])
+    assert flight.rows() == ([row(1), row(2), row(4)], ())
+
+
+def test_a_file_that_is_one_torn_line_starts_again(flight):
+    flight.rows_file.write_bytes(b"x" * 200_000)
+    assert flight.rows()[0] == []
+    flight.append([row(1)])
+    assert flight.rows() == ([row(1)], ())
+
+
+@pytest.mark.parametrize("line", [b"null", b"[1]", b"{}", b'{"run_id": "ab"}', b"\xff\xfe", b"{", b""])
+def test_a_line_that_is_no_row_is_left_out_with_a_note(flight, line):
+    flight.append([row(1)])
+    with flight.rows_file.open("ab") as file:
+        file.write(line + b"\n")
+    flight.append([row(2)])
+    rows, notes = flight.rows()
+    assert rows == [row(1), row(2)]
+    assert notes == ("run ab: 1 lines of rows.jsonl cannot be read and are left out",)
+
+
+def test_a_row_that_is_not_finite_is_refused_by_append_and_left_out_by_rows(flight):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        flight.append([row(1), row(2, float("nan"))])
+    assert flight.rows() == ([], ())
+    flight.append([row(1)])
+    flight.rows_file.write_bytes(flight.rows_file.read_bytes().replace(b'"value": 1.0', b'"value": NaN'))
+    assert flight.rows()[0] == []
+
+
+def test_rows_of_another_run_are_refused_in_flight(flight):
+    with pytest.raises(ValueError, match="a row of run cd"):
+        flight.append([row(1, run_id="cd")])
+
+
+def test_steps_written_twice_count_once_and_the_later_row_wins(flight):
+    flight.append([row(10, 1.0), row(20, 2.0), row(30, 3.0)])
+    flight.append([row(20, 2.5), row(40, 4.0)])
+    rows, notes = flight.rows()
+    assert [(r.step, r.value) for r in rows] == [(10, 1.0), (20, 2.5), (30, 3.0), (40, 4.0)]
+    assert notes == ("run ab: 1 rows were written twice; the later ones count",)
+
+
+def test_resuming_cuts_the_rows_back_to_the_checkpoint(flight):
+    flight.append([row(step) for step in (10, 20, 30)])
+    flight.truncate(20)
+    flight.append([row(30, 9.0)])
+    assert flight.rows() == ([row(10), row(20), row(30, 9.0)], ())
+
+
+def test_a_full_disk_keeps_the_whole_lines_and_the_earlier_checkpoint(flight):
+    flight.append([row(1)])
+    flight.save_checkpoint(b"old")
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limit[1]))
+    try:
+        with pytest.raises(BudgetRefused):
+            flight.append([row(step) for step in range(2, 100)])
+        with pytest.raises(BudgetRefused):
+            flight.save_checkpoint(lambda file: file.write(b"x" * 10_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert flight.rows() == ([row(1)], ())
+    assert flight.checkpoint.read_bytes() == b"old"
+
+
+def test_rows_are_never_written_through_a_link(flight, tmp_path):
+    (tmp_path / "mine").write_text("precious")
+    flight.rows_file.symlink_to(tmp_path / "mine")
+    with pytest.raises(StoreError):
+        flight.append([row(1)])
+    assert (tmp_path / "mine").read_text() == "precious"
+
+
+def test_clearing_unlinks_links_and_never_follows_them(flight, tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "mine").write_text("precious")
+    (flight.folder / "checkpoint").symlink_to(tmp_path / "data")
+    flight.log.write_text("said")
+    flight.clear(keep_log=True)
+    assert [entry.name for entry in flight.folder.iterdir()] == ["log"]
+    (flight.folder / "checkpoint").symlink_to(tmp_path / "data")
+    flight.clear()
+    assert not flight.folder.exists()
+    assert (tmp_path / "data" / "mine").read_text() == "precious"
+    flight.clear()
+
+
+def test_a_live_folder_that_links_out_of_the_store_is_refused(store, tmp_path):
+    (store.lives / "ab").symlink_to(tmp_path)
+    with pytest.raises(StoreError, match="symbolic link out of the store"):
+        live(store, "ab")
+
+
+# --- claims ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_claimed_run_is_busy_until_it_is_released(flight):
+    claim = flight.claim()
+    with pytest.raises(StoreBusy, match=f"process {os.getpid()}") as caught:
+        flight.claim()
+    assert caught.value.exit_code == 75
+    claim.release()
+    again = flight.claim()
+    assert again.number == claim.number + 1
+    assert not claim.held()
+    assert [path.name for path in flight.folder.iterdir()] == [again.path.name]
+
+
+RIVAL = """
+import os, sys, time
+from pathlib import Path
+from scalectl.core.errors import StoreBusy
+from scalectl.store.live import Live
+folder = Path(sys.argv[1])
+print("ready", flush=True)
+while not (folder.parent / "go").exists():
+    pass
+try:
+    Live("ab", folder).claim()
+except StoreBusy:
+    print("busy", flush=True)
+else:
+    print("mine", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("before", ["free", "dead"])
+def test_of_several_processes_exactly_one_takes_a_run(flight, before):
+    if before == "dead":
+        dead = sleeper()
+        held_by(flight, dead)
+        ended(dead)
+    arguments = [sys.executable, "-c", RIVAL, str(flight.folder)]
+    rivals = [subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    try:
+        assert [rival.stdout.readline() for rival in rivals] == ["ready\n"] * 4
+        (flight.folder.parent / "go").touch()
+        assert sorted(rival.stdout.readline() for rival in rivals) == ["busy\n"] * 3 + ["mine\n"]
+    finally:
+        for rival in rivals:
+            ended(rival)
+
+
+def test_of_many_threads_taking_over_from_a_dead_holder_one_wins_each_time(flight):
+    """Every rival reads the dead claim before any of them links: the barrier makes the race happen."""
+    for _ in range(20):
+        last = flight.claim()
+        last.release()
+        barrier, won = threading.Barrier(4), []
+
+        def rival(barrier=barrier, won=won):
+            barrier.wait()
+            with contextlib.suppress(StoreBusy):
+                won.append(flight.claim())
+
+        threads = [threading.Thread(target=rival) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(won) == 1
+        won[0].release()
+
+
+SLEEPER = "import time; print('up', flush=True); time.sleep(60)"
+
+
+def sleeper():
+    process = subprocess.Popen([sys.executable, "-S", "-c", SLEEPER], stdout=subprocess.PIPE)
+    assert process.stdout.readline() == b"up\n"
+    return process
+
+
+def ended(process):
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+def held_by(flight, process, **change):
+    """Rewrites this process's claim as that of another one."""
+    claim = flight.claim()
+    data = json.loads(claim.path.read_text())
+    data |= {"pid": process.pid, "started": process_start(process.pid)} | change
+    claim.path.write_text(json.dumps(data))
+
+
+def test_a_killed_holder_is_lost_at_once_even_as_a_zombie(store, flight):
+    process = sleeper()
+    try:
+        held_by(flight, process)
+        flight.append([row(7)])
+        assert state_of(store, "ab") == Standing(State.RUNNING, "", 7)
+        with pytest.raises(StoreBusy):
+            flight.claim()
+        process.send_signal(signal.SIGKILL)
+        # Not reaped yet, so it stays a zombie: waitid leaves it in the table.
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        lost = state_of(store, "ab")
+        assert (lost.state, lost.step) == (State.LOST, 7)
+        assert f"process {process.pid}" in lost.message
+        flight.claim()
+        assert state_of(store, "ab").state is State.RUNNING
+    finally:
+        ended(process)
+
+
+def test_a_reused_pid_is_a_stranger_and_is_never_signalled(store, flight):
+    process = sleeper()
+    try:
+        held_by(flight, process, started=process_start(process.pid) - 1)
+        assert state_of(store, "ab").state is State.LOST
+        flight.claim()
+        assert process.poll() is None
+    finally:
+        ended(process)
+
+
+def test_a_holder_on_another_host_is_dead_when_its_lease_runs_out(flight):
+    claim = flight.claim(host="there/1/pid", now=1000.0)
+    with pytest.raises(StoreBusy, match="on there"):
+        flight.claim(host="here/2/pid", now=1000.0 + LEASE - 1)
+    claim = claim.beat(now=1100.0)
+    with pytest.raises(StoreBusy):
+        flight.claim(host="here/2/pid", now=1100.0 + LEASE - 1)
+    taken = flight.claim(host="here/2/pid", now=1100.0 + LEASE)
+    assert taken.held()
+    with pytest.raises(StoreBusy, match="taken over"):
+        claim.beat(now=1100.0 + LEASE + 1)
+    claim.release()
+    assert flight.holder() == taken.holder
+
+
+def test_the_clock_does_not_decide_about_a_holder_on_this_host(flight):
+    flight.claim(now=0.0)
+    with pytest.raises(StoreBusy):
+        flight.claim(now=86_400.0 * 365)
+
+
+def test_the_highest_claim_counts_after_a_late_beat_of_an_old_holder(flight):
+    old = flight.claim(host="there/1/pid", now=0.0)
+    new = flight.claim(host="here/2/pid", now=LEASE)
+    old.path.write_text(new.path.read_text())
+    assert flight.holder() == new.holder
+    assert new.held()
+
+
+def test_a_claim_that_cannot_be_read_is_nobodys(flight):
+    (flight.folder / "claim.3").write_text("{")
+    assert flight.claim().number == 4
+
+
+def test_identities_of_processes():
+    assert process_start(os.getpid()) == process_start(os.getpid())
+    assert process_start(4_194_400) is None  # above the largest pid that Linux gives out (2^22)
+    assert host_identity() == host_identity()
+
+
+# --- states ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_nobody_began_is_pending(store):
+    assert state_of(store, "ab") == Standing(State.PENDING, "", 0)
+
+
+@pytest.mark.parametrize("state", [State.PAUSED, State.TIMEOUT, State.OOM, State.LOST])
+def test_a_marked_and_released_run_stands_where_it_was_marked(store, flight, state):
+    claim = flight.claim()
+    flight.mark(state, "because", 30)
+    assert state_of(store, "ab").state is State.RUNNING
+    claim.release()
+    assert state_of(store, "ab") == Standing(state, "because", 30)
+
+
+def test_a_resumed_run_that_dies_is_lost_not_paused(store, flight):
+    claim = flight.claim()
+    flight.mark(State.PAUSED, "Ctrl-C", 30)
+    claim.release()
+    process = sleeper()
+    held_by(flight, process)
+    ended(process)
+    assert state_of(store, "ab").state is State.LOST
+
+
+def test_a_finished_file_is_the_truth_whatever_the_live_folder_says(store, lab):
+    run = lab.run()
+    lab.stored(store, run)
+    live(store, run.run_id).claim()
+    assert state_of(store, run.run_id) == Standing(State.DONE, "", 60)
+
+
+def test_a_failed_run_that_is_tried_again_is_running(store, lab):
+    run = lab.run()
+    lab.stored(store, run, state=State.FAILED, rows=[], message="ValueError: no")
+    assert state_of(store, run.run_id) == Standing(State.FAILED, "ValueError: no", 0)
+    claim = live(store, run.run_id).claim()
+    assert state_of(store, run.run_id).state is State.RUNNING
+    claim.release()
+    assert state_of(store, run.run_id).state is State.FAILED
+
+
+def test_a_damaged_file_leaves_the_run_pending(store, lab):
+    run = lab.run()
+    lab.stored(store, run).write_bytes(b"PAR1")
+    assert state_of(store, run.run_id).state is State.PENDING
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b'{"state": "asleep", "message": "", "step": 0}', b"[]"])
+def test_a_marker_that_cannot_be_read_is_none(store, flight, content):
+    (flight.folder / "state.json").write_bytes(content)
+    assert flight.marker() is None
+    assert state_of(store, "ab").state is State.PENDING
