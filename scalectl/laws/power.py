@@ -1,0 +1,27 @@
+"""One axis: a power law, and a power law above a floor.
+
+Source: Kaplan et al. 2020 (arXiv 2001.08361), equations 1.1 to 1.3; the floor as in Henighan et al. 2020
+(arXiv 2010.14701), equation 1.1.
+"""
+
+from __future__ import annotations
+
+from scalectl.laws.law import Law
+from scalectl.laws.powers import Term, sum_of_powers
+
+
+def power(axis: str) -> Law:
+    """L = A / X^α along one axis, X one of N, D, C."""
+    term = Term("A", axis, "alpha")
+    return sum_of_powers("power", f"L = A/{axis}^α", (term,), constant=None, needs=2, along=power)
+
+
+def power_constant(axis: str) -> Law:
+    """L = E + A / X^α along one axis, X one of N, D, C."""
+    term = Term("A", axis, "alpha")
+    formula = f"L = E + A/{axis}^α"
+    return sum_of_powers("power+constant", formula, (term,), constant="E", needs=3, along=power_constant)
+
+
+POWER = power("N")
+POWER_CONSTANT = power_constant("N")

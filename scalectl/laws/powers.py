@@ -1,0 +1,93 @@
+"""Sums of power terms, L = E + Σ A_k / X_k^α_k: the mathematics that several members share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from scalectl.core.rows import Points
+from scalectl.laws.law import Array, First, Law, Parameter, Second, Theta
+
+# Exponents: published ones lie between .03 and .8; 3 leaves room for fast saturation and keeps X^-α in range. Ours.
+EXPONENT_HIGH = 3.0
+EXPONENT_GRID = tuple(float(x) for x in np.geomspace(0.02, 2.0, 24))
+
+
+@dataclass(frozen=True)
+class Term:
+    """One term `coefficient / axis^exponent`, by names."""
+
+    coefficient: str
+    axis: str
+    exponent: str
+
+
+def sum_of_powers(
+    name: str,
+    formula: str,
+    terms: tuple[Term, ...],
+    *,
+    constant: str | None,
+    needs: int,
+    along: Callable[[str], Law] | None = None,
+) -> Law:
+    """A law L = constant + Σ terms.
+
+    Args: constant: name of the floor, at least 0 [nats/token], or None for a law without; needs, along: as in `Law`.
+    Coefficients carry [nats/token x unit of the axis ^ exponent]; exponents are plain numbers.
+    """
+
+    def powers(theta: Theta, points: Points) -> list[tuple[Term, Array, Array]]:
+        # exp of a product is twice as fast as `**` on arrays and holds for complex exponents alike.
+        logs = [np.log(points.axis(term.axis)) for term in terms]
+        return [(term, x, np.exp(-theta[term.exponent] * x)) for term, x in zip(terms, logs, strict=True)]
+
+    def predict(theta: Theta, points: Points) -> Array:
+        total: Any = theta[constant] if constant else 0.0
+        for term, _, power in powers(theta, points):
+            total = total + theta[term.coefficient] * power
+        return np.asarray(total)
+
+    def derivatives(theta: Theta, points: Points) -> tuple[Array, First, Second]:
+        total: Any = theta[constant] if constant else 0.0
+        first: First = {constant: 1.0} if constant else {}
+        second: Second = {}
+        for term, x, power in powers(theta, points):
+            value = theta[term.coefficient] * power
+            slope = -x * value
+            total = total + value
+            first[term.coefficient] = power
+            first[term.exponent] = slope
+            second[term.coefficient, term.exponent] = -x * power
+            second[term.exponent, term.exponent] = -x * slope
+        return np.asarray(total), first, second
+
+    def basis(nonlinear: Theta, points: Points) -> dict[str, Any]:
+        columns: dict[str, Any] = {constant: np.ones(len(points))} if constant else {}
+        return columns | {term.coefficient: power for term, _, power in powers(nonlinear, points)}
+
+    def rescale(theta: Theta, units: Mapping[str, float]) -> dict[str, Any]:
+        changed = dict(theta)
+        for term in terms:
+            changed[term.coefficient] = theta[term.coefficient] * units.get(term.axis, 1.0) ** theta[term.exponent]
+        return changed
+
+    parameters = [Parameter(constant, "linear", 0.0, np.inf, floor=True)] if constant else []
+    for term in terms:
+        parameters.append(Parameter(term.coefficient, "log", 0.0, np.inf, axis=term.axis, exponent=term.exponent))
+        parameters.append(Parameter(term.exponent, "linear", 0.0, EXPONENT_HIGH, grid=EXPONENT_GRID))
+    return Law(
+        name=name,
+        formula=formula,
+        axes=tuple(term.axis for term in terms),
+        parameters=tuple(parameters),
+        needs=needs,
+        predict=predict,
+        derivatives=derivatives,
+        rescale=rescale,
+        basis=basis,
+        along=along,
+    )
