@@ -1,0 +1,133 @@
+"""Resampled fits: what the parameters would have been with other runs, other sizes or other noise.
+
+Efron 1979; over clusters Field and Welsh 2007 (JRSS B 69). Weights are integers on one design, so that a draw is a
+warm-started fit and a thousand of them are one array operation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from scalectl.core.errors import FitError, UsageError
+from scalectl.core.rows import Floats, Points
+from scalectl.fit.estimate import Fit, refit
+from scalectl.laws import Law
+
+Unit = Literal["size", "run", "residual"]
+UNITS: tuple[Unit, ...] = get_args(Unit)
+MIN_SIZES = 3  # two sizes give three distinct resamples, one of them usable: no distribution. Ours.
+
+# With this many distinct values of an axis a resample has fewer than five of them with a chance below 1e-60, so that
+# looking is a waste. Ours.
+PLENTY = 64
+ATTEMPTS = 200
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Parameters of resampled fits.
+
+    names: of the parameters; values: shape (draws, parameters), natural units; unit: what was resampled; units: how
+    many of them there are; spare: units beyond the parameters that they have to determine, the degrees of freedom;
+    unusable: resamples that were drawn again because they had too few distinct sizes to fit; settled: share of the
+    draws whose optimiser ended at an optimum.
+    """
+
+    names: tuple[str, ...]
+    values: Floats
+    unit: Unit
+    units: int
+    spare: int
+    unusable: int
+    settled: float
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def theta(self) -> dict[str, Floats]:
+        """Parameters by name, each of shape (draws, 1), as laws take them."""
+        return {name: self.values[:, k : k + 1] for k, name in enumerate(self.names)}
+
+
+def sizes(law: Law, points: Points) -> npt.NDArray[np.int64]:
+    """The size of each point as an index from 0: its `size` label, or its place on the law's first axis; shape (n,)."""
+    labels: npt.NDArray[Any] = points.size if points.size is not None else points.axis(law.axes[0])
+    return np.unique(labels, return_inverse=True)[1].ravel().astype(np.int64)
+
+
+def bootstrap(fitted: Fit, n: int, unit: Unit, rng: np.random.Generator) -> Draws:
+    """`n` resampled fits.
+
+    Args: unit: "size" resamples whole sizes, which carries the misfit of the law as well as the noise and is the honest
+    default; "run" resamples points; "residual" keeps the points and resamples their log residuals (the plain residuals
+    for mse). rng: the source of all randomness.
+    Raises: FitError when there are too few units to resample.
+    """
+    if unit not in UNITS:
+        raise UsageError(f"{unit} is not a unit of resampling", remedy=f"use {', '.join(UNITS)}")
+    law, points = fitted.law, fitted.points
+    free = len(law.names) - len(fitted.fixed)
+    groups = sizes(law, points) if unit == "size" else np.arange(len(points))
+    units = int(groups.max()) + 1
+    if unit == "size" and units < MIN_SIZES:
+        raise FitError(
+            f"resampling sizes needs at least {MIN_SIZES} sizes; there are {units}",
+            remedy="add sizes, or use --unit run, whose interval leaves out how far the law itself is off",
+        )
+    # Sizes have to determine what one axis has to determine; runs and residuals, every parameter.
+    spare = units - (max(1, law.needs - len(fitted.fixed)) if unit == "size" else free)
+    if unit == "residual":
+        values, settled = refit(fitted, measured=_resampled_losses(fitted, n, rng))
+        return Draws(law.names, values, unit, units, spare, 0, float(settled.mean()))
+    weights, unusable = _weights(fitted, groups, units, n, rng)
+    values, settled = refit(fitted, weights=weights)
+    return Draws(law.names, values, unit, units, spare, unusable, float(settled.mean()))
+
+
+def _resampled_losses(fitted: Fit, n: int, rng: np.random.Generator) -> Floats:
+    points = fitted.points
+    predicted = np.asarray(fitted.law.predict(fitted.theta, points), dtype=np.float64)
+    residual = fitted.objective.residual(predicted, points.L)
+    picked = residual[rng.integers(0, len(points), size=(n, len(points)))]
+    if fitted.objective.on_log:
+        return np.asarray(predicted * np.exp(-picked))
+    # A loss below zero has no meaning; it takes residuals as large as the loss itself.
+    return np.asarray(np.maximum(predicted - picked, 1e-3 * predicted))
+
+
+def _weights(
+    fitted: Fit, groups: npt.NDArray[np.int64], units: int, n: int, rng: np.random.Generator
+) -> tuple[Floats, int]:
+    chance = np.full(units, 1.0 / units)
+    weights = rng.multinomial(units, chance, size=n)[:, groups].astype(np.float64)
+    unusable = 0
+    for _ in range(ATTEMPTS):
+        bad = np.flatnonzero(~_usable(fitted, weights))
+        if bad.size == 0:
+            return weights, unusable
+        unusable += bad.size
+        weights[bad] = rng.multinomial(units, chance, size=bad.size)[:, groups]
+    raise FitError(
+        f"{fitted.law.name}: resamples of these points almost never have enough distinct sizes to fit",
+        remedy="add sizes, or choose a --law with fewer parameters",
+    )
+
+
+def _usable(fitted: Fit, weights: Floats) -> npt.NDArray[np.bool_]:
+    law, points = fitted.law, fitted.points
+    good = np.ones(len(weights), dtype=bool)
+    places = [points.axis(axis) for axis in law.axes]
+    wanted = max(1, law.needs - len(fitted.fixed))
+    checks = [(np.unique(place, return_inverse=True)[1].ravel(), wanted) for place in places]
+    cells = np.unique(np.stack(places), axis=1, return_inverse=True)[1].ravel()
+    checks.append((cells, len(law.names) - len(fitted.fixed)))
+    for index, needed in checks:
+        count = int(index.max()) + 1
+        if count < PLENTY:
+            member = (index[:, None] == np.arange(count)).astype(np.float64)
+            good &= ((weights @ member) > 0).sum(1) >= needed
+    return good

@@ -1,0 +1,206 @@
+"""Everything a fit says, gathered into one `Summary`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from scalectl.core.errors import FitError
+from scalectl.core.rows import Points
+from scalectl.fit.bootstrap import MIN_SIZES, Draws, Unit, bootstrap, sizes
+from scalectl.fit.estimate import Fit, Status, fit
+from scalectl.fit.objective import Objective
+from scalectl.fit.predict import FLOPS_PER_PARAMETER_TOKEN, band, optimum
+from scalectl.fit.profile import profile
+from scalectl.fit.select import holdout
+from scalectl.fit.stats import (
+    aicc,
+    confint,
+    doubling,
+    interval,
+    misfit,
+    optimal_exponents,
+    outliers,
+    seed_noise,
+)
+from scalectl.fit.summary import Curve, Interval, Summary
+from scalectl.laws import Law, varying
+
+# A parameter counts as identified when its interval spans at most a factor of four (twice either way); a coefficient,
+# which carries the unit of an axis to the power of its exponent, at most two decades. Ours.
+FACTOR = 4.0
+FACTOR_LOG = 100.0
+CURVE_POINTS = 61
+CURVE_BEYOND = 3.0  # how far past the largest point a curve is drawn. Ours.
+
+
+def describe(
+    law: Law,
+    points: Points,
+    objective: Objective | None = None,
+    *,
+    fix: Mapping[str, float] | None = None,
+    draws: int = 1000,
+    unit: Unit = "size",
+    also: Sequence[Unit] = ("run",),
+    level: float = 0.95,
+    rng: np.random.Generator,
+) -> tuple[Fit, Draws | None, Summary]:
+    """Fits a law and gathers its intervals, checks and hold-out.
+
+    Args: draws: resamples per unit; 0 for none, and then nothing is identified; unit: the one whose interval is
+    reported first; also: others to report beside it; rng: source of randomness, one stream per unit.
+    Returns: the fit, its draws over `unit` (None without) and the summary. Where `unit` has too few members, the
+    summary's unit is "run" and its advice says so.
+    Raises: FitError when the points cannot determine the law.
+    """
+    fitted = fit(law, points, objective, fix)
+    said = [fitted.advice] if fitted.advice else []
+    count = len(np.unique(sizes(law, points)))
+    if unit == "size" and count < MIN_SIZES:
+        said.append(f"{count} sizes are too few to resample: intervals are over runs and leave out the law's own error")
+        unit = "run"
+    by_unit: dict[Unit, Draws] = {}
+    streams = rng.spawn(1 + len(also))
+    for wanted, stream in zip((unit, *also), streams, strict=True):
+        if draws and wanted not in by_unit and not (wanted == "size" and count < MIN_SIZES):
+            try:
+                by_unit[wanted] = bootstrap(fitted, draws, wanted, stream)
+            except FitError as error:
+                said.append(error.what)
+    chief = by_unit.get(unit)
+    intervals_by_unit = {str(name): confint(held, level, fitted) for name, held in by_unit.items()}
+    intervals = intervals_by_unit.get(unit, {})
+    free = [name for name in law.names if name not in fitted.fixed]
+    profiles = {name: profile(fitted, name, level) for name in free}
+    known = identified(fitted, profiles, intervals)
+    unsure = [name for name in free if not known[name]]
+    if unsure and chief is not None:
+        said.append(_not_identified(fitted, unsure, intervals))
+    if chief is not None and chief.settled < 0.99:
+        said.append(f"{100 * (1 - chief.settled):.0f} % of the resampled fits stopped short of an optimum")
+    held_out = holdout(fitted)
+    power = doubling(fitted.theta["alpha"]) if law.names == ("A", "alpha") else None
+    optimal, optimal_intervals = _optimal(fitted, chief, level)
+    summary = Summary(
+        law=law.name,
+        formula=law.formula,
+        axis=" ".join(law.axes),
+        objective=fitted.objective.name,
+        delta=fitted.objective.delta,
+        value=fitted.value,
+        gradient_norm=fitted.gradient_norm,
+        starts=fitted.starts,
+        starts_at_optimum=fitted.starts_at_optimum,
+        status=str(fitted.status),
+        advice="; ".join(said),
+        n=len(points),
+        sizes=count,
+        convention=points.convention,
+        flops=points.flops,
+        params=dict(fitted.theta),
+        intervals=intervals,
+        intervals_by_unit=intervals_by_unit,
+        level=level,
+        unit=unit,
+        draws=len(chief) if chief is not None else 0,
+        profile=profiles,
+        identified=known,
+        aicc=aicc(fitted),
+        holdout=(held_out,) if held_out is not None else (),
+        doubling=None if power is None else _doubling(float(power), chief, level),
+        optimal=optimal,
+        optimal_intervals=optimal_intervals,
+        seed_noise=seed_noise(fitted),
+        misfit=misfit(fitted),
+        outliers=outliers(fitted),
+        curve=None if chief is None else curve(fitted, chief, level),
+    )
+    return fitted, chief, summary
+
+
+def identified(fitted: Fit, profiles: Mapping[str, Interval], intervals: Mapping[str, Interval]) -> dict[str, bool]:
+    """Whether the data determine each free parameter.
+
+    The fit has an optimum inside the bounds, the profile is closed on both sides, and neither interval spans more than
+    a factor of four (two decades for a coefficient, whose exponent has to be identified as well). Without a resampled
+    interval nothing is identified: the profile believes the law.
+    """
+    known = {name: _determined(fitted, name, held, intervals.get(name)) for name, held in profiles.items()}
+    through = {name: fitted.law.parameter(name).exponent for name in known}
+    return {name: known[name] and (exponent is None or known.get(exponent, True)) for name, exponent in through.items()}
+
+
+def _determined(fitted: Fit, name: str, profiled: Interval, resampled: Interval | None) -> bool:
+    if resampled is None or name in fitted.at_bound or fitted.status in (Status.FLAT, Status.STALLED):
+        return False
+    parameter = fitted.law.parameter(name)
+    allowed = FACTOR_LOG if parameter.scale == "log" else FACTOR
+    for low, high in (profiled, resampled):
+        if not (math.isfinite(low) and math.isfinite(high)) or low <= parameter.low or high >= parameter.high:
+            return False
+        if high > allowed * low:
+            return False
+    return True
+
+
+def curve(fitted: Fit, draws: Draws, level: float) -> Curve:
+    """The law along its axis with its band; for N and D along the compute-optimal frontier over C [FLOP]."""
+    law, points = fitted.law, fitted.points
+    if len(law.axes) == 1:
+        axis = law.axes[0]
+        known = points.axis(axis)
+        x = np.geomspace(known.min(), CURVE_BEYOND * known.max(), CURVE_POINTS)
+        y, low, high = band(fitted, draws, level, **{axis: x})
+    else:
+        axis = "C"
+        known = FLOPS_PER_PARAMETER_TOKEN * np.prod([points.axis(name) for name in law.axes], axis=0)
+        x = np.geomspace(known.min(), CURVE_BEYOND * known.max(), CURVE_POINTS)
+        theta = {name: np.array([[value]]) for name, value in fitted.theta.items()}
+        N, D = optimum(law, theta, x[None, :], fitted)
+        y, low, high = band(fitted, draws, level, N=N[0], D=D[0])
+    return Curve(axis=axis, x=x, y=y, low=low, high=high, data=(float(known.min()), float(known.max())))
+
+
+def _doubling(value: float, draws: Draws | None, level: float) -> tuple[float, float, float]:
+    if draws is None:
+        return value, -math.inf, math.inf
+    return value, *interval(doubling(draws.theta()["alpha"][:, 0]), draws, level)
+
+
+def _optimal(fitted: Fit, draws: Draws | None, level: float) -> tuple[dict[str, float], dict[str, Interval]]:
+    if not {"alpha", "beta"} <= set(fitted.law.names):
+        return {}, {}
+    a, b = optimal_exponents(fitted.theta["alpha"], fitted.theta["beta"])
+    found = {"a": float(a), "b": float(b)}
+    if draws is None:
+        return found, {}
+    theta = draws.theta()
+    drawn = optimal_exponents(theta["alpha"][:, 0], theta["beta"][:, 0])
+    return found, {name: interval(values, draws, level, 0.0, 1.0) for name, values in zip("ab", drawn, strict=True)}
+
+
+def _not_identified(fitted: Fit, unsure: Sequence[str], intervals: Mapping[str, Interval]) -> str:
+    law, points = fitted.law, fitted.points
+    together = " together" if len(unsure) > 1 else ""
+    names = unsure[0] if len(unsure) == 1 else f"{', '.join(unsure[:-1])} and {unsure[-1]}"
+    text = f"{names} {'is' if len(unsure) == 1 else 'are'} not identified{together}"
+    if "E" in unsure and "E" in intervals and math.isfinite(intervals["E"][1]):
+        text += f" (E {intervals['E'][0]:.2g} … {intervals['E'][1]:.2g})"
+    axes = varying(points)
+    if law.axes == ("N", "D"):
+        ratio = points.axis("D") / points.axis("N")
+        if ratio.max() < 2 * ratio.min():
+            return f"{text}: tokens per parameter hardly vary; add runs at several token budgets per size"
+        if "beta" in unsure and "alpha" not in unsure:
+            return f"{text}: add a wider range of token budgets"
+        if "alpha" in unsure and "beta" not in unsure:
+            return f"{text}: add larger sizes"
+        return f"{text}: add larger sizes and token budgets"
+    if law.axes == ("N",) and "D" not in axes and "E" in law.names:
+        return f"{text}: one token budget only; add larger sizes, or runs at more tokens per parameter"
+    if "E" in law.names:
+        return f"{text}: add larger {law.axes[0]}, where the floor shows"
+    return f"{text}: add runs over a wider range of {law.axes[0]}"

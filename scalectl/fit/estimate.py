@@ -1,0 +1,379 @@
+"""One law, one set of points, one optimum: `fit`.
+
+1. For fixed exponents the coefficients are linear: non-negative least squares on a grid of exponents (variable
+   projection, Golub and Pereyra 1973) puts starts into every basin that the grid can tell apart.
+2. Each start follows the objective from a wide Huber down to its own width: kinks come one scale at a time.
+3. A damped Newton method moves all starts at once (`newton.py`), in centred coordinates (`problem.py`).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+
+from scalectl.core.errors import FitError, UsageError
+from scalectl.core.rows import Floats, Points
+from scalectl.fit.newton import ENOUGH, Minimum, blocked, minimise
+from scalectl.fit.objective import Huber, Objective
+from scalectl.fit.problem import Problem, pose
+from scalectl.laws import Law, where
+
+STARTS = 8  # basins followed from the grid; the surfaces of fits.md need one. Ours.
+APART = 2  # grid steps within which two starts count as one. Ours.
+SAME_OPTIMUM = 1e-6  # relative difference of the objective below which two starts ended at one optimum. Ours.
+STAGE = 8.0  # ratio of one Huber width to the next. Ours: the product of stages and steps per stage is flat around it.
+ROUNDING = 1e-14  # of a log residual: some fifty times the spacing of float64 beside 1. Ours.
+FLAT = 1e-9  # smallest eigenvalue of the scaled Hessian, beside the largest, that still counts as a slope. Ours.
+
+
+class Status(StrEnum):
+    """How a fit ended; anything but `converged` comes with advice."""
+
+    CONVERGED = "converged"
+    AT_BOUND = "at bound"
+    FLAT = "flat"
+    STALLED = "not converged"
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A fitted law. Statistics are verbs over it: see stats.py, profile.py, bootstrap.py.
+
+    theta: parameters in natural units; value: the objective as published (sum for Huber and LAD, mean for the squares);
+    gradient_norm: largest |Σ ψ(r) ∂r| per point over the centred coordinates that no bound blocks, where ψ runs from
+    -1 to 1 for Huber and LAD and is the residual itself for the squares; starts, starts_at_optimum: how many, and how
+    many reached the best objective within 1e-6; at_bound: parameters that ended at a bound; fixed: those that were not
+    fitted; weights: how often each point counts.
+    """
+
+    law: Law
+    theta: dict[str, float]
+    points: Points
+    objective: Objective
+    value: float
+    gradient_norm: float
+    starts: int
+    starts_at_optimum: int
+    status: Status
+    advice: str
+    at_bound: tuple[str, ...] = ()
+    fixed: Mapping[str, float] = field(default_factory=dict)
+    weights: Floats | None = None
+
+    def predict(self, **axes: Any) -> Floats:
+        """Loss [nats/token] at axes such as N=..., D=..., each a number or an array."""
+        return np.asarray(self.law.predict(self.theta, where(**axes)), dtype=np.float64)
+
+    def residuals(self) -> Floats:
+        """Log residuals of the points, positive where the law predicts too much; shape (n,)."""
+        return np.asarray(np.log(self.law.predict(self.theta, self.points)) - np.log(self.points.L))
+
+
+def check(law: Law, points: Points, fix: Mapping[str, float]) -> None:
+    """Raises FitError where the points cannot determine the law whatever their losses, UsageError for a wrong `fix`."""
+    for name, value in fix.items():
+        if name not in law.names:
+            raise UsageError(f"{name} is not a parameter of {law.name}", remedy=f"it has {', '.join(law.names)}")
+        parameter = law.parameter(name)
+        if not parameter.low <= value <= parameter.high or (parameter.scale == "log" and value <= 0):
+            raise UsageError(f"{name}={value:g} is outside {parameter.low:g} to {parameter.high:g}")
+    missing = [axis for axis in law.axes if axis not in points.axes()]
+    if missing:
+        raise FitError(
+            f"{law.name} needs {' and '.join(law.axes)}; the points have {', '.join(points.axes()) or 'no axis'}",
+            remedy="name the missing column with --map, or choose another --law",
+        )
+    if len(points) == 0:
+        raise FitError(f"{law.name}: no points to fit", remedy="no run is done yet, or --where left nothing")
+    for name in ("L", *law.axes):
+        values = points.L if name == "L" else points.axis(name)
+        bad = np.flatnonzero(~(np.isfinite(values) & (values > 0)))
+        if bad.size:
+            label = points.ids[bad[0]] if points.ids else f"row {bad[0]}"
+            what = "loss" if name == "L" else name
+            raise FitError(
+                f"{bad.size} of {len(points)} points have no finite positive {what}; the first is {label}: "
+                f"{values[bad[0]]:g}",
+                remedy="leave them out with --where; a diverged run has no loss to fit",
+            )
+    free = [name for name in law.names if name not in fix]
+    needs = max(1, law.needs - len(fix))
+    for axis in law.axes:
+        distinct = len(np.unique(points.axis(axis)))
+        if distinct < needs:
+            raise FitError(
+                f"{law.name} needs at least {needs} distinct values of {axis}; the points have {distinct}",
+                remedy=f"add runs at other {axis}, or choose another --law",
+            )
+    distinct = len(np.unique(np.stack([points.axis(axis) for axis in law.axes]), axis=1).T)
+    if distinct < len(free):
+        raise FitError(
+            f"{law.name} has {len(free)} free parameters; the points have {distinct} distinct places",
+            remedy="add runs at other sizes or token budgets, fix a parameter, or choose another --law",
+        )
+
+
+# Steps that leave float64 have a non-finite objective and are refused by value; numpy need not warn of them as well.
+@np.errstate(all="ignore")
+def fit(
+    law: Law,
+    points: Points,
+    objective: Objective | None = None,
+    fix: Mapping[str, float] | None = None,
+    weights: Floats | None = None,
+) -> Fit:
+    """The best parameters of a law.
+
+    Args: points: at least as many distinct places as free parameters; objective: Huber(1e-3) if None; fix: parameters
+    held at a value in natural units; weights: (n,), how often each point counts, one each if None.
+    Raises: FitError for points that cannot determine the law; UsageError for a parameter that is not there.
+    """
+    objective = objective or Huber()
+    fix = dict(fix or {})
+    check(law, points, fix)
+    if weights is not None and (weights.shape != (len(points),) or not (weights >= 0).all() or weights.sum() <= 0):
+        raise FitError(f"weights must be {len(points)} numbers, none negative, not all zero")
+    w = np.ones(len(points)) if weights is None else np.asarray(weights, dtype=np.float64)
+    problem = pose(law, points, objective, fix)
+    if not problem.free:
+        raise UsageError(f"every parameter of {law.name} is fixed; there is nothing to fit")
+    starts = find_starts(problem, w)
+    ended = follow(problem, starts, w, points.L)
+    values = np.where(np.isfinite(ended.local.value), ended.local.value, np.inf)
+    best = int(np.argmin(values))
+    if not np.isfinite(values[best]):
+        raise FitError(f"{law.name}: no start has a finite objective", remedy="look at the points for a wrong unit")
+    # On noise-free points every objective is rounding, and starts still have to agree.
+    reached = values <= values[best] * (1 + SAME_OPTIMUM) + rounding(problem, w)
+    z = ended.z[best]
+    local = ended.local.take(np.array([best]))
+    held = blocked(z, local.slope[0], problem.low, problem.high) | _at(z, problem)
+    at_bound = tuple(name for name, flag in zip(problem.free, held, strict=True) if flag)
+    scale = objective.width if np.isfinite(objective.width) else 1.0
+    gradient = float(np.abs(np.where(held, 0.0, local.slope[0])).max(initial=0.0) * scale / w.sum())
+    status = _status(bool(ended.settled[best]), bool(at_bound), local.curvature[0], local.spread[0], held)
+    theta = dict(zip(law.names, map(float, problem.natural(z[None])[0]), strict=True))
+    return Fit(
+        law=law,
+        theta=theta,
+        points=points,
+        objective=objective,
+        value=float(objective.value(problem.residual(z[None])[0], w)),
+        gradient_norm=gradient,
+        starts=len(starts),
+        starts_at_optimum=int(reached.sum()),
+        status=status,
+        advice=_advice(status, at_bound, theta),
+        at_bound=at_bound,
+        fixed=fix,
+        weights=weights,
+    )
+
+
+def follow(
+    problem: Problem,
+    start: Floats,
+    weights: Floats,
+    measured: Floats,
+    *,
+    low: Floats | None = None,
+    high: Floats | None = None,
+    widest: float | None = None,
+) -> Minimum:
+    """Local optima from B starts (B, q), through narrowing Huber widths.
+
+    Args: weights, measured: (n,) or (B, n); low, high: boxes if not the problem's own; widest: the first width, if not
+    the typical residual at the starts.
+    """
+    low = problem.low if low is None else low
+    high = problem.high if high is None else high
+    z = start
+    for width, last in _stages(problem, start, measured, widest):
+        feigned = np.broadcast_to(rounding(problem, weights, width), len(z))
+        ended = minimise(
+            problem.evaluator(weights, measured, width),
+            z,
+            low,
+            high,
+            enough=ENOUGH if last else 1e-4,
+            rounding=feigned,
+            max_steps=200 if last else 30,
+        )
+        z = ended.z
+    return ended
+
+
+def rounding(problem: Problem, weights: Floats, width: float | None = None) -> Floats:
+    """What rounding alone makes of the objective / width² where every residual is zero; shape of weights less n."""
+    width = problem.objective.width if width is None else width
+    unit = width if np.isfinite(width) else 1.0
+    size = 1.0 if problem.objective.on_log else float(problem.points.L.max())
+    return np.asarray(weights.sum(-1) * (ROUNDING * size / unit) ** 2)
+
+
+def _stages(problem: Problem, start: Floats, measured: Floats, widest: float | None) -> list[tuple[float, bool]]:
+    width = problem.objective.width
+    if not np.isfinite(width):
+        return [(width, True)]
+    if widest is None:
+        widest = float(np.median(np.abs(problem.residual(start, measured))))
+    if not np.isfinite(widest) or widest <= width:
+        return [(width, True)]
+    count = int(np.ceil(np.log(widest / width) / np.log(STAGE)))
+    return [(width * STAGE**k, k == 0) for k in range(count, -1, -1)]
+
+
+def find_starts(problem: Problem, weights: Floats, count: int = STARTS) -> Floats:
+    """Starts (B, q), best first: grid points of the nonlinear parameters with their best linear parts.
+
+    Two grid points within two steps of each other are one start. A law without linear parts needs a grid for each
+    parameter.
+    """
+    law = problem.law
+    nonlinear = [p for p in law.parameters if p.grid]
+    grids = [(problem.held[p.name],) if p.name in problem.held else p.grid for p in nonlinear]
+    index = np.array(list(itertools.product(*(range(len(grid)) for grid in grids))))
+    theta: dict[str, Any] = {
+        p.name: np.array(grid)[index[:, k], None] for k, (p, grid) in enumerate(zip(nonlinear, grids, strict=True))
+    }
+    if law.basis is not None:
+        theta |= _linear_parts(problem, law.basis(theta, problem.centred), weights, len(index))
+    z = _start_coordinates(problem, theta)
+    residual = problem.residual(z)
+    # Least squares made these; absolute values rank them so that outliers do not decide which basins are followed.
+    rank = np.argsort(np.nan_to_num((weights * np.abs(residual)).sum(1), nan=np.inf), kind="stable")
+    chosen: list[int] = []
+    for row in rank:
+        if all(np.abs(index[row] - index[other]).max() > APART for other in chosen):
+            chosen.append(int(row))
+        if len(chosen) == count:
+            break
+    return z[chosen]
+
+
+def _linear_parts(problem: Problem, basis: dict[str, Any], weights: Floats, batch: int) -> dict[str, Any]:
+    n = len(problem.points)
+    target = problem.points.L
+    # Relative residuals to first order where the objective is one of log loss.
+    row_weight = np.sqrt(weights) / (target if problem.objective.on_log else 1.0)
+    aim = np.broadcast_to(target, (batch, n)).copy()
+    free = [name for name in basis if name not in problem.held]
+    for name in basis:
+        if name in problem.held:
+            aim -= problem.held[name] * np.broadcast_to(basis[name], (batch, n))
+    aim *= row_weight
+    columns = np.stack([np.broadcast_to(basis[name], (batch, n)) * row_weight for name in free], axis=1)
+    solved = nonnegative_least_squares(columns, aim)
+    typical = float(np.median(target))
+    found: dict[str, Any] = {}
+    for k, name in enumerate(free):
+        values = solved[:, k : k + 1]
+        if problem.law.parameter(name).scale == "log":
+            # A term that least squares leaves out starts small, not at ln 0.
+            middle = np.maximum(np.median(np.broadcast_to(basis[name], (batch, n)), axis=1, keepdims=True), 1e-300)
+            values = np.maximum(values, 1e-3 * typical / middle)
+        found[name] = values
+    return found
+
+
+def _start_coordinates(problem: Problem, theta: Mapping[str, Any]) -> Floats:
+    columns = []
+    for name in problem.free:
+        values = np.asarray(theta[name], dtype=np.float64)
+        columns.append(np.log(values) if problem.law.parameter(name).scale == "log" else values)
+    return np.asarray(np.clip(np.concatenate(columns, axis=1), problem.low, problem.high))
+
+
+def nonnegative_least_squares(columns: Floats, target: Floats) -> Floats:
+    """Batched min ||Σ_k x_k columns_k - target||² with x >= 0; columns (B, k, n), target (B, n), x (B, k).
+
+    Exact: solves every subset of at most k columns and keeps the best feasible one, which for the few linear parts of
+    a scaling law is quicker than an active-set iteration.
+    """
+    batch, k, _ = columns.shape
+    gram = np.matmul(columns, columns.transpose(0, 2, 1))
+    pull = np.matmul(columns, target[:, :, None])[:, :, 0]
+    best = np.zeros((batch, k))
+    gain = np.zeros(batch)  # squared length explained; the empty subset explains none
+    scale = np.einsum("bii->b", gram) / max(k, 1)
+    for size in range(1, k + 1):
+        for chosen in itertools.combinations(range(k), size):
+            pick = np.array(chosen)
+            part = gram[:, pick[:, None], pick[None, :]] + 1e-13 * scale[:, None, None] * np.eye(size)
+            x = np.linalg.solve(part, pull[:, pick, None])[:, :, 0]
+            explained = 2 * (x * pull[:, pick]).sum(1) - np.einsum("bi,bij,bj->b", x, gram[:, pick[:, None], pick], x)
+            better = (x >= 0).all(1) & (explained > gain)
+            best[better] = 0.0
+            best[better[:, None] & np.isin(np.arange(k), pick)[None, :]] = x[better].ravel()
+            gain[better] = explained[better]
+    return best
+
+
+def _at(z: Floats, problem: Problem) -> Any:
+    span = np.maximum(1.0, np.abs(z))
+    return (z <= problem.low + 1e-9 * span) | (z >= problem.high - 1e-9 * span)
+
+
+def _status(settled: bool, bounded: bool, curvature: Floats, spread: Floats, held: Any) -> Status:
+    if bounded:
+        return Status.AT_BOUND
+    scale = np.sqrt(np.maximum(spread, 1e-300))
+    values = np.linalg.eigvalsh((curvature / np.outer(scale, scale))[np.ix_(~held, ~held)])
+    if values.size and values[0] < FLAT * max(values[-1], 1e-300):
+        return Status.FLAT
+    return Status.CONVERGED if settled else Status.STALLED
+
+
+def _advice(status: Status, at_bound: tuple[str, ...], theta: Mapping[str, float]) -> str:
+    if status is Status.AT_BOUND:
+        names = " and ".join(at_bound)
+        if at_bound == ("E",):
+            return "no floor is visible in these points (E ends at 0): fit the law without one, or add larger sizes"
+        if any(name in ("alpha", "beta") and theta[name] < 1e-6 for name in at_bound):
+            return f"the loss does not fall along an axis ({names} ends at 0): look at the learning rate per size"
+        return f"{names} ended at a bound: these points do not determine it"
+    if status is Status.FLAT:
+        return "several sets of parameters fit these points equally well: add other sizes or token budgets"
+    if status is Status.STALLED:
+        return "the optimiser stopped short of an optimum: look for outliers or a wrong unit"
+    return ""
+
+
+@np.errstate(all="ignore")
+def refit(
+    fitted: Fit, weights: Floats | None = None, measured: Floats | None = None, *, chunk: int = 30_000
+) -> tuple[Floats, Any]:
+    """The same fit on many resampled data sets, warm-started.
+
+    Args: weights: (draws, n), how often each point counts, or None for once; measured: losses (draws, n), or None for
+    the points' own; chunk: numbers in one array, chosen to stay inside a core's cache.
+    Returns: parameters (draws, p) in natural units, and whether each draw settled (draws,).
+    """
+    n = len(fitted.points)
+    draws = len(weights) if weights is not None else len(measured) if measured is not None else 0
+    problem = pose(fitted.law, fitted.points, fitted.objective, fitted.fixed)
+    home = problem.coordinates(fitted.theta)
+    base = np.ones(n) if fitted.weights is None else fitted.weights
+    values = np.empty((draws, len(fitted.law.names)))
+    settled = np.zeros(draws, dtype=bool)
+    size = max(1, chunk // n)
+    for first in range(0, draws, size):
+        part = slice(first, min(draws, first + size))
+        w = base if weights is None else weights[part] * base
+        y = fitted.points.L if measured is None else measured[part]
+        start = np.repeat(home, part.stop - part.start, axis=0)
+        ended = follow(problem, start, w, y)
+        values[part] = problem.natural(ended.z)
+        settled[part] = ended.settled
+    return values, settled
+
+
+def without(fitted: Fit, keep: Any) -> Fit:
+    """The same law, objective and fixed parameters fitted to the points picked by `keep`."""
+    weights = None if fitted.weights is None else fitted.weights[keep]
+    return fit(fitted.law, fitted.points.take(keep), fitted.objective, fitted.fixed, weights)

@@ -1,0 +1,196 @@
+"""A law, points and an objective as a function of working coordinates, with exact first and second derivatives.
+
+Working coordinates: ln of a parameter whose scale is "log", the parameter itself otherwise, with every axis divided by
+its geometric mean. The latter removes the collinearity of A with α and of B with β: on the Epoch points the condition
+number of the normal equations falls from 3.5e11 to 11.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from scalectl.core.rows import Floats, Points
+from scalectl.fit.newton import Ints, Local
+from scalectl.fit.objective import Objective
+from scalectl.laws import Law
+from scalectl.laws.powers import EXPONENT_HIGH
+
+# In centred units a coefficient is the size of its term in the middle of the data; e^±30 of the typical loss is beyond
+# what float64 can see beside the loss itself. Ours.
+LOG_RANGE = 30.0
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is minimised.
+
+    law; points: as given, in natural units; centred: the same with axes divided by `units`; objective;
+    free: names of the coordinates; held: names of parameters that are fixed, their values in centred units.
+    """
+
+    law: Law
+    points: Points
+    centred: Points
+    units: Mapping[str, float]
+    objective: Objective
+    free: tuple[str, ...]
+    held: Mapping[str, float]
+
+    @property
+    def low(self) -> Floats:
+        """Lower bounds of the coordinates, shape (q,)."""
+        return np.array([self._bound(name)[0] for name in self.free])
+
+    @property
+    def high(self) -> Floats:
+        """Upper bounds of the coordinates, shape (q,)."""
+        return np.array([self._bound(name)[1] for name in self.free])
+
+    def _bound(self, name: str) -> tuple[float, float]:
+        parameter = self.law.parameter(name)
+        if parameter.scale == "linear":
+            return parameter.low, parameter.high
+        middle = float(np.log(np.median(self.points.L)))
+        low, high = middle - LOG_RANGE, middle + LOG_RANGE
+        unit = self.units.get(parameter.axis, 1.0) if parameter.axis else 1.0
+        if parameter.axis and unit == 1.0:
+            # Not centred: the coefficient also carries X^exponent.
+            high += EXPONENT_HIGH * float(np.log(self.points.axis(parameter.axis)).max())
+        return (
+            max(low, np.log(parameter.low)) if parameter.low > 0 else low,
+            min(high, np.log(parameter.high)) if np.isfinite(parameter.high) else high,
+        )
+
+    def theta(self, z: Floats) -> dict[str, Any]:
+        """Parameters in centred units from coordinates (B, q); each of shape (B, 1)."""
+        found: dict[str, Any] = {name: np.full((1, 1), value) for name, value in self.held.items()}
+        for k, name in enumerate(self.free):
+            column = z[:, k : k + 1]
+            found[name] = np.exp(column) if self.law.parameter(name).scale == "log" else column
+        return found
+
+    def natural(self, z: Floats) -> Floats:
+        """Parameters in natural units, shape (B, p) in the order of the law."""
+        theta = self.law.rescale(self.theta(z), self.units)
+        columns = [np.broadcast_to(theta[name], (len(z), 1)) for name in self.law.names]
+        return np.concatenate(columns, axis=1)
+
+    def coordinates(self, theta: Mapping[str, Any]) -> Floats:
+        """Coordinates (B, q) from parameters in natural units, each a number or of shape (B, 1)."""
+        centred = self.law.rescale(theta, {axis: 1.0 / unit for axis, unit in self.units.items()})
+        columns = [np.atleast_2d(np.asarray(centred[name], dtype=np.float64)) for name in self.free]
+        logs = [self.law.parameter(name).scale == "log" for name in self.free]
+        batch = max(len(column) for column in columns)
+        columns = [
+            np.broadcast_to(np.log(column) if log else column, (batch, 1))
+            for column, log in zip(columns, logs, strict=True)
+        ]
+        return np.clip(np.concatenate(columns, axis=1), self.low, self.high)
+
+    def residual(self, z: Floats, measured: Floats | None = None) -> Floats:
+        """Residuals (B, n); measured: other losses than the points' own, (n,) or (B, n)."""
+        predicted = np.asarray(self.law.predict(self.theta(z), self.centred), dtype=np.float64)
+        return self.objective.residual(predicted, self.points.L if measured is None else measured)
+
+    def evaluate(self, z: Floats, weights: Floats, measured: Floats, width: float) -> Local:
+        """The objective / width² around z (B, q), for Huber with that width; infinite width: Σ r²/2, unscaled.
+
+        Args: weights: (n,) or (B, n); measured: losses, (n,) or (B, n).
+        """
+        theta = self.theta(z)
+        predicted, first, second = self.law.derivatives(theta, self.centred)
+        shape = (len(z), len(self.points))
+        predicted = np.broadcast_to(predicted, shape)
+        stretch = {  # d theta / d coordinate
+            name: theta[name] if self.law.parameter(name).scale == "log" else 1.0 for name in self.free
+        }
+        slopes = np.empty((len(z), len(self.free), len(self.points)))
+        for k, name in enumerate(self.free):
+            slopes[:, k, :] = first[name] * stretch[name]
+        residual = self.objective.residual(predicted, measured)
+        if np.isfinite(width):
+            unit = 1.0 / width
+            residual *= unit
+            psi = np.clip(residual, -1.0, 1.0)
+            pull = weights * psi
+            value = (pull * (residual - psi / 2)).sum(1)
+            square = weights * (np.abs(residual) <= 1.0) * unit**2
+            bulk = weights / np.maximum(np.abs(residual), 1.0) * unit**2
+            pull *= unit
+        else:
+            pull = weights * residual
+            value = 0.5 * (pull * residual).sum(1)
+            square = np.broadcast_to(weights, shape)
+            bulk = square
+        if self.objective.on_log:
+            # r = ln f: r' = f'/f, r'' = f''/f - r' r'
+            pull = pull / predicted
+            inverse = 1.0 / predicted
+            square = (square - pull * predicted) * inverse**2
+            bulk = bulk * inverse**2
+        slope = np.matmul(slopes, pull[:, :, None])[:, :, 0]
+        curvature = np.matmul(slopes * square[:, None, :], slopes.transpose(0, 2, 1))
+        spread = np.matmul(slopes**2, bulk[:, :, None])[:, :, 0]
+        for k, name in enumerate(self.free):
+            if self.law.parameter(name).scale == "log":
+                curvature[:, k, k] += slope[:, k]
+        place = {name: k for k, name in enumerate(self.free)}
+        for (a, b), bend in second.items():
+            if a in place and b in place:
+                part = (pull * bend).sum(1) * np.ravel(stretch[a] * np.ones(1)) * np.ravel(stretch[b] * np.ones(1))
+                curvature[:, place[a], place[b]] += part
+                if a != b:
+                    curvature[:, place[b], place[a]] += part
+        return Local(value, slope, curvature, spread)
+
+    def evaluator(self, weights: Floats, measured: Floats, width: float) -> Evaluator:
+        """`evaluate` as the function of (z, rows) that `minimise` wants; two-dimensional arrays are picked by row."""
+        return Evaluator(self, weights, measured, width)
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """A problem with its weights, its losses and the width of its objective."""
+
+    problem: Problem
+    weights: Floats
+    measured: Floats
+    width: float
+
+    def __call__(self, z: Floats, rows: Ints) -> Local:
+        """The objective of problems `rows` at z."""
+        weights = self.weights if self.weights.ndim == 1 else self.weights[rows]
+        measured = self.measured if self.measured.ndim == 1 else self.measured[rows]
+        return self.problem.evaluate(z, weights, measured, self.width)
+
+
+def pose(
+    law: Law,
+    points: Points,
+    objective: Objective,
+    fix: Mapping[str, float] | None = None,
+    *,
+    uncentred: str | None = None,
+) -> Problem:
+    """A problem from points in natural units.
+
+    Args: fix: parameters that do not move, in natural units; uncentred: a parameter that must be a coordinate in
+    natural units itself. The axis of such a parameter is not centred: its exponent would move it otherwise.
+    """
+    fix = dict(fix or {})
+    fixed_axes = {law.parameter(name).axis for name in (*fix, *((uncentred,) if uncentred else ()))}
+    units = {axis: 1.0 if axis in fixed_axes else float(np.exp(np.log(points.axis(axis)).mean())) for axis in law.axes}
+    changed: dict[str, Any] = {axis: points.axis(axis) / unit for axis, unit in units.items()}
+    return Problem(
+        law=law,
+        points=points,
+        centred=replace(points, **changed),
+        units=units,
+        objective=objective,
+        free=tuple(name for name in law.names if name not in fix),
+        held=fix,
+    )

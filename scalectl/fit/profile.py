@@ -1,0 +1,127 @@
+"""Profile-likelihood intervals: how far one parameter can move before the rest cannot make up for it."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from scalectl.core.rows import Floats
+from scalectl.fit.estimate import Fit, follow
+from scalectl.fit.newton import Local
+from scalectl.fit.problem import Problem, pose
+from scalectl.fit.stats import cells, robust_deviation, student_quantile
+from scalectl.fit.summary import Interval
+
+STEPS = 16  # solves per side; five are usual
+CLOSE = 2e-3  # of the root of the rise: the bound is then within 0.2 % of the half-width. Ours.
+EXACT = 1e-12  # rise per point, in squared widths, taken as noise where there is none: keeps an exact fit's interval >0
+
+
+def threshold(fitted: Fit, level: float) -> float:
+    """The rise of the objective (divided by width²; Σ r²/2 for squares) that bounds a parameter.
+
+    ½ t² E[ψ²] / E[ψ'] with t Student's quantile: for least squares that is σ² t² / 2, for a robust objective the scaled
+    rise of Ronchetti 1982 and Huber and Ronchetti 2009 (Robust Statistics, section 7.5): δ is a choice, not the noise,
+    so that without the scale the interval would mean nothing.
+    E[ψ²] adds ψ up within each design point before squaring, because runs there share the misfit of the law (Liang and
+    Zeger 1986), and divides by spare design points. E[ψ'] is that of normal noise with the robust deviation of the
+    residuals: the share of residuals inside δ itself is a handful of points.
+    Infinite without spare design points.
+    """
+    points, objective = fitted.points, fitted.objective
+    weights = np.ones(len(points)) if fitted.weights is None else fitted.weights
+    predicted = np.asarray(fitted.law.predict(fitted.theta, points), dtype=np.float64)
+    residual = objective.residual(predicted, points.L)
+    free = len(fitted.law.names) - len(fitted.fixed)
+    index = cells(fitted.law, points)
+    spare = int(index.max()) + 1 - free
+    if spare < 1:
+        return math.inf
+    quantile = student_quantile((1 + level) / 2, spare)
+    robust = math.isfinite(objective.width)
+    psi = np.clip(residual / objective.width, -1, 1) if robust else residual
+    together = np.bincount(index, weights * psi)
+    square = float((together**2).sum()) / weights.sum() * (spare + free) / spare
+    slope = 1.0
+    if robust:
+        deviation = robust_deviation(residual, free)
+        slope = math.erf(objective.width / (deviation * math.sqrt(2))) if deviation > 0 else 1.0
+    return float(max(0.5 * quantile**2 * square / slope, EXACT))
+
+
+@np.errstate(all="ignore")
+def profile(fitted: Fit, name: str, level: float = 0.95) -> Interval:
+    """Profile interval of one parameter in natural units; infinite on a side where the objective never rises enough.
+
+    Raises: KeyError for a parameter that the law does not have or that was fixed.
+    """
+    if name not in fitted.law.names or name in fitted.fixed:
+        raise KeyError(f"{name} is not a free parameter of this fit of {fitted.law.name}")
+    rise = threshold(fitted, level)
+    if not math.isfinite(rise):
+        return -math.inf, math.inf
+    points = fitted.points
+    weights = np.ones(len(points)) if fitted.weights is None else fitted.weights
+    log = fitted.law.parameter(name).scale == "log"
+    problem = pose(fitted.law, points, fitted.objective, fitted.fixed, uncentred=name if log else None)
+    home = problem.coordinates(fitted.theta)
+    here = problem.evaluate(home, weights, points.L, problem.objective.width)
+    place = problem.free.index(name)
+    sides = np.array([-1.0, 1.0])
+    edge = np.array([problem.low[place], problem.high[place]])
+    middle = home[0, place]
+    first = _first_step(here, place, rise)
+    at = np.clip(middle + sides * first, edge[0], edge[1])
+    inner, inner_root = np.full(2, middle), np.zeros(2)
+    outer, outer_root = np.full(2, np.nan), np.full(2, np.inf)
+    z = np.repeat(home, 2, axis=0)
+    found = np.full(2, np.nan)
+    for _ in range(STEPS):
+        todo = np.flatnonzero(np.isnan(found))
+        if todo.size == 0:
+            break
+        solved, value = _held(problem, z[todo], place, at[todo], weights)
+        root = np.sqrt(np.maximum(value - here.value[0], 0.0) / rise)
+        for k, side in enumerate(todo):
+            z[side] = solved[k]
+            if abs(root[k] - 1) < CLOSE:
+                found[side] = at[side]
+            elif root[k] < 1 and at[side] == edge[side]:
+                found[side] = sides[side] * math.inf
+            elif root[k] < 1:
+                inner[side], inner_root[side] = at[side], root[k]
+            else:
+                outer[side], outer_root[side] = at[side], root[k]
+            if np.isnan(found[side]):
+                at[side] = _next(middle, edge[side], inner[side], inner_root[side], outer[side], outer_root[side])
+    # Out of steps: the bracket's outer end never claims too much; without one the objective did not rise.
+    found = np.where(np.isnan(found), np.where(np.isnan(outer), sides * math.inf, outer), found)
+    ends = [math.exp(x) if log and math.isfinite(x) else x for x in found]
+    return float(ends[0]), float(ends[1])
+
+
+def _first_step(here: Local, place: int, rise: float) -> float:
+    # Where a parabola would rise enough; half a unit of the coordinate where the curvature cannot say.
+    values, vectors = np.linalg.eigh(here.curvature[0])
+    values = np.maximum(np.abs(values), 1e-12 * np.abs(values).max())
+    variance = float((vectors[place] ** 2 / values).sum())
+    step = math.sqrt(2 * rise * variance)
+    return min(step, 0.5) if step > 0 else 1e-6
+
+
+def _next(middle: float, edge: float, inner: float, inner_root: float, outer: float, outer_root: float) -> float:
+    if math.isnan(outer):
+        grown = (inner - middle) * min(max(1.05 / max(inner_root, 1e-9), 1.3), 4.0)
+        return min(middle + grown, edge) if edge > middle else max(middle + grown, edge)
+    share = (1 - inner_root) / (outer_root - inner_root) if math.isfinite(outer_root) else 0.5
+    return inner + (outer - inner) * min(max(share, 0.1), 0.9)
+
+
+def _held(problem: Problem, z: Floats, place: int, at: Floats, weights: Floats) -> tuple[Floats, Floats]:
+    start = z.copy()
+    start[:, place] = at
+    low, high = (np.repeat(bound[None], len(z), axis=0) for bound in (problem.low, problem.high))
+    low[:, place] = high[:, place] = at
+    ended = follow(problem, start, weights, problem.points.L, low=low, high=high)
+    return ended.z, ended.local.value
