@@ -1,0 +1,65 @@
+"""A run's progress on disk: tensors and plain numbers, read back with `weights_only` so that a file can run no code."""
+
+from __future__ import annotations
+
+from typing import BinaryIO
+
+import torch
+
+from scalectl.core.errors import StoreError
+from scalectl.store.live import Live
+from scalectl.train.loop import Progress
+from scalectl.train.population import Row
+
+VERSION = 1
+
+
+def save(live: Live, progress: Progress) -> None:
+    """Replace the run's checkpoint, atomically."""
+    content = {
+        "version": VERSION,
+        "step": progress.step,
+        "theta": progress.row.theta,
+        "slots": list(progress.row.slots),
+        "train_sum": progress.train_sum,
+        "train_count": progress.train_count,
+        "last_loss": progress.last_loss,
+        "seconds": progress.seconds,
+    }
+
+    def write(file: BinaryIO) -> None:
+        torch.save(content, file)
+
+    live.save_checkpoint(write)
+
+
+def load(live: Live) -> Progress | None:
+    """Where the run stood at its last checkpoint; None if it has none.
+
+    Raises: StoreError if the checkpoint cannot be read or is of a newer version.
+    """
+    if not live.checkpoint.exists():
+        return None
+    try:
+        held = torch.load(live.checkpoint, map_location="cpu", weights_only=True)
+        version = held["version"]
+    except Exception as error:  # noqa: BLE001 torch raises many kinds on a damaged or hostile file
+        raise StoreError(
+            f"the checkpoint of run {live.run_id} cannot be read ({type(error).__name__})",
+            where=str(live.checkpoint),
+            remedy="remove the file: the run starts again from step 0",
+        ) from error
+    if version > VERSION:
+        raise StoreError(
+            f"the checkpoint of run {live.run_id} was written by a newer scalectl",
+            where=str(live.checkpoint),
+            remedy="upgrade scalectl, or remove the file to start the run again",
+        )
+    return Progress(
+        step=held["step"],
+        row=Row(held["theta"], tuple(held["slots"])),
+        train_sum=held["train_sum"],
+        train_count=held["train_count"],
+        last_loss=held["last_loss"],
+        seconds=held["seconds"],
+    )

@@ -1,0 +1,49 @@
+"""Where a number comes from: code, machine, time."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+import socket
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import scalectl
+from scalectl.core.job import Placement
+
+
+def device_name(device: str) -> str:
+    """The model of a device, such as `AMD EPYC` or `NVIDIA H200`."""
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(torch.device(device))
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def provenance(placement: Placement, pack: int, started: str) -> dict[str, Any]:
+    """What to store with a run. started: ISO time of the attempt that ended the run."""
+    return {
+        "scalectl": scalectl.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "platform": platform.platform(),
+        "host": socket.gethostname(),
+        "device": placement.device.partition(":")[0],
+        "device_name": device_name(placement.device),
+        "threads": placement.threads,
+        "micro_batch": placement.micro_batch,
+        "pack": pack,
+        "started": started,
+        "ended": now(),
+    }
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601, to the second."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

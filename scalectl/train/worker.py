@@ -1,0 +1,106 @@
+"""A worker process: long-lived, pinned, single-threaded; jobs come in as JSON lines, messages go out as JSON lines.
+
+    python -m scalectl.train.worker STORE PARENT CPU|-   jobs on stdin, messages on stdout, everything printed on stderr
+
+The store is the truth about every run; messages only feed the progress display.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from scalectl.core.errors import ScalectlError
+from scalectl.core.job import Job, Placement
+from scalectl.core.run import record, restore
+from scalectl.models import MODELS
+from scalectl.optim import OPTIMIZERS
+from scalectl.optim.schedules import SCHEDULES
+from scalectl.tasks import TASKS
+
+PR_SET_PDEATHSIG = 1  # prctl(2)
+
+
+def encode(job: Job) -> str:
+    """A job as one JSON line."""
+    return json.dumps({"runs": [record(run) for run in job.runs], "placement": asdict(job.placement)})
+
+
+def decode(line: str) -> Job:
+    """The job of a line."""
+    options = {
+        "model": {name: model.options for name, model in MODELS.items()},
+        "task": {name: task.options for name, task in TASKS.items()},
+        "optim": {name: optimizer.options for name, optimizer in OPTIMIZERS.items()},
+        "schedule": {name: schedule.options for name, schedule in SCHEDULES.items()},
+    }
+    data = json.loads(line)
+    return Job(tuple(restore(run, options) for run in data["runs"]), Placement(**data["placement"]))
+
+
+def die_with(parent: int) -> None:
+    """Ask the kernel to end this process when its parent does; end now if that has already happened."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+class _Stop:
+    """SIGTERM: between jobs the process ends at once, within one it stops at the next step."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.busy = False
+        signal.signal(signal.SIGTERM, self._handle)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the orchestrator's to translate
+
+    def _handle(self, number: int, frame: object) -> None:
+        self.asked = True
+        if not self.busy:
+            raise SystemExit(0)
+
+
+def main(store_root: str, parent: int, cpu: str) -> None:
+    """Serve jobs until stdin ends."""
+    die_with(parent)
+    stop = _Stop()
+    if cpu != "-":
+        os.sched_setaffinity(0, {int(cpu)})
+    messages = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # whatever a model prints must not be taken for a message
+
+    def tell(message: Mapping[str, Any]) -> None:
+        messages.write(json.dumps(message) + "\n")
+
+    import torch
+
+    from scalectl.store.layout import open_store
+    from scalectl.train.attempt import Attempt
+
+    torch.set_num_threads(1)
+    torch.set_num_interop_threads(1)
+    store = open_store(store_root)
+    tell({"event": "ready"})
+    for line in iter(sys.stdin.readline, ""):
+        stop.busy = True
+        job = decode(line)
+        if job.placement.threads != torch.get_num_threads():
+            torch.set_num_threads(job.placement.threads)
+        try:
+            Attempt(store, job, tell, lambda: stop.asked).run()
+        except ScalectlError as error:
+            tell({"event": "refused", "exit_code": error.exit_code, "message": str(error)})
+        tell({"event": "over"})
+        stop.busy = False
+        if stop.asked:
+            return
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), sys.argv[3])
