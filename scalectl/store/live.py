@@ -29,6 +29,7 @@ from scalectl.core.errors import StoreBusy
 from scalectl.core.job import State
 from scalectl.core.rows import Row
 from scalectl.store.files import atomic_write, sync_folder, temporary_name, writing
+from scalectl.store.index import Index, refresh
 from scalectl.store.layout import Store
 from scalectl.store.reader import DamagedRun, read_meta
 
@@ -336,6 +337,22 @@ def state_of(store: Store, run_id: str) -> Standing:
         meta = read_meta(store.run_file(run_id))
         filed = Standing(meta.state, meta.message, int(meta.columns.get("steps") or 0))
     return standing(store, run_id, filed)
+
+
+def states(store: Store, run_ids: Iterable[str], index: Index | None = None) -> dict[str, Standing]:
+    """Return the truth about many runs; settled ones come from the index, without opening their files.
+
+    Args: index: from `refresh`, if it is at hand.
+    """
+    known = (index or refresh(store)).states()
+    found = {}
+    for run_id in run_ids:
+        filed = None
+        if run_id in known:
+            state, message, steps = known[run_id]
+            filed = Standing(State(state), message, steps)
+        found[run_id] = standing(store, run_id, filed)
+    return found
 
 
 def standing(store: Store, run_id: str, filed: Standing | None, now: float | None = None) -> Standing:

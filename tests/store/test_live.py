@@ -363,3 +363,17 @@ def test_a_marker_that_cannot_be_read_is_none(store, flight, content):
     (flight.folder / "state.json").write_bytes(content)
     assert flight.marker() is None
     assert state_of(store, "ab").state is State.PENDING
+
+
+def test_the_states_of_many_runs_are_those_of_each(store, lab):
+    from scalectl.store.live import states
+
+    runs = [lab.run(seed=seed) for seed in range(5)]
+    lab.stored(store, runs[0])
+    lab.stored(store, runs[1], state=State.DIVERGED, message="at step 40", rows=[])
+    lab.stored(store, runs[2], state=State.FAILED, message="no", rows=[])
+    live(store, runs[2].run_id).claim()
+    live(store, runs[3].run_id).claim()
+    found = states(store, [run.run_id for run in runs])
+    assert [standing.state for standing in found.values()] == ["done", "diverged", "running", "running", "pending"]
+    assert found == {run.run_id: state_of(store, run.run_id) for run in runs}

@@ -1,0 +1,216 @@
+"""Other people's tables and other machines' stores in, results with their provenance out."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from scalectl.core.errors import NothingMatched, StoreError, UsageError
+from scalectl.core.job import State
+from scalectl.core.run import record
+from scalectl.store.exchange import export, import_store, import_table
+from scalectl.store.index import load_index, rebuild
+from scalectl.store.layout import open_store
+from scalectl.store.points import load_points, table_points, vary
+from scalectl.store.reader import read_run
+from scalectl.store.sweeps import load_sweep, save_sweep
+
+
+@pytest.fixture
+def other(tmp_path):
+    made = open_store(tmp_path / "other")
+    made.prepare()
+    return made
+
+
+def sweep_of(store, runs, name="s"):
+    save_sweep(store, name, f'name = "{name}"\n', [{"run_id": run.run_id, "config": record(run)} for run in runs])
+
+
+def test_an_export_has_one_row_per_run_with_its_provenance(store, lab):
+    runs = [lab.run(seed=seed) for seed in range(2)]
+    for run in runs:
+        lab.stored(store, run)
+    lab.stored(store, lab.run(seed=9))
+    sweep_of(store, runs)
+    frame = export(store, "s").set_index("run_id")
+    assert set(frame.index) == {run.run_id for run in runs}
+    assert frame.loc[runs[0].run_id, "held-out/loss"] == lab.loss(runs[0])
+    assert set(frame["provenance.version"]) == {"0.1.0"}
+    assert set(frame["provenance.source_digest"]) == {"abc"}
+
+
+def test_a_long_export_has_every_measurement(store, lab):
+    runs = [lab.run(seed=seed) for seed in range(2)]
+    for run in runs:
+        lab.stored(store, run)
+    sweep_of(store, runs)
+    frame = export(store, "s", long=True)
+    assert len(frame) == sum(len(lab.rows(run)) for run in runs)
+    assert set(frame["state"]) == {"done"}
+    assert set(frame["provenance.host"]) == {"here"}
+    assert not frame.isna().any().any()
+
+
+def test_an_export_of_nothing_matches_nothing(store, lab):
+    sweep_of(store, [lab.run()])
+    with pytest.raises(NothingMatched, match="has ended"):
+        export(store, "s")
+
+
+# --- tables ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def table(tmp_path):
+    frame = pd.DataFrame(
+        {"params": [10, 20, 20, 20], "tokens": [100, 200, 200, 200], "loss": [4.0, 3.0, 3.5, 3.5], "lr": [1, 1, 2, 2]}
+    )
+    frame["seed"] = [0, 0, 1, 1]
+    path = tmp_path / "runs.csv"
+    frame.to_csv(path, index=False)
+    return path
+
+
+def test_an_imported_table_gives_the_points_of_the_table(store, table):
+    notes = import_table(store, table, "theirs")
+    assert "N is read from the column params" in notes
+    direct, stored = table_points(table), load_points(store, "theirs")
+    order = np.lexsort((stored.seed, stored.L, stored.N))
+    for axis in ("N", "D", "C", "L"):
+        np.testing.assert_array_equal(getattr(stored, axis)[order], getattr(direct, axis))
+    assert stored.seed[order].tolist() == [0, 0, 1, 1]
+    assert stored.metric == "held-out/loss"
+    assert vary(stored, ["lr"]) == ("lr",)
+
+
+def test_importing_twice_changes_nothing_and_equal_rows_are_several_runs(store, table):
+    import_table(store, table, "theirs")
+    before = {path.name: path.stat().st_mtime_ns for path in store.runs.iterdir()}
+    assert len(before) == 4
+    import_table(store, table, "theirs")
+    assert {path.name: path.stat().st_mtime_ns for path in store.runs.iterdir()} == before
+    assert len(load_sweep(store, "theirs").current) == 4
+    assert load_sweep(store, "theirs").earlier == ()
+
+
+def test_an_imported_table_counts_N_as_told_and_no_other_way(store, table):
+    import_table(store, table, "theirs", convention="total")
+    assert load_points(store, "theirs", convention="total").convention == "total"
+    with pytest.raises(UsageError, match="use --convention total") as caught:
+        load_points(store, "theirs")
+    assert caught.value.exit_code == 2
+
+
+def test_an_import_says_where_each_run_is_from(store, table):
+    import_table(store, table, "theirs")
+    frame = export(store, "theirs")
+    assert set(frame["provenance.source"]) == {"runs.csv"}
+    assert sorted(frame["provenance.row"]) == [1, 2, 3, 4]
+    assert frame["provenance.source_sha256"].str.fullmatch("[0-9a-f]{64}").all()
+
+
+def test_flops_that_the_source_counted_are_exact_and_used_where_6nd_is_not_possible(store, tmp_path):
+    path = tmp_path / "x.csv"
+    pd.DataFrame({"flops": [1e9, 2e9], "loss": [3.0, 2.0]}).to_csv(path, index=False)
+    import_table(store, path, "theirs")
+    points = load_points(store, "theirs")
+    assert points.axes() == ("C",)
+    assert sorted(points.C) == [1e9, 2e9]
+    assert points.flops == "exact"
+    assert any("C is as the source counts it" in note for note in points.notes)
+
+
+def test_a_column_named_like_one_of_the_index_keeps_its_values_apart(store, tmp_path):
+    path = tmp_path / "x.csv"
+    pd.DataFrame({"N": [10], "D": [5], "loss": [3.0], "state": ["fine"], "device": ["tpu"]}).to_csv(path, index=False)
+    import_table(store, path, "theirs")
+    row = load_index(store).iloc[0]
+    assert (row["state"], row["column.state"], row["column.device"]) == ("done", "fine", "tpu")
+
+
+def test_a_table_with_a_hostile_sweep_name_is_refused_before_anything_is_written(store, table):
+    with pytest.raises(UsageError):
+        import_table(store, table, "../theirs")
+    assert list(store.runs.iterdir()) == []
+
+
+# --- stores ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_merged_store_has_the_runs_and_sweeps_of_both(store, other, lab):
+    ours, both, theirs = (lab.run(seed=seed) for seed in range(3))
+    for run in (ours, both):
+        lab.stored(store, run)
+    lab.stored(other, both, rows=[row._replace(seconds=row.seconds * 3) for row in lab.rows(both)])
+    lab.stored(other, theirs)
+    sweep_of(store, [ours, both])
+    sweep_of(other, [both, theirs])
+    sweep_of(other, [theirs], "only-there")
+    merge = import_store(store, other.root)
+    assert (merge.copied, merge.known) == ((theirs.run_id,), (both.run_id,))
+    assert set(merge.sweeps) == {"s", "only-there"}
+    assert set(load_index(store)["run_id"]) == {run.run_id for run in (ours, both, theirs)}
+    assert store.run_file(theirs.run_id).read_bytes() == other.run_file(theirs.run_id).read_bytes()
+    assert read_run(store.run_file(both.run_id)).rows() == lab.rows(both)
+    assert load_sweep(store, "s").current == (ours.run_id, both.run_id)
+    assert load_sweep(store, "s").earlier == (theirs.run_id,)
+    assert load_sweep(store, "only-there").current == (theirs.run_id,)
+    again = import_store(store, other.root)
+    assert (again.copied, again.sweeps) == ((), ())
+
+
+def test_a_merge_with_other_numbers_copies_nothing_at_all(store, other, lab):
+    shared, theirs = lab.run(seed=0), lab.run(seed=1)
+    lab.stored(store, shared)
+    lab.stored(other, shared, rows=[row._replace(value=row.value + 1e-6) for row in lab.rows(shared)])
+    lab.stored(other, theirs)
+    with pytest.raises(StoreError, match=shared.run_id):
+        import_store(store, other.root)
+    assert load_index(store)["run_id"].tolist() == [shared.run_id]
+
+
+@pytest.mark.parametrize(("ours", "theirs", "result"), [("failed", "done", "done"), ("done", "failed", "done")])
+def test_a_finished_run_goes_before_a_failed_one(store, other, lab, ours, theirs, result):
+    run = lab.run()
+    for where, state in ((store, ours), (other, theirs)):
+        lab.stored(where, run, state=State(state), rows=None if state == "done" else [])
+    import_store(store, other.root)
+    assert load_index(store)["state"].tolist() == [result]
+
+
+def test_a_damaged_file_of_another_store_is_named_and_left_there(store, other, lab):
+    good, bad = lab.run(seed=0), lab.run(seed=1)
+    lab.stored(other, good)
+    path = lab.stored(other, bad)
+    path.write_bytes(path.read_bytes()[:100])
+    merge = import_store(store, other.root)
+    assert merge.copied == (good.run_id,)
+    assert [damaged.path for damaged in merge.damaged] == [path]
+    assert path.exists()
+    assert not store.run_file(bad.run_id).exists()
+
+
+def test_a_damaged_file_here_is_replaced_by_the_good_one_there(store, other, lab):
+    run = lab.run()
+    lab.stored(store, run).write_bytes(b"")
+    lab.stored(other, run)
+    import_store(store, other.root)
+    assert read_run(store.run_file(run.run_id)).rows() == lab.rows(run)
+
+
+def test_a_link_in_another_store_is_not_followed(store, other, lab, tmp_path):
+    path = lab.stored(other, lab.run())
+    shutil.move(path, tmp_path / path.name)
+    path.symlink_to(tmp_path / path.name)
+    with pytest.raises(StoreError, match="symbolic link out of the store"):
+        import_store(store, other.root)
+    assert rebuild(store).table.num_rows == 0
+
+
+def test_a_folder_without_runs_is_no_store(store, tmp_path):
+    with pytest.raises(NothingMatched, match="there is no store"):
+        import_store(store, tmp_path / "nothing")
