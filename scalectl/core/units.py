@@ -69,12 +69,45 @@ def estimate(value: float, low: float, high: float) -> tuple[str, str, str]:
     Rounding outwards never narrows the printed interval: low is rounded down, high up.
     """
     decimals = min(6, interval_digits(low, high))
-    scale = 10.0**decimals
     if not (math.isfinite(low) and math.isfinite(high)) or max(abs(low), abs(high)) >= 1e6:
-        return f"{value:.4g}", f"{low:.3g}", f"{high:.3g}"
+        return f"{value:.4g}", _outwards(low, 3, down=True), _outwards(high, 3, down=False)
+    scale = 10.0**decimals
     down = math.floor(low * scale + 1e-9) / scale
     up = math.ceil(high * scale - 1e-9) / scale
-    return tuple(f"{x:.{max(0, decimals)}f}" for x in (value, down, up))  # type: ignore[return-value]
+    places = max(0, decimals)
+    return f"{value:.{places}f}", f"{down:.{places}f}", f"{up:.{places}f}"
+
+
+def estimate_scaled(value: float, low: float, high: float, unit: str = "") -> tuple[str, str, str]:
+    """Like `estimate` for quantities over many decades: each number with its own prefix.
+
+    With a unit the prefixes are SI ("4.1 ZFLOP"), without one they are those of counts ("4.1 B"). Bounds are rounded
+    outwards to two digits.
+    """
+
+    def show(number: float) -> str:
+        return si(number, unit) if unit else count(number)
+
+    return show(value), show(float(_outwards(low, 2, down=True))), show(float(_outwards(high, 2, down=False)))
+
+
+def measured(value: float, error: float) -> tuple[str, str]:
+    """A value and its standard error to two digits of the error, which is rounded up: 2.2893, 0.0041."""
+    if not math.isfinite(error) or error <= 0:
+        return f"{value:.4f}", "?"
+    decimals = min(6, max(0, 1 - math.floor(math.log10(error))))
+    up = math.ceil(error * 10.0**decimals - 1e-9) / 10.0**decimals
+    return f"{value:.{decimals}f}", f"{up:.{decimals}f}"
+
+
+def _outwards(bound: float, digits: int, *, down: bool) -> str:
+    """A bound with so many significant digits, rounded away from the inside of its interval."""
+    if bound == 0 or not math.isfinite(bound):
+        return f"{bound:g}"
+    scale = 10.0 ** (math.floor(math.log10(abs(bound))) - digits + 1)
+    steps = bound / scale
+    outside = math.floor(steps + 1e-9) if down else math.ceil(steps - 1e-9)
+    return f"{outside * scale:.{digits + 1}g}" if abs(outside) >= 10**digits else f"{outside * scale:.{digits}g}"
 
 
 def percent(share: float, digits: int = 2) -> str:

@@ -1,0 +1,207 @@
+"""What reports are made from: frozen facts that commands fill in. Nothing here formats or prints.
+
+Losses are nats per token, N counts parameters by the view's convention, D tokens, C FLOP, times seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from scalectl.core.cost import Convention
+from scalectl.core.job import State
+from scalectl.core.rows import Floats
+from scalectl.fit.summary import Interval, Summary
+
+Setting = tuple[str, str]  # key of a sweep file without its table where that is unambiguous, and its value
+
+
+@dataclass(frozen=True)
+class GridAxis:
+    """One key that varies, with its values in the order of the sweep file."""
+
+    key: str
+    values: tuple[object, ...]
+
+
+@dataclass(frozen=True)
+class RunCurve:
+    """Held-out loss along one run; arrays of shape (evaluations,), steps ascending."""
+
+    tokens: Floats
+    flops: Floats
+    loss: Floats
+
+
+@dataclass(frozen=True)
+class RunView:
+    """One run of a sweep. cell: value of each varying key; None for what was not measured.
+
+    loss, loss_se: final held-out loss and its standard error over sequences; message: why it ended, if not done.
+    """
+
+    run_id: str
+    cell: Mapping[str, object]
+    N: int
+    D: int
+    C: float
+    state: State
+    loss: float | None = None
+    loss_se: float | None = None
+    bits_per_byte: float | None = None
+    seconds: float | None = None
+    message: str = ""
+    curve: RunCurve | None = None
+
+
+@dataclass(frozen=True)
+class SweepView:
+    """Everything known about one sweep.
+
+    axes: what varies, the seed included; seed_key: which of the axes repeats a cell; shared: what all runs have in
+    common; chosen: law that answers the question, None when no fit is usable, and `because` says why; reference:
+    whether the runs come from the results shipped with scalectl; provenance: device, versions.
+    """
+
+    name: str
+    question: str
+    axes: tuple[GridAxis, ...]
+    runs: tuple[RunView, ...]
+    convention: Convention = "non_embedding"
+    seed_key: str = "train.seed"
+    shared: tuple[Setting, ...] = ()
+    fits: tuple[Summary, ...] = ()
+    chosen: str | None = None
+    because: str = ""
+    notes: tuple[str, ...] = ()
+    provenance: str = ""
+    reference: bool = False
+
+
+@dataclass(frozen=True)
+class PlanGroup:
+    """Runs of a plan that differ by seed alone.
+
+    done: how many have ended for good; pack: models in one step; memory: bytes of one pack;
+    seconds: of training one run inside its pack, None if the speed is unknown.
+    """
+
+    cell: Mapping[str, object]
+    runs: int
+    done: int
+    pack: int
+    N: int
+    D: int
+    epochs: float
+    flops: float
+    memory: float | None
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class PlanView:
+    """A plan before it runs.
+
+    flops, seconds, disk: of what is left to do, seconds by the wall clock on `devices`; measured: whether times come
+    from a probe on these devices; dropped: constraint and number of runs it drops; warnings: one sentence each.
+    """
+
+    name: str
+    question: str
+    groups: tuple[PlanGroup, ...]
+    flops: float
+    seconds: float | None
+    disk: float | None
+    devices: str
+    measured: bool
+    convention: Convention = "non_embedding"
+    shared: tuple[Setting, ...] = ()
+    dropped: tuple[tuple[str, int], ...] = ()
+    warnings: tuple[str, ...] = ()
+    older: int = 0  # runs in the store under this sweep's name that the current file no longer asks for
+
+    @property
+    def runs(self) -> int:
+        """Runs of the plan, done ones included."""
+        return sum(group.runs for group in self.groups)
+
+    @property
+    def done(self) -> int:
+        """Runs that have ended for good."""
+        return sum(group.done for group in self.groups)
+
+
+@dataclass(frozen=True)
+class StatusRow:
+    """One run. seconds_ago: since its last sign of life, None if it never gave one; step of steps."""
+
+    run_id: str
+    cell: Mapping[str, object]
+    state: State
+    step: int | None
+    steps: int
+    seconds_ago: float | None = None
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class StatusView:
+    """The truth about each run. counts: by state, whole sweep; rows: what the caller selected; selection: in words."""
+
+    name: str
+    counts: Mapping[State, int]
+    rows: tuple[StatusRow, ...]
+    selection: str = "runs that are not done"
+
+
+@dataclass(frozen=True)
+class FitView:
+    """Fits of one target.
+
+    seeds: repeats per size, None where sizes differ in it; fixed: axes that do not vary, with their value;
+    opening: first line where the target was not named by the user.
+    """
+
+    target: str
+    fits: tuple[Summary, ...]
+    chosen: str | None
+    because: str
+    seeds: int | None = None
+    fixed: Mapping[Literal["N", "D", "C"], float] = field(default_factory=dict)
+    derived: str | None = None
+    opening: str = ""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One prediction.
+
+    asked: in words; what: L, N, D or C; extrapolation: by axis, how many times beyond the data (1 inside them);
+    impossible: share of the draws for which there is no finite answer.
+    """
+
+    asked: str
+    what: Literal["L", "N", "D", "C"]
+    value: float
+    interval: Interval
+    extrapolation: Mapping[str, float] = field(default_factory=dict)
+    impossible: float = 0.0
+
+
+@dataclass(frozen=True)
+class PredictView:
+    """Predictions of one law, with what their intervals rest on."""
+
+    target: str
+    law: str
+    formula: str
+    n: int
+    convention: Convention | None
+    unit: str
+    level: float
+    draws: int
+    answers: tuple[Answer, ...]
+    opening: str = ""
+    notes: tuple[str, ...] = ()
