@@ -84,7 +84,8 @@ def import_table(
     columns, origin = read_columns(source)
     points = columns_points(columns, mapping, where, origin)
     digest = hashlib.sha256(Path(source).read_bytes()).hexdigest()
-    steps = next((points.columns[key] for key in ("step", "steps", "train_steps") if key in points.columns), None)
+    steps = next((held for key in ("step", "steps") if (held := points.columns.get(key)) is not None), np.zeros(0))
+    counted = steps.dtype != object and len(steps) == len(points)  # otherwise the source does not say: step 0
     reserved = {column.name for column in INDEX_COLUMNS} | {"state", "message"}
     seen: Counter[str] = Counter()
     plan = []
@@ -95,7 +96,7 @@ def import_table(
         identity = f"scalectl-import-1\n{digest}\n{seen[text]}\n{text}"
         run_id = hashlib.sha256(identity.encode()).hexdigest()[:ID_DIGITS]
         N, D, C = (None if axis is None else float(axis[i]) for axis in (points.N, points.D, points.C))
-        step = int(steps[i]) if steps is not None and np.isfinite(float(steps[i])) else 0
+        step = int(steps[i]) if counted and np.isfinite(steps[i]) else 0
         known: dict[str, Any] = {f"column.{key}" if key in reserved else key: value for key, value in row.items()}
         known |= {"data.fingerprint": digest, "D": None if D is None else round(D), "C_exact": C, "steps": step}
         if N is not None:

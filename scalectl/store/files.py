@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import secrets
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -57,13 +58,29 @@ def temporary_name(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
 
 
-def atomic_write(path: Path, content: Content) -> None:
+def remove_leftovers(folder: Path, older_than: float = 3600.0) -> None:
+    """Remove temporary files that killed writers left in a folder; a leftover breaks `polars.read_parquet(folder)`.
+
+    Args: older_than: seconds since the last byte; ours: no write of a file pauses that long.
+    """
+    if not folder.is_dir():
+        return
+    limit = time.time() - older_than
+    for entry in os.scandir(folder):
+        if entry.name.startswith(".") and entry.name.endswith(".tmp"):
+            with contextlib.suppress(OSError):
+                if entry.stat(follow_symlinks=False).st_mtime < limit:
+                    os.unlink(entry.path)
+
+
+def atomic_write(path: Path, content: Content, *, durable: bool = True) -> None:
     """Write a file so that readers and crashes see the old content or the new, never a part.
 
     Temporary file in the same folder, fsync, rename, fsync of the folder.
 
     Args: path: its folder must exist; a symbolic link there is replaced, not followed;
-    content: the bytes, or a function that writes them to the open binary file it is given.
+    content: the bytes, or a function that writes them to the open binary file it is given;
+    durable: without it there is no fsync, and a power cut may leave damage: only for what is derived and verified.
     Raises: BudgetRefused if the disk is full, StoreError if the folder cannot be written; nothing is left behind.
     """
     temporary = temporary_name(path)
@@ -76,10 +93,12 @@ def atomic_write(path: Path, content: Content) -> None:
                 else:
                     content(file)
                 file.flush()
-                os.fsync(file.fileno())
+                if durable:
+                    os.fsync(file.fileno())
             os.replace(temporary, path)
         except BaseException:
             with contextlib.suppress(OSError):
                 temporary.unlink()
             raise
-        sync_folder(path.parent)
+        if durable:
+            sync_folder(path.parent)

@@ -111,7 +111,7 @@ def _stamps(store: Store) -> dict[str, Stamp]:
             store.inside("runs", entry.name)
         try:
             status = entry.stat()
-        except FileNotFoundError:  # replaced or moved by another process just now
+        except OSError:  # moved away by another process just now, or a link that leads nowhere
             continue
         stamps[entry.name.removesuffix(".parquet")] = (status.st_mtime_ns, status.st_size)
     return stamps
@@ -158,7 +158,7 @@ def _update(store: Store, known: dict[str, Any], rows: list[dict[str, Any]]) -> 
     pq.write_table(table.replace_schema_metadata(metadata), sink, compression="zstd", write_page_checksum=True)
     if store.root.is_dir():
         with contextlib.suppress(StoreError, BudgetRefused):  # read-only or full: the index in memory is as good
-            atomic_write(store.index, bytes(sink.getvalue()))
+            atomic_write(store.index, bytes(sink.getvalue()), durable=False)
     return Index(table, tuple(damaged))
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from scalectl.core.errors import StoreError, UsageError
 from scalectl.core.names import escaped, is_name, shown
-from scalectl.store.files import temporary_name, writing
+from scalectl.store.files import remove_leftovers, temporary_name, writing
 
 
 def checked_name(name: str, what: str = "name") -> str:
@@ -89,7 +89,7 @@ class Store:
         return path
 
     def prepare(self) -> None:
-        """Make the folders and proves that they can be written, before anything is trained.
+        """Make the folders, prove that they can be written, and sweep up after killed writers.
 
         Raises: StoreError if they cannot, BudgetRefused if the disk is full; one sentence either way.
         """
@@ -100,6 +100,8 @@ class Store:
             with writing(folder / "probe"):
                 probe.write_bytes(b"probe")
                 probe.unlink()
+            remove_leftovers(folder)
+        remove_leftovers(self.root)
 
 
 def open_store(root: str | os.PathLike[str]) -> Store:

@@ -32,6 +32,7 @@ from scalectl.store.files import atomic_write, sync_folder, temporary_name, writ
 from scalectl.store.index import Index, refresh
 from scalectl.store.layout import Store
 from scalectl.store.reader import DamagedRun, read_meta
+from scalectl.store.schema import exact
 
 # A holder on another host is dead after this long without a heartbeat [s]. Source: ours; four missed beats at one per
 # 30 s, beyond the attribute caches of network file systems (60 s on NFS by default).
@@ -203,7 +204,7 @@ class Live:
         for row in rows:
             if row.run_id != self.run_id:
                 raise ValueError(f"a row of run {row.run_id} among those of {self.run_id}")
-            lines.append(json.dumps(row._asdict(), allow_nan=False) + "\n")
+            lines.append(json.dumps(exact(row)._asdict(), allow_nan=False) + "\n")
         content = "".join(lines).encode()
         if not content:
             return
@@ -248,9 +249,9 @@ class Live:
             repeated += key in held
             held[key] = row
         if unreadable:
-            notes.append(f"run {self.run_id}: {unreadable} lines of rows.jsonl cannot be read and are left out")
+            notes.append(f"run {self.run_id}: unreadable lines of rows.jsonl, left out: {unreadable}")
         if repeated:
-            notes.append(f"run {self.run_id}: {repeated} rows were written twice; the later ones count")
+            notes.append(f"run {self.run_id}: rows written twice, of which the later ones count: {repeated}")
         return sorted(held.values(), key=lambda row: row.step), tuple(notes)
 
     def truncate(self, step: int) -> tuple[str, ...]:

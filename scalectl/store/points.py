@@ -83,14 +83,13 @@ def load_points(
     columns = schema.columns_of(table)
     notes = [str(damaged) for damaged in index.damaged]
     if sweep.earlier:
-        count = len(sweep.earlier)
-        said = "are included" if all else "are left out; --all adds them"
-        notes.append(f"{count} runs of earlier versions of the sweep {said}")
+        said = "included" if all else "left out; --all adds them"
+        notes.append(f"{_runs(len(sweep.earlier))} of earlier versions of the sweep {said}")
     if where is not None:
         columns = _masked(columns, where(columns))
     notes += _left_out(columns)
     if where is None and (missing := len(wanted) - len(table)):
-        notes.append(f"{missing} runs have not ended and are left out")
+        notes.append(f"{_runs(missing)} left out: not ended yet")
     columns = _masked(columns, columns["state"] == str(State.DONE))
     if not len(columns["run_id"]):
         raise NothingMatched(
@@ -102,7 +101,7 @@ def load_points(
     values = _values(store, columns, full, keep)
     has = np.isfinite(values)
     if not has.all():
-        notes.append(f"{np.count_nonzero(~has)} runs have no {full} and are left out")
+        notes.append(f"{_runs(int(np.count_nonzero(~has)))} left out: no {full}")
     columns = _masked(columns, has)
     _refuse_mixtures(columns, by)
 
@@ -165,7 +164,7 @@ def columns_points(columns: Columns, mapping: Mapping[str, str] | None, where: M
     axes = {axis: _numbers(kept[name], name, axis) for axis, name in found.items() if axis != "seed"}
     whole = np.logical_and.reduce([np.isfinite(values) for values in axes.values()])
     if dropped := np.count_nonzero(~whole):
-        notes.append(f"{dropped} rows without a number in {', '.join(found[axis] for axis in axes)} are left out")
+        notes.append(f"rows left out for want of a number in {', '.join(found[axis] for axis in axes)}: {dropped}")
     kept = _masked(kept, whole)
     axes = {axis: values[whole] for axis, values in axes.items()}
     if not len(kept[_ROW]):
@@ -253,8 +252,12 @@ def _left_out(columns: Columns) -> list[str]:
     for state in sorted(set(states) - {str(State.DONE)}):
         ids = columns["run_id"][states == state]
         shown_ids = ", ".join(run_id[:6] for run_id in ids[:4]) + (", ..." if len(ids) > 4 else "")
-        notes.append(f"{len(ids)} {state} run{'s' * (len(ids) != 1)} left out: {shown_ids}")
+        notes.append(f"{_runs(len(ids), state)} left out: {shown_ids}")
     return notes
+
+
+def _runs(count: int, kind: str = "") -> str:
+    return f"{count} {kind} run{'s' * (count != 1)}".replace("  ", " ")
 
 
 def _values(store: Store, columns: Columns, metric: str, keep: int | None) -> Floats:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from scalectl.core.errors import StoreError
@@ -202,5 +203,5 @@ def load_rows(
     table = pa.concat_tables(tables)
     for name, wanted in (("metric", metric), ("split", split)):
         if wanted is not None:
-            table = table.filter(pa.compute.equal(table[name], wanted))
+            table = table.filter(pc.equal(table[name], wanted))
     return table.to_pandas(), tuple(damaged)

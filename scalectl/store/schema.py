@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from scalectl.core.rows import INDEX_COLUMNS, RUN_COLUMNS, Column
+from scalectl.core.rows import INDEX_COLUMNS, RUN_COLUMNS, Column, Row
 
 _TYPES = {"string": pa.string(), "int64": pa.int64(), "float64": pa.float64(), "bool": pa.bool_()}
 
@@ -41,6 +41,39 @@ def arrow_field(column: Column, *, nullable: bool) -> pa.Field:
 
 RUN_SCHEMA = pa.schema([arrow_field(column, nullable=False) for column in RUN_COLUMNS])
 INDEX_FIELDS = tuple(arrow_field(column, nullable=True) for column in INDEX_COLUMNS)
+
+
+def exact(row: Row) -> Row:
+    """Return a row in plain Python types, as numpy and torch scalars or integer FLOPs may come in."""
+    return Row(
+        row.run_id,
+        int(row.step),
+        int(row.tokens),
+        float(row.flops),
+        row.split,
+        row.metric,
+        float(row.value),
+        float(row.seconds),
+    )
+
+
+def typed(column: Column, value: Any) -> Any:
+    """Return a cell of a declared column in that column's type.
+
+    Raises: ValueError if that would change it, so that no run file can spoil the index of all the others.
+    """
+    value = plain(value)
+    if value is None:
+        return None
+    if column.type == "string" and isinstance(value, str):
+        return value
+    if column.type == "int64" and isinstance(value, int | float) and value == int(value) and abs(value) < 2**63:
+        return int(value)
+    if column.type == "float64" and isinstance(value, int | float):
+        return float(value)  # 6 N D may be an integer beyond 2^53
+    if column.type == "bool" and isinstance(value, bool):
+        return value
+    raise ValueError(f"{column.name} is {value!r}, which is no {column.type}")
 
 
 def rows_digest(table: pa.Table) -> str:

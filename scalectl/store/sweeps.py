@@ -85,7 +85,7 @@ def load_sweep(store: Store, name: str) -> StoredSweep:
     """
     folder = store.sweep_folder(name)
     try:
-        toml = (folder / "sweep.toml").read_text()
+        toml = (folder / "sweep.toml").read_text(encoding="utf-8")
         table = pq.ParquetFile(folder / "plan.parquet", page_checksum_verification=True).read()
         if table.schema.names[: len(_FIRST)] != [field.name for field in _FIRST]:
             raise ValueError("its columns are not those of a plan")

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from scalectl.core.errors import StoreError
 from scalectl.core.job import State
-from scalectl.core.rows import STORE_VERSION, Row
+from scalectl.core.rows import INDEX_COLUMNS, STORE_VERSION, Row
 from scalectl.core.run import RunConfig, flat, record
 from scalectl.store import schema
 from scalectl.store.files import atomic_write, writing
@@ -41,7 +41,7 @@ def write_run(
     message: why it ended, unless done.
     Returns: the file.
     Raises: StoreError if the run is already settled with other numbers, or the store is read-only; BudgetRefused if the
-    disk is full; ValueError for rows that no run can have.
+    disk is full; ValueError for rows that no run can have, or an index column of the wrong type.
     """
     return write_file(store, run.run_id, rows, state, record(run), {**flat(run), **columns}, provenance, message)
 
@@ -60,7 +60,7 @@ def write_file(
     if state in (State.PENDING, State.RUNNING, State.PAUSED):
         raise ValueError(f"a run that is {state} has not ended")
     path = store.run_file(run_id)
-    held = list(rows)
+    held = [schema.exact(row) for row in rows]
     table = _table(run_id, held)
     if _settled(store, path, state, table):
         return path
@@ -135,7 +135,7 @@ def _content(
         schema.STATE: str(state).encode(),
         schema.MESSAGE: message.encode(),
         schema.CONFIG: _json(config),
-        schema.COLUMNS: _json(reached | {name: schema.plain(value) for name, value in columns.items()}),
+        schema.COLUMNS: _json(_index_cells(reached | dict(columns))),
         schema.PROVENANCE: _json(provenance),
         schema.FINAL: _json(final),
         schema.ROWS: schema.rows_digest(table).encode(),
@@ -147,6 +147,14 @@ def _content(
         table.replace_schema_metadata(metadata), sink, compression="zstd", write_page_checksum=True, store_schema=True
     )
     return bytes(sink.getvalue())
+
+
+def _index_cells(columns: Mapping[str, Any]) -> dict[str, Any]:
+    declared = {column.name: column for column in INDEX_COLUMNS}
+    return {
+        name: schema.typed(declared[name], value) if name in declared else schema.plain(value)
+        for name, value in columns.items()
+    }
 
 
 def _json(value: Any) -> bytes:

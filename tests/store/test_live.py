@@ -67,7 +67,7 @@ def test_a_line_that_is_no_row_is_left_out_with_a_note(flight, line):
     flight.append([row(2)])
     rows, notes = flight.rows()
     assert rows == [row(1), row(2)]
-    assert notes == ("run ab: 1 lines of rows.jsonl cannot be read and are left out",)
+    assert notes == ("run ab: unreadable lines of rows.jsonl, left out: 1",)
 
 
 def test_a_row_that_is_not_finite_is_refused_by_append_and_left_out_by_rows(flight):
@@ -89,7 +89,7 @@ def test_steps_written_twice_count_once_and_the_later_row_wins(flight):
     flight.append([row(20, 2.5), row(40, 4.0)])
     rows, notes = flight.rows()
     assert [(r.step, r.value) for r in rows] == [(10, 1.0), (20, 2.5), (30, 3.0), (40, 4.0)]
-    assert notes == ("run ab: 1 rows were written twice; the later ones count",)
+    assert notes == ("run ab: rows written twice, of which the later ones count: 1",)
 
 
 def test_resuming_cuts_the_rows_back_to_the_checkpoint(flight):

@@ -112,7 +112,7 @@ def test_diverged_failed_and_missing_runs_are_left_out_and_said(store, lab):
     text = "\n".join(points.notes)
     assert f"1 diverged run left out: {diverged.run_id[:6]}" in text
     assert f"1 failed run left out: {failed.run_id[:6]}" in text
-    assert "1 runs have not ended" in text
+    assert "1 run left out: not ended yet" in text
 
 
 def test_a_sweep_without_a_finished_run_matches_nothing(store, lab):
@@ -292,7 +292,7 @@ def test_rows_without_a_number_are_dropped_and_counted():
     frame = TABLE.assign(L=[4.0, np.nan, np.inf])
     points = table_points(frame)
     assert points.ids == ("1",)
-    assert any(note.startswith("2 rows without a number") for note in points.notes)
+    assert any(note == "rows left out for want of a number in N, D, L: 2" for note in points.notes)
 
 
 @pytest.mark.parametrize("wrong", [0.0, -1.0])

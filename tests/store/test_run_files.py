@@ -9,6 +9,7 @@ import resource
 import shutil
 
 import duckdb
+import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow as pa
@@ -359,3 +360,32 @@ def test_writing_into_a_store_that_does_not_exist_yet_makes_it(tmp_path, lab):
     run = lab.run()
     store = open_store(tmp_path / "a" / "b")
     assert write_run(store, run, lab.rows(run), State.DONE, {}, {}).is_file()
+
+
+def test_numbers_of_numpy_and_large_integers_are_stored_in_the_type_of_their_column(store):
+    row = Row("ab", np.int64(1), np.int64(2), 2**60 + 1, "train", "loss", np.float32(0.5), np.float64(1))
+    path = write_file(store, "ab", [row], State.DONE, {}, {"C_6nd": 2**60 + 1, "N_total": np.int64(3)}, {})
+    assert read_run(path).rows() == [Row("ab", 1, 2, float(2**60), "train", "loss", 0.5, 1.0)]
+    assert read_meta(path).columns["C_6nd"] == float(2**60)
+    assert len(rebuild(store).table) == 1
+
+
+@pytest.mark.parametrize(
+    ("column", "value"), [("N_total", "many"), ("N_total", 1.5), ("D", 2**63), ("device", 3), ("C_6nd", "1")]
+)
+def test_a_value_that_would_spoil_the_index_is_refused_at_the_door(store, column, value):
+    with pytest.raises(ValueError, match=column):
+        write_file(store, "ab", [], State.DONE, {}, {column: value}, {})
+
+
+def test_leftovers_of_killed_writers_are_removed_and_younger_ones_left(store, lab):
+    lab.stored(store, lab.run())
+    old, young = store.runs / ".a.parquet.1-2.tmp", store.runs / ".b.parquet.1-2.tmp"
+    for path in (old, young):
+        path.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    store.prepare()
+    assert not old.exists()
+    assert young.exists()
+    young.unlink()
+    assert len(pl.read_parquet(store.runs)) == len(lab.rows(lab.run()))
