@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 
+from scalectl.core.errors import UsageError
+from collections.abc import Callable
+
 _LARGE = ("", "k", "M", "G", "T", "P", "E", "Z", "Y")
 _COUNT = ("", "k", "M", "B", "T")
 
@@ -17,6 +20,22 @@ def si(value: float, unit: str = "", digits: int = 3) -> str:
 def count(value: float, digits: int = 3) -> str:
     """A count of parameters or tokens: 1.38e6 -> "1.38 M", 7e9 -> "7 B"."""
     return _scaled(value, _COUNT, digits)
+
+
+def quantity(text: str) -> float:
+    """A number as people type it: 1e9, 70M, 1.4B, 3 k. The prefixes are those of `count`, case-insensitive.
+
+    Raises: UsageError for anything else, and for what is not positive and finite.
+    """
+    cut = text.strip().lower().replace("_", "")
+    power = next((i for i, prefix in enumerate(_COUNT) if prefix and cut.endswith(prefix.lower())), 0)
+    try:
+        value = float(cut.removesuffix(_COUNT[power].lower())) * 1000.0**power
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value > 0):
+        raise UsageError(f"{text!r} is not a positive number", remedy="write 1e9, 70M or 1.4B")
+    return value
 
 
 def size(value: float, digits: int = 3) -> str:
@@ -78,16 +97,13 @@ def estimate(value: float, low: float, high: float) -> tuple[str, str, str]:
     return f"{value:.{places}f}", f"{down:.{places}f}", f"{up:.{places}f}"
 
 
-def estimate_scaled(value: float, low: float, high: float, unit: str = "") -> tuple[str, str, str]:
-    """Like `estimate` for quantities over many decades: each number with its own prefix.
+def estimate_scaled(
+    value: float, low: float, high: float, show: Callable[[float], str] = count
+) -> tuple[str, str, str]:
+    """Like `estimate` for quantities over many decades: each number with its own prefix, "4.1 B".
 
-    With a unit the prefixes are SI ("4.1 ZFLOP"), without one they are those of counts ("4.1 B"). Bounds are rounded
-    outwards to two digits.
+    Bounds are rounded outwards to two digits. Args: show: `count` for parameters and tokens, `si` for FLOP.
     """
-
-    def show(number: float) -> str:
-        return si(number, unit) if unit else count(number)
-
     return show(value), show(float(_outwards(low, 2, down=True))), show(float(_outwards(high, 2, down=False)))
 
 

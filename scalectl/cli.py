@@ -1,0 +1,557 @@
+"""The command line: parse flags, call a command, render, map errors to exit codes. Nothing heavy is imported above."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, get_args
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from scalectl.commands.fit import Request
+    from scalectl.commands.sweep import Prepared
+    from scalectl.core.cost import Convention
+    from scalectl.core.errors import ScalectlError
+    from scalectl.report.look import Look
+
+# typer carries its own copy of click and names only the leaf of these in public
+UsageProblem: Any = typer.BadParameter.__mro__[1]
+CommandProblem: Any = typer.BadParameter.__mro__[2]
+
+SIGNAL_EXIT = {signal.SIGINT: 130, signal.SIGTERM: 143}
+
+
+app = typer.Typer(
+    rich_markup_mode=None,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="The scaling-law laboratory: train a grid of transformers, fit the law, and know how sure it is.",
+)
+
+Results = Annotated[
+    str | None, typer.Option("--results", metavar="DIR", help="The store [default: $SCALECTL_RESULTS or results].")
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+Changes = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the file.")]
+MaxRuns = Annotated[int | None, typer.Option(help="Allow a grid of more than 100,000 runs.")]
+Target = Annotated[
+    str | None, typer.Argument(metavar="[TARGET]", help="A sweep or a CSV / Parquet file [default: the last sweep].")
+]
+Metric = Annotated[str, typer.Option(help="SPLIT/METRIC, such as held-out/loss.")]
+At = Annotated[str, typer.Option(metavar="last|min|mean:K", help="Which evaluation of a run counts.")]
+Laws = Annotated[list[str] | None, typer.Option("--law", help="power, power+constant or chinchilla; may repeat.")]
+Objective = Annotated[str, typer.Option(metavar="huber:DELTA|lad|mse|log-mse", help="What a fit minimises.")]
+Maps = Annotated[
+    list[str] | None, typer.Option("--map", metavar="AXIS=COLUMN", help="N, D, C or L of a file; may repeat.")
+]
+Where = Annotated[str | None, typer.Option(metavar="EXPR", help="Keep only these rows: 'loss < 3.4 and D > 1e6'.")]
+ConventionFlag = Annotated[
+    str, typer.Option("--convention", metavar="non_embedding|total|matmul", help="How N counts.")
+]
+Flops = Annotated[str, typer.Option(metavar="6nd|exact", help="How C counts.")]
+Fix = Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="Hold a parameter; may repeat.")]
+Bootstrap = Annotated[int, typer.Option(help="Resamples for the intervals, 0 for none.")]
+Unit = Annotated[str, typer.Option(metavar="size|run|residual", help="What is resampled.")]
+Seed = Annotated[int, typer.Option(help="Of the resampling.")]
+Level = Annotated[float, typer.Option(help="Confidence of the intervals.")]
+Everything = Annotated[bool, typer.Option("--all", help="Also runs of earlier versions of the sweep.")]
+Name = Annotated[str | None, typer.Argument(metavar="[NAME]", help="A sweep of the store [default: the most recent].")]
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        from scalectl import __version__
+
+        print(f"scalectl {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def init(
+    folder: Annotated[str, typer.Argument(metavar="[DIR]", help="Where to write sweep.toml.")] = ".",
+) -> None:
+    """Write a commented sweep file and say what to type next."""
+    from scalectl.commands import init as command
+
+    created = command.run(folder)
+    console, look = _stdout()
+    console.print(look.text(f"Wrote {created.path}"))
+    console.print(look.text(f"Next:  scalectl plan {created.path}    scalectl sweep {created.path}"))
+
+
+@app.command()
+def plan(
+    file: Annotated[str, typer.Argument(metavar="SWEEP", help="A sweep file, or the name of a shipped one.")],
+    results: Results = None,
+    changes: Changes = None,
+    max_runs: MaxRuns = None,
+    detailed_exitcode: Annotated[
+        bool, typer.Option("--detailed-exitcode", help="Exit 10 if there is something to train.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Show runs, packs, costs and what is done already; trains nothing."""
+    from scalectl.commands import sweep as command
+    from scalectl.report import document, terminal
+
+    prepared = command.prepare(file, results, changes or (), max_runs=max_runs)
+    view = command.view(prepared)
+    if as_json:
+        print(document.document("plan", view))
+    else:
+        console, look = _stdout()
+        terminal.emit(terminal.plan_lines(view, look), console)
+    raise typer.Exit(10 if detailed_exitcode and prepared.jobs else 0)
+
+
+@app.command()
+def sweep(
+    file: Annotated[str, typer.Argument(metavar="SWEEP", help="A sweep file, or the name of a shipped one.")],
+    results: Results = None,
+    retry: Annotated[str | None, typer.Option(metavar="failed", help="Also train runs that failed before.")] = None,
+    changes: Changes = None,
+    max_runs: MaxRuns = None,
+) -> None:
+    """Make the results match the plan: train what is missing."""
+    from scalectl.commands import sweep as command
+
+    if retry not in (None, "failed"):
+        raise typer.BadParameter(f"{retry!r} is not known; use --retry failed")
+    prepared = command.prepare(file, results, changes or (), max_runs=max_runs, retry_failed=retry == "failed")
+    console, look = _stdout()
+    name, total = prepared.sweep.name, len(prepared.plan)
+    if not prepared.jobs:
+        command.record_plan(prepared)
+        console.print(look.text(_nothing_to_do(prepared)))
+        raise typer.Exit(1 if prepared.waiting else 0)
+    progress = command.progress(prepared, *_console(sys.stderr))
+    signals = _Signals(lambda count: progress.say(_STOPPING[min(count, 2)].format(runs=len(progress.running))))
+    halted = None
+    with progress:
+        for event in command.execute(prepared, lambda: signals.count):
+            halted = command.tell(progress, event) or halted
+    outcome = command.outcome(prepared)
+    if halted is not None:
+        _line(f"error: {halted.why}")
+    console.print(look.text(outcome.sentence))
+    if signals.first is not None:
+        raise typer.Exit(SIGNAL_EXIT[signals.first])
+    if halted is not None:
+        raise typer.Exit(halted.exit_code)
+    if outcome.complete:
+        console.print(look.text(f"Next:  scalectl fit {name}    scalectl report {name}"))
+    raise typer.Exit(0 if outcome.sound else 1)
+
+
+_STOPPING = {
+    1: "Stopping: {runs} runs will checkpoint (Ctrl-C again to kill).",
+    2: "Killed. The runs go on from their last checkpoints.",
+}
+
+
+def _nothing_to_do(prepared: Prepared) -> str:
+    name, total = prepared.sweep.name, len(prepared.plan)
+    if prepared.elsewhere:
+        return (
+            f"Nothing to start: {prepared.settled}/{total} done, {len(prepared.elsewhere)} trained by another process."
+        )
+    if prepared.waiting:
+        failed = len(prepared.waiting)
+        return f"{prepared.settled}/{total} done, {failed} failed.  Next:  scalectl status {name}, sweep --retry failed"
+    return f"Nothing to do: {prepared.settled}/{total} done.  Next:  scalectl fit {name}"
+
+
+@app.command()
+def status(
+    name: Name = None,
+    results: Results = None,
+    failed: Annotated[bool, typer.Option("--failed", help="Only runs that failed, diverged or were lost.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show the truth about each run, even after a crash."""
+    from scalectl.commands import status as command
+    from scalectl.report import document, terminal
+
+    view = command.run(name, results, failed=failed)
+    if as_json:
+        print(document.document("status", view))
+        return
+    console, look = _stdout()
+    terminal.emit(terminal.status_lines(view, look), console)
+
+
+@app.command()
+def logs(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run id, or the beginning of one.")],
+    results: Results = None,
+    as_json: Json = False,
+) -> None:
+    """Show the log and the error of one run."""
+    from scalectl.commands import status as command
+    from scalectl.report import document
+
+    found = command.logs(run, results)
+    if as_json:
+        print(document.document("logs", found))
+        return
+    console, look = _stdout()
+    console.print(look.text(f"{found.run_id}  {found.standing.state} at step {found.standing.step}"), style="bold")
+    if found.standing.message:
+        console.print(look.text(found.standing.message))
+    if found.meta is not None:
+        about = ", ".join(f"{key} {value}" for key, value in found.meta.provenance.items() if value is not None)
+        console.print(look.text(about), style="dim")
+    for line in found.log.splitlines():
+        console.print(look.text(line))
+
+
+@app.command()
+def fit(
+    target: Target = None,
+    results: Results = None,
+    metric: Metric = "held-out/loss",
+    at: At = "last",
+    law: Laws = None,
+    objective: Objective = "huber:1e-3",
+    maps: Maps = None,
+    where: Where = None,
+    by: Annotated[str | None, typer.Option(metavar="COL", help="One fit for each value of a column.")] = None,
+    convention: ConventionFlag = "non_embedding",
+    flops: Flops = "6nd",
+    fix: Fix = None,
+    bootstrap: Bootstrap = 1000,
+    unit: Unit = "size",
+    seed: Seed = 0,
+    level: Level = 0.95,
+    holdout: Annotated[str, typer.Option(metavar="largest|EXPR", help="What to predict without.")] = "largest",
+    everything: Everything = False,
+    as_json: Json = False,
+) -> None:
+    """Fit scaling laws to losses, with an interval on everything."""
+    from scalectl.commands import fit as command
+    from scalectl.report import document, terminal
+
+    request = _request(
+        target, results, metric, at, law, objective, maps, where, convention, flops, fix, bootstrap, unit, seed, level,
+        everything, holdout,
+    )  # fmt: skip
+    found = {"": command.run(request)} if by is None else command.run_by(request, by)
+    views = {group: command.view(result) for group, result in found.items()}
+    if as_json:
+        print(document.fit_document(views))
+    else:
+        console, look = _stdout()
+        for group, view in views.items():
+            if group:
+                console.print(look.text(group), style="bold")
+            terminal.emit(terminal.fit_lines(view, look), console)
+    usable = all(result.best.summary.status not in command.UNUSABLE for result in found.values())
+    raise typer.Exit(0 if usable else 1)
+
+
+@app.command()
+def predict(
+    target: Target = None,
+    N: Annotated[str | None, typer.Option("--n", metavar="PARAMETERS", help="Loss at this N: 1e9, 70M.")] = None,
+    D: Annotated[str | None, typer.Option("--d", metavar="TOKENS", help="Loss at this D.")] = None,
+    C: Annotated[
+        str | None, typer.Option("--c", metavar="FLOP", help="Compute-optimal N and D at this budget.")
+    ] = None,
+    loss: Annotated[float | None, typer.Option("--loss", help="What this loss costs [nats/token].")] = None,
+    results: Results = None,
+    metric: Metric = "held-out/loss",
+    at: At = "last",
+    law: Laws = None,
+    objective: Objective = "huber:1e-3",
+    maps: Maps = None,
+    where: Where = None,
+    convention: ConventionFlag = "non_embedding",
+    flops: Flops = "6nd",
+    fix: Fix = None,
+    bootstrap: Bootstrap = 1000,
+    unit: Unit = "size",
+    seed: Seed = 0,
+    level: Level = 0.95,
+    everything: Everything = False,
+    as_json: Json = False,
+) -> None:
+    """Predict losses, compute-optimal sizes and costs."""
+    from scalectl.commands import fit as command
+    from scalectl.core.units import quantity
+    from scalectl.report import document, terminal
+
+    request = _request(
+        target, results, metric, at, law, objective, maps, where, convention, flops, fix, bootstrap, unit, seed, level,
+        everything,
+    )  # fmt: skip
+    view = command.predict(
+        request,
+        N=None if N is None else quantity(N),
+        D=None if D is None else quantity(D),
+        C=None if C is None else quantity(C),
+        loss=loss,
+    )
+    if as_json:
+        print(document.document("predict", view))
+        return
+    console, look = _stdout()
+    terminal.emit(terminal.predict_lines(view, look), console)
+
+
+@app.command()
+def report(
+    name: Name = None,
+    results: Results = None,
+    convention: ConventionFlag = "non_embedding",
+    flops: Flops = "6nd",
+    bootstrap: Bootstrap = 1000,
+    seed: Seed = 0,
+    level: Level = 0.95,
+    as_json: Json = False,
+) -> None:
+    """Show everything known about a sweep."""
+    from scalectl.commands import fit as fitting
+    from scalectl.commands import report as command
+    from scalectl.commands.target import find_target
+    from scalectl.report import document, terminal
+    from scalectl.report.build import build_report
+
+    request = fitting.Request(
+        target=name,
+        results=results,
+        convention=_convention(convention),
+        flops=flops,
+        draws=bootstrap,
+        seed=seed,
+        level=level,
+    )
+    view = command.run(request)
+    if as_json:
+        print(document.document("report", view))
+        return
+    console, look = _stdout()
+    opening = find_target(name, results).opening
+    if opening:
+        console.print(look.text(opening), style="dim")
+    terminal.emit(terminal.report_lines(build_report(view), look), console)
+
+
+@app.command("import")
+def bring(
+    source: Annotated[str, typer.Argument(metavar="FILE|DIR", help="A CSV or Parquet table, or another store.")],
+    name: Annotated[str | None, typer.Option("--name", help="Name of the new sweep [default: the file's].")] = None,
+    maps: Maps = None,
+    where: Where = None,
+    convention: ConventionFlag = "non_embedding",
+    results: Results = None,
+    as_json: Json = False,
+) -> None:
+    """Bring in other people's runs, or merge another machine's store."""
+    from scalectl.commands import exchange as command
+    from scalectl.report import document
+
+    found = command.bring(source, results, name=name, maps=maps or (), where=where, convention=_convention(convention))
+    if as_json:
+        print(document.document("import", found))
+        return
+    console, look = _stdout()
+    sweeps = ", ".join(found.sweeps) or "no new sweep"
+    console.print(look.text(f"{found.runs} runs, {found.known} known before; {sweeps}"))
+    for note in found.notes:
+        console.print(look.text(note), style="dim")
+    if found.sweeps:
+        console.print(look.text(f"Next:  scalectl fit {found.sweeps[0]}"))
+
+
+@app.command()
+def export(
+    name: Name = None,
+    output: Annotated[str | None, typer.Option("--output", "-o", help="A .parquet or .csv file.")] = None,
+    long: Annotated[bool, typer.Option("--long", help="One row per measurement, not per run.")] = False,
+    results: Results = None,
+    as_json: Json = False,
+) -> None:
+    """Write a sweep's runs with their provenance to one file."""
+    from scalectl.commands import exchange as command
+    from scalectl.report import document
+
+    found = command.take_out(name, results, output, long=long)
+    if as_json:
+        print(document.document("export", found))
+        return
+    console, look = _stdout()
+    console.print(look.text(f"Wrote {found.rows} rows to {found.path}"))
+
+
+@app.command()
+def doctor(
+    results: Results = None,
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Verify every file and make the index again.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Check the environment, the devices and the store."""
+    from scalectl.commands import doctor as command
+    from scalectl.report import document
+
+    found = command.run(results, remake=rebuild)
+    if as_json:
+        print(document.document("doctor", found))
+    else:
+        console, look = _stdout()
+        for check in found.checks:
+            sign = "✔" if check.ok else "✘"
+            console.print(look.text(f"{sign} {check.name:<9} {check.found}"), style="" if check.ok else "red")
+            if not check.ok and check.remedy:
+                console.print(look.text(f"  {check.remedy}"), style="yellow")
+    raise typer.Exit(5 if found.damaged else 0)
+
+
+def _request(
+    target: str | None,
+    results: str | None,
+    metric: str,
+    at: str,
+    laws: list[str] | None,
+    objective: str,
+    maps: list[str] | None,
+    where: str | None,
+    convention: str,
+    flops: str,
+    fix: list[str] | None,
+    draws: int,
+    unit: str,
+    seed: int,
+    level: float,
+    everything: bool,
+    holdout: str = "largest",
+) -> Request:
+    from scalectl.commands.fit import Request
+    from scalectl.fit.bootstrap import Unit as Units
+
+    if draws < 0:
+        raise typer.BadParameter("--bootstrap is a number of draws, 0 for none")
+    if not 0 < level < 1:
+        raise typer.BadParameter(f"--level {level} is not between 0 and 1")
+    if unit not in get_args(Units):
+        raise typer.BadParameter(f"--unit {unit!r} is not known; use {', '.join(get_args(Units))}")
+    return Request(
+        target=target,
+        results=results,
+        metric=metric,
+        at=at,
+        laws=tuple(laws or ()),
+        objective=objective,
+        maps=tuple(maps or ()),
+        where=where,
+        convention=_convention(convention),
+        flops=flops,
+        fix=tuple(fix or ()),
+        draws=draws,
+        unit=unit,  # type: ignore[arg-type]
+        seed=seed,
+        level=level,
+        holdout=holdout,
+        all=everything,
+    )
+
+
+def _convention(text: str) -> Convention:
+    from scalectl.core.cost import CONVENTIONS
+
+    for convention in CONVENTIONS:
+        if text == convention:
+            return convention
+    raise typer.BadParameter(f"--convention {text!r} is not known; use {', '.join(CONVENTIONS)}")
+
+
+def main() -> NoReturn:
+    """Run the command line and exit: errors in at most three lines, a code for each kind."""
+    from scalectl.core.errors import ScalectlError
+
+    try:
+        code = app(standalone_mode=False)
+        sys.stdout.flush()
+    except ScalectlError as error:
+        code = _report_error(error)
+    except typer.Abort:
+        code = 130
+    except CommandProblem as error:
+        _line(f"error: {error.format_message()}")
+        if isinstance(error, UsageProblem) and error.ctx is not None:
+            _line(f"  {error.ctx.command_path} --help shows the usage")
+        code = 2
+    except KeyboardInterrupt:
+        code = 130
+    except BrokenPipeError:
+        # the reader left; nothing may be written at exit either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _report_error(error: ScalectlError) -> int:
+    from scalectl.core.errors import SweepFileError
+
+    if isinstance(error, SweepFileError):
+        from scalectl.report.problems import lines
+
+        for text in lines(error):
+            _line(text)
+    else:
+        _line(f"error: {error.what}")
+        for part in (error.where, error.remedy):
+            if part:
+                _line(f"  {part}")
+    return error.exit_code
+
+
+def _line(text: str) -> None:
+    print(_harmless(text), file=sys.stderr)
+
+
+def _harmless(text: str) -> str:
+    from scalectl.report.look import harmless
+
+    return "\n".join(harmless(line) for line in text.split("\n"))
+
+
+def _stdout() -> tuple[Console, Look]:
+    return _console(sys.stdout)
+
+
+def _console(file: Any) -> tuple[Console, Look]:
+    from scalectl.report.look import look_of, open_console
+
+    console = open_console(file, os.environ)
+    return console, look_of(console, os.environ)
+
+
+class _Signals:
+    """Counts requests to stop: one asks for checkpoints, two kill."""
+
+    def __init__(self, announce: Callable[[int], None]) -> None:
+        self.count = 0
+        self.first: signal.Signals | None = None
+        self.announce = announce
+        for number in SIGNAL_EXIT:
+            signal.signal(number, self._handle)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.count += 1
+        self.first = self.first or signal.Signals(number)
+        self.announce(self.count)
+
+
+if __name__ == "__main__":
+    main()

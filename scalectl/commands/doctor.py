@@ -1,0 +1,111 @@
+"""`scalectl doctor`: is this machine ready to train, and is the store whole?"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+from dataclasses import dataclass
+
+from scalectl.commands.target import results_store
+from scalectl.core import units
+from scalectl.core.errors import ScalectlError
+from scalectl.core.job import State
+from scalectl.executors.local import slots
+from scalectl.store.index import rebuild, refresh
+from scalectl.store.layout import Store
+from scalectl.store.live import state_of
+from scalectl.store.sweeps import list_sweeps
+
+PACKAGES = ("scalectl", "torch", "numpy", "scipy", "pandas", "pyarrow")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One finding. ok: nothing to do; remedy: what helps, if not."""
+
+    name: str
+    ok: bool
+    found: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """All findings. damaged: whether the store holds damaged files."""
+
+    checks: tuple[Check, ...]
+    damaged: bool
+
+
+def run(results: str | None, *, remake: bool = False) -> Diagnosis:
+    """Look at the environment and the store.
+
+    Args: remake: make the index again from every run file, each verified in full.
+    Raises: StoreError if the store cannot be read.
+    """
+    store = results_store(results)
+    checks = [_versions(), _devices(), _data()]
+    damaged = False
+    if store.root.is_dir():
+        checks.append(_space(store))
+        found, damaged = _store(store, remake=remake)
+        checks += found
+    else:
+        checks.append(Check("store", True, f"{store.root} does not exist yet; the first sweep makes it"))
+    return Diagnosis(tuple(checks), damaged)
+
+
+def _versions() -> Check:
+    found = []
+    for package in PACKAGES:
+        try:
+            found.append(f"{package} {importlib.metadata.version(package)}")
+        except importlib.metadata.PackageNotFoundError:
+            return Check("packages", False, f"{package} is not installed", "install scalectl again")
+    return Check("packages", True, f"Python {platform.python_version()}, {', '.join(found)}")
+
+
+def _devices() -> Check:
+    places = slots()
+    kind = "GPU" if places[0].device.startswith("cuda") else "CPU core"
+    memory = units.size(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    return Check("devices", True, f"{len(places)} {kind}{'s' * (len(places) != 1)} to train on, {memory} of memory")
+
+
+def _data() -> Check:
+    from scalectl.tasks import text
+
+    try:
+        about = text.describe(text.Options("stdlib"))
+    except ScalectlError as error:
+        return Check("corpus", False, error.what, "install Python with its standard library's source")
+    size = units.size(about.train_tokens)
+    return Check(
+        "corpus", True, f"stdlib of {about.origin}: {size} to train on, {units.size(about.held_out_tokens)} held out"
+    )
+
+
+def _space(store: Store) -> Check:
+    free = shutil.disk_usage(store.root).free
+    return Check("disk", free > 1 << 30, f"{units.size(free)} free at {store.root}", "free some space")
+
+
+def _store(store: Store, *, remake: bool) -> tuple[list[Check], bool]:
+    index = rebuild(store) if remake else refresh(store)
+    broken = [str(damaged) for damaged in index.damaged]
+    verified = "every file verified, index rebuilt" if remake else "index up to date; --rebuild verifies every file"
+    found = f"{index.table.num_rows} runs, {len(list_sweeps(store))} sweeps; {verified}"
+    checks = [Check("store", not broken, found)]
+    checks += [Check("damage", False, text, "repeat its sweep: the run is trained again") for text in broken]
+    lost = 0
+    if store.lives.is_dir():
+        states = [state_of(store, entry.name).state for entry in store.lives.iterdir() if entry.is_dir()]
+        lost = sum(state is State.LOST for state in states)
+        going = sum(state is State.RUNNING for state in states)
+        if going:
+            checks.append(Check("running", True, f"{going} runs are being trained"))
+    if lost:
+        checks.append(Check("lost", False, f"{lost} runs lost their process", "repeat the sweep: they go on"))
+    return checks, bool(broken)

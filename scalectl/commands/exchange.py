@@ -1,0 +1,80 @@
+"""`scalectl import` and `scalectl export`: other people's runs in, a sweep's runs out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from scalectl.commands.fit import _mapping, mask_of
+from scalectl.commands.target import find_target, results_store
+from scalectl.core.cost import Convention
+from scalectl.core.errors import NothingMatched, UsageError
+from scalectl.store.exchange import export, import_store, import_table
+from scalectl.store.files import atomic_write
+from scalectl.store.sweeps import load_sweep
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What came in. sweeps: by name; runs: new ones; known: runs that were here before; notes: one sentence each."""
+
+    sweeps: tuple[str, ...]
+    runs: int
+    known: int
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What went out."""
+
+    path: Path
+    rows: int
+
+
+def bring(
+    source: str,
+    results: str | None,
+    *,
+    name: str | None = None,
+    maps: Sequence[str] = (),
+    where: str | None = None,
+    convention: Convention = "non_embedding",
+) -> Imported:
+    """Import a CSV or Parquet table as a sweep, or merge another store.
+
+    Args: name: of the sweep, the file's name if None.
+    Raises: NothingMatched if there is nothing at `source`; UsageError for columns that cannot be used.
+    """
+    store = results_store(results)
+    path = Path(source)
+    if path.is_dir():
+        merged = import_store(store, path)
+        return Imported(merged.sweeps, len(merged.copied), len(merged.known), tuple(map(str, merged.damaged)))
+    if not path.is_file():
+        raise NothingMatched(f"no file or folder {source}")
+    sweep = name or path.stem
+    store.prepare()
+    notes = import_table(store, path, sweep, _mapping(maps), convention, mask_of(where))
+    return Imported((sweep,), len(load_sweep(store, sweep).current), 0, notes)
+
+
+def take_out(named: str | None, results: str | None, output: str | None, *, long: bool = False) -> Exported:
+    """Write a sweep's runs with their provenance to a CSV or Parquet file.
+
+    Args: output: the file, NAME.parquet if None; long: one row per measurement.
+    Raises: UsageError for another ending, NothingMatched if no run has ended.
+    """
+    target = find_target(named, results)
+    if target.file is not None:
+        raise UsageError(f"{target.name} is a file already")
+    path = Path(output or f"{target.name}.parquet")
+    if path.suffix not in (".csv", ".parquet"):
+        raise UsageError(f"cannot write {path.name}", remedy="end the file's name in .parquet or .csv")
+    frame = export(target.store, target.name, long=long)
+    if path.suffix == ".csv":
+        atomic_write(path, frame.to_csv(index=False).encode())
+    else:
+        atomic_write(path, frame.to_parquet(None, index=False))
+    return Exported(path, len(frame))

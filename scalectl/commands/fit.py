@@ -1,0 +1,341 @@
+"""`scalectl fit` and `scalectl predict`: from runs to a law, and from a law to what it says about other scales."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from scalectl.commands.target import Target, find_target
+from scalectl.core.cost import Convention
+from scalectl.core.errors import FitError, NothingMatched, UsageError
+from scalectl.core.expression import parse
+from scalectl.core.names import did_you_mean, shown
+from scalectl.core.rows import Points
+from scalectl.fit.bootstrap import Draws, Unit
+from scalectl.fit.describe import describe
+from scalectl.fit.estimate import Fit
+from scalectl.fit.objective import parse_objective
+from scalectl.fit.predict import Prediction, allocate, predict_loss, reach
+from scalectl.fit.select import choose, holdout
+from scalectl.fit.summary import Summary
+from scalectl.laws import LAWS, Law, default_laws, law_on, varying
+from scalectl.report.views import Answer, FitView, PredictView
+from scalectl.store.points import columns_points, load_points, read_columns, vary
+
+UNUSABLE = ("not converged",)  # a status whose numbers nobody should use; the command then exits 1
+
+Columns = Mapping[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Request:
+    """The flags of `fit`, `predict` and `report`; see `scalectl fit --help`."""
+
+    target: str | None = None
+    results: str | None = None
+    metric: str = "held-out/loss"
+    at: str = "last"
+    laws: tuple[str, ...] = ()
+    objective: str = "huber:1e-3"
+    maps: tuple[str, ...] = ()
+    where: str | None = None
+    convention: Convention = "non_embedding"
+    flops: str = "6nd"
+    fix: tuple[str, ...] = ()
+    draws: int = 1000
+    unit: Unit = "size"
+    seed: int = 0
+    level: float = 0.95
+    holdout: str = "largest"
+    all: bool = False
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A law on some points with everything that predictions need. draws: None without a bootstrap."""
+
+    fit: Fit
+    draws: Draws | None
+    summary: Summary
+
+
+@dataclass(frozen=True)
+class Result:
+    """What `fit` found on one set of points. refused: why a law could not be fitted, by law."""
+
+    target: Target
+    points: Points
+    fitted: tuple[Fitted, ...]
+    chosen: str
+    because: str
+    refused: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def best(self) -> Fitted:
+        """The chosen law."""
+        return next(held for held in self.fitted if held.summary.law == self.chosen)
+
+
+def run(request: Request) -> Result:
+    """Fit the laws that were asked for, or those that suit the axes that vary.
+
+    Raises: UsageError for flags that do not fit the points, and for an axis that varies and was not named;
+    NothingMatched if no run answers; FitError if no law can be fitted.
+    """
+    target = find_target(request.target, request.results)
+    points = load(request, target)
+    _refuse_pooling(points)
+    return _fit(request, target, points)
+
+
+def run_by(request: Request, column: str) -> dict[str, Result]:
+    """`run` for each value of a column, by `column=value`.
+
+    Raises: as `run`.
+    """
+    target = find_target(request.target, request.results)
+    points = load(request, target, by=column)
+    if column not in points.columns:
+        raise UsageError(f"no column {shown(column)}", remedy=did_you_mean(column, points.columns))
+    values = points.columns[column]
+    results = {}
+    for value in sorted(set(values.tolist()), key=lambda held: (str(type(held)), held)):
+        part = points.take(np.array([held == value for held in values.tolist()]))
+        _refuse_pooling(part)
+        results[f"{column}={value}"] = _fit(request, target, part)
+    return results
+
+
+def load(request: Request, target: Target, by: str | None = None) -> Points:
+    """The points of a request.
+
+    Raises: UsageError, NothingMatched, StoreError.
+    """
+    mask = mask_of(request.where)
+    if target.file is not None:
+        columns, origin = read_columns(target.file)
+        return columns_points(columns, _mapping(request.maps), mask, origin)
+    if request.maps:
+        raise UsageError("--map names columns of a file, and a sweep has its own", remedy="leave --map out")
+    return load_points(
+        target.store,
+        target.name,
+        request.metric,
+        request.convention,
+        request.flops,
+        at=request.at,
+        all=request.all,
+        where=mask,
+        by=by,
+    )
+
+
+def mask_of(where: str | None) -> Any:
+    """A mask over columns from --where; None if it was not given.
+
+    Raises: ExpressionError.
+    """
+    if where is None:
+        return None
+    expression = parse(where)
+
+    def mask(columns: Columns) -> npt.NDArray[Any]:
+        names = expression.resolved(list(columns))
+        values = {written: np.asarray(columns[full]) for written, full in names.items()}
+        count = len(next(iter(columns.values())))
+        hit = np.broadcast_to(np.asarray(expression.evaluate(values)), count)
+        if hit.dtype != np.bool_:
+            raise UsageError(f"--where {shown(where)} is not a condition", remedy="compare it with something")
+        if not hit.any():
+            raise NothingMatched(f"no row answers to --where {shown(where)}")
+        return hit
+
+    return mask
+
+
+def view(result: Result) -> FitView:
+    """The result as facts to render."""
+    points = result.points
+    varies = varying(points)
+    fixed: dict[Literal["N", "D", "C"], float] = {}
+    one_axis: tuple[Literal["N", "D"], ...] = ("N", "D")
+    for axis in one_axis:
+        values = getattr(points, axis)
+        if values is not None and axis not in varies:
+            fixed[axis] = float(values[0])
+    return FitView(
+        target=result.target.name,
+        fits=tuple(held.summary for held in result.fitted),
+        chosen=result.chosen,
+        because=result.because,
+        seeds=_seeds(points),
+        fixed=fixed,
+        derived=points.derived,
+        opening=result.target.opening,
+        notes=(*points.notes, *(f"{law}: {why}" for law, why in result.refused.items())),
+    )
+
+
+def predict(
+    request: Request,
+    *,
+    N: float | None = None,
+    D: float | None = None,
+    C: float | None = None,
+    loss: float | None = None,
+) -> PredictView:
+    """What the chosen law says elsewhere.
+
+    Args: N and D [parameters, tokens]: the loss there; C [FLOP]: the compute-optimal N and D, or the loss of a law of
+    C; loss [nats/token]: what it costs to reach, with N or D held if given.
+    Raises: UsageError if nothing is asked or the law has no such axis; FitError without draws for an interval.
+    """
+    if request.draws < 1:
+        raise UsageError("a prediction needs an interval", remedy="give --bootstrap at least 100")
+    result = run(request)
+    best = result.best
+    if best.draws is None:
+        raise FitError(f"no interval could be computed: {best.summary.advice}", remedy="add runs")
+    law = best.fit.law
+    given = {name: value for name, value in (("N", N), ("D", D)) if value is not None}
+    rows: list[Answer] = []
+    if loss is not None:
+        answer = reach(best.fit, best.draws, request.level, loss, **given)
+        held = "".join(f" at {name} = {value:.3g}" for name, value in given.items())
+        rows.append(_row(f"to reach {loss:g} nats/token{held}", answer))
+    elif C is not None and law.axes == ("N", "D"):
+        allocation = allocate(best.fit, best.draws, request.level, C)
+        asked = f"compute-optimal at {C:.3g} FLOP"
+        rows += [_row(asked, answer) for answer in (allocation.N, allocation.D, allocation.L)]
+    elif C is not None or given:
+        axes = {**given, **({"C": C} if C is not None else {})}
+        answer = predict_loss(best.fit, best.draws, request.level, **axes)
+        rows.append(_row(", ".join(f"{name} = {value:.3g}" for name, value in axes.items()), answer))
+    else:
+        raise UsageError(
+            "nothing to predict", remedy=f"give {' and '.join(f'--{axis.lower()}' for axis in law.axes)}, --c or --loss"
+        )
+    summary = best.summary
+    unsure = [name for name, known in summary.identified.items() if not known]
+    notes = list(result.points.notes)
+    if unsure:
+        notes.append(f"{', '.join(unsure)} not identified: trust the interval, not the value")
+    return PredictView(
+        target=result.target.name,
+        law=summary.law,
+        formula=summary.formula,
+        n=summary.n,
+        convention=result.points.convention,
+        unit=summary.unit,
+        level=request.level,
+        draws=summary.draws,
+        answers=tuple(rows),
+        opening=result.target.opening,
+        notes=tuple(notes),
+    )
+
+
+def _fit(request: Request, target: Target, points: Points) -> Result:
+    laws = _laws(request, points)
+    objective = parse_objective(request.objective)
+    fixed = _pairs(request.fix, "--fix")
+    fitted: list[Fitted] = []
+    refused: dict[str, str] = {}
+    also: tuple[Unit, ...] = tuple(unit for unit in get_args(Unit) if unit in ("size", "run") and unit != request.unit)
+    for law in laws:
+        own = {name: value for name, value in fixed.items() if name in law.names}
+        if fixed and not own:
+            refused[law.name] = f"it has no parameter {', '.join(fixed)}"
+            continue
+        try:
+            held = describe(
+                law,
+                points,
+                objective,
+                fix=own,
+                draws=request.draws,
+                unit=request.unit,
+                also=also,
+                level=request.level,
+                rng=np.random.default_rng(request.seed),
+            )
+        except FitError as error:
+            refused[law.name] = error.what
+            continue
+        fitted.append(_held_out(Fitted(*held), request.holdout))
+    if not fitted:
+        said = "; ".join(f"{law}: {why}" for law, why in refused.items())
+        raise FitError(
+            f"no law could be fitted to {len(points)} points: {said}", remedy="add sizes, or name another --law"
+        )
+    chosen, because = choose([held.summary for held in fitted])
+    return Result(target, points, tuple(fitted), chosen, because, refused)
+
+
+def _held_out(fitted: Fitted, where: str) -> Fitted:
+    if where == "largest":
+        return fitted
+    mask = mask_of(where)
+    columns = {axis: fitted.fit.points.axis(axis) for axis in fitted.fit.points.axes()}
+    picked = mask({**fitted.fit.points.columns, **columns})
+    held = holdout(fitted.fit, picked, where)
+    return replace(fitted, summary=replace(fitted.summary, holdout=() if held is None else (held,)))
+
+
+def _laws(request: Request, points: Points) -> tuple[Law, ...]:
+    if not request.laws:
+        return default_laws(points)
+    for name in request.laws:
+        if name not in LAWS:
+            raise UsageError(f"no law {shown(name)}", remedy=did_you_mean(name, LAWS))
+    return tuple(law_on(name, varying(points) or points.axes()) for name in request.laws)
+
+
+def _refuse_pooling(points: Points) -> None:
+    """An axis that varies at fixed N and D is not noise: whoever fits it names what to do with it."""
+    extra = vary(points)
+    if extra:
+        name = extra[0]
+        raise UsageError(
+            f"{' and '.join(extra)} var{'ies' if len(extra) == 1 else 'y'} among these runs at equal N and D",
+            remedy=f"split with --by {name}, or pick with --where '{name} == ...'; pooling would count it as noise",
+        )
+
+
+def _seeds(points: Points) -> int | None:
+    """Runs per size, None where sizes differ in it."""
+    if points.size is None:
+        return None
+    counts = set(Counter(points.size.tolist()).values())
+    return counts.pop() if len(counts) == 1 else None
+
+
+def _mapping(maps: Sequence[str]) -> dict[str, str] | None:
+    pairs = {}
+    for text in maps:
+        axis, equals, column = text.partition("=")
+        if not equals or axis not in ("N", "D", "C", "L"):
+            raise UsageError(f"--map {shown(text)} is not AXIS=COLUMN", remedy="AXIS is N, D, C or L")
+        pairs[axis] = column
+    return pairs or None
+
+
+def _pairs(texts: Sequence[str], flag: str) -> dict[str, float]:
+    pairs = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        try:
+            pairs[name] = float(value)
+        except ValueError:
+            raise UsageError(f"{flag} {shown(text)} is not NAME=NUMBER") from None
+    return pairs
+
+
+def _row(asked: str, found: Prediction) -> Answer:
+    what: Any = found.what
+    return Answer(asked, what, found.value, found.interval, found.extrapolation, found.impossible)

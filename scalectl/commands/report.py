@@ -1,0 +1,151 @@
+"""`scalectl report`: everything known about one sweep."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from scalectl.commands.fit import Request, Result
+from scalectl.commands.fit import run as fit
+from scalectl.commands.status import standings
+from scalectl.commands.target import Target, find_target
+from scalectl.core import units
+from scalectl.core.errors import FitError, NothingMatched, UsageError
+from scalectl.core.job import State
+from scalectl.core.rows import HELD_OUT, LOSS
+from scalectl.report.views import GridAxis, RunCurve, RunView, SweepView
+from scalectl.store.index import load_index
+from scalectl.store.live import Standing
+from scalectl.store.reader import load_rows, read_meta
+from scalectl.store.sweeps import StoredSweep, load_sweep
+
+SHARED = ("data.source", "model.family", "model.n_layer", "model.n_head", "model.context", "D", "train.precision")
+
+
+def run(request: Request) -> SweepView:
+    """Gather a sweep: runs, curves, fits with their intervals, or why there is no fit.
+
+    Raises: NothingMatched if there is no such sweep; UsageError for a file, which has no runs to report.
+    """
+    target = find_target(request.target, request.results)
+    if target.file is not None:
+        raise UsageError(
+            f"{target.name} is a table, and a report is of a sweep",
+            remedy=f"scalectl fit {target.name}, or scalectl import {target.name} --name NAME first",
+        )
+    sweep = load_sweep(target.store, target.name)
+    index = load_index(target.store)
+    index = index[index["run_id"].isin(sweep.current)].set_index("run_id", drop=False)
+    columns: dict[str, dict[str, Any]] = {str(key): row for key, row in index.to_dict("index").items()}
+    curves = _curves(target, sweep)
+    states = standings(target.store, sweep)
+    axes = _axes(sweep)
+    runs = tuple(
+        _run_view(row, axes, columns.get(row["run_id"], {}), states[row["run_id"]], curves.get(row["run_id"]), request)
+        for row in sweep.rows
+        if row["current"]
+    )
+    result, because = _fit(replace(request, target=target.name), target)
+    question, shared = _about(sweep, columns)
+    return SweepView(
+        name=target.name,
+        question=question,
+        axes=axes,
+        runs=runs,
+        convention=request.convention,
+        shared=shared,
+        fits=tuple(held.summary for held in result.fitted) if result else (),
+        chosen=result.chosen if result else None,
+        because=because,
+        notes=result.points.notes if result else (),
+        provenance=_provenance(target, [row.run_id for row in runs if row.state is State.DONE]),
+        reference=target.reference,
+    )
+
+
+def _fit(request: Request, target: Target) -> tuple[Result | None, str]:
+    try:
+        result = fit(request)
+    except (FitError, UsageError, NothingMatched) as error:
+        return None, error.what
+    return result, result.because
+
+
+def _axes(sweep: StoredSweep) -> tuple[GridAxis, ...]:
+    """Keys of the stored cells, with their values in the order of the plan."""
+    keys: dict[str, dict[Any, None]] = {}
+    for row in sweep.rows:
+        if row["current"]:
+            for key, value in row.items():
+                if key not in ("run_id", "current", "config"):
+                    keys.setdefault(key, {})[value] = None
+    return tuple(GridAxis(key, tuple(values)) for key, values in keys.items())
+
+
+def _curves(target: Target, sweep: StoredSweep) -> dict[str, RunCurve]:
+    frame, _ = load_rows(target.store, sweep.current, metric=LOSS, split=HELD_OUT)
+    found = {}
+    for run_id, rows in frame.groupby("run_id", sort=False):
+        ordered = rows.sort_values("step")
+        tokens, flops, loss = (ordered[name].to_numpy(np.float64) for name in ("tokens", "flops", "value"))
+        found[str(run_id)] = RunCurve(tokens, flops, loss)
+    return found
+
+
+def _run_view(
+    row: Mapping[str, Any],
+    axes: tuple[GridAxis, ...],
+    known: Mapping[str, Any],
+    standing: Standing,
+    curve: RunCurve | None,
+    request: Request,
+) -> RunView:
+    def number(name: str) -> float | None:
+        value = known.get(name)
+        return None if value is None or not np.isfinite(float(value)) else float(value)
+
+    C = number("C_6nd" if request.flops == "6nd" else "C_exact")
+    return RunView(
+        run_id=row["run_id"],
+        cell={axis.key: row[axis.key] for axis in axes if axis.key in row},
+        N=int(number(f"N_{request.convention}") or 0),
+        D=int(number("D") or 0),
+        C=C or 0.0,
+        state=standing.state,
+        loss=number(f"{HELD_OUT}/{LOSS}") if standing.state is State.DONE else None,
+        loss_se=number(f"{HELD_OUT}/loss_se"),
+        bits_per_byte=number(f"{HELD_OUT}/bits_per_byte"),
+        seconds=number("seconds"),
+        message=standing.message,
+        curve=curve if curve is not None and len(curve.tokens) > 1 else None,
+    )
+
+
+def _about(sweep: StoredSweep, columns: Mapping[str, Mapping[str, Any]]) -> tuple[str, tuple[tuple[str, str], ...]]:
+    """The question of the sweep file, and what its runs share."""
+    question = tomllib.loads(sweep.toml).get("question", "")
+    shared = []
+    for key in SHARED:
+        values = {row.get(key) for row in columns.values()}
+        if len(values) == 1:
+            value: Any = values.pop()
+            if value is not None:
+                text = units.count(float(value)) if key == "D" else str(value)
+                shared.append((key.rpartition(".")[2], text))
+    return str(question), tuple(shared)
+
+
+def _provenance(target: Target, done: list[str]) -> str:
+    """Device and versions of the runs, where they agree."""
+    found: dict[str, dict[str, None]] = {}
+    for run_id in done:
+        about = read_meta(target.store.run_file(run_id)).provenance
+        for key in ("device_name", "scalectl", "torch", "python"):
+            if about.get(key) is not None:
+                found.setdefault(key, {})[str(about[key])] = None
+    named = {"device_name": "", "scalectl": "scalectl ", "torch": "torch ", "python": "Python "}
+    return ", ".join(f"{named[key]}{'/'.join(values)}" for key, values in found.items())

@@ -1,0 +1,105 @@
+"""`scalectl status` and `scalectl logs`: the truth about runs, even after a crash."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from scalectl.commands.target import find_target, results_store
+from scalectl.core.errors import UsageError
+from scalectl.core.job import State
+from scalectl.report.views import StatusRow, StatusView
+from scalectl.store.index import find_run, refresh
+from scalectl.store.layout import Store
+from scalectl.store.live import Standing, live, standing
+from scalectl.store.reader import RunMeta, read_meta
+from scalectl.store.sweeps import StoredSweep, load_sweep
+
+LOG_BYTES = 200_000  # of a log's end; ours: a traceback and the attempts before it
+
+
+@dataclass(frozen=True)
+class RunLog:
+    """What is known about one run. meta: of its file, None while it has none; log: what its trainer wrote."""
+
+    run_id: str
+    standing: Standing
+    meta: RunMeta | None
+    log: str
+
+
+def standings(store: Store, sweep: StoredSweep) -> dict[str, Standing]:
+    """The truth about every current run of a sweep, by id."""
+    states = refresh(store).states()
+    filed = {
+        run_id: Standing(State(states[run_id][0]), states[run_id][1], states[run_id][2])
+        for run_id in sweep.current
+        if run_id in states
+    }
+    return {run_id: standing(store, run_id, filed.get(run_id)) for run_id in sweep.current}
+
+
+def run(named: str | None, results: str | None, *, failed: bool = False) -> StatusView:
+    """How every run of a sweep stands.
+
+    Args: failed: only runs that failed or diverged.
+    Raises: NothingMatched if there is no such sweep; UsageError for a file.
+    """
+    target = find_target(named, results)
+    if target.file is not None:
+        raise UsageError(f"{target.name} is a file, and status is of a sweep", remedy="scalectl status NAME")
+    sweep = load_sweep(target.store, target.name)
+    found = standings(target.store, sweep)
+    broken = (State.FAILED, State.DIVERGED, State.LOST, State.OOM, State.TIMEOUT)
+    rows = [
+        _row(target.store, row, found[row["run_id"]])
+        for row in sweep.rows
+        if row["current"]
+        and (found[row["run_id"]].state in broken if failed else found[row["run_id"]].state is not State.DONE)
+    ]
+    return StatusView(
+        name=target.name,
+        counts=dict(Counter(held.state for held in found.values())),
+        rows=tuple(rows),
+        selection="runs that failed, diverged or were lost" if failed else "runs that are not done",
+    )
+
+
+def logs(prefix: str, results: str | None) -> RunLog:
+    """The log and the end of one run.
+
+    Raises: NothingMatched if no run begins with `prefix`, UsageError if several do.
+    """
+    store = results_store(results)
+    run_id = find_run(store, prefix)
+    path = store.run_file(run_id)
+    meta = read_meta(path) if path.exists() else None
+    filed = None if meta is None else Standing(meta.state, meta.message, int(meta.columns.get("steps") or 0))
+    log = live(store, run_id).log
+    text = ""
+    if log.exists():
+        with log.open("rb") as file:
+            file.seek(0, 2)
+            file.seek(max(0, file.tell() - LOG_BYTES))
+            text = file.read().decode(errors="replace")
+    return RunLog(run_id, standing(store, run_id, filed), meta, text)
+
+
+def _row(store: Store, row: Mapping[str, Any], held: Standing) -> StatusRow:
+    rows_file = live(store, row["run_id"]).rows_file
+    since = max(0.0, time.time() - rows_file.stat().st_mtime) if rows_file.exists() else None
+    config = json.loads(row["config"])
+    cell = {key: value for key, value in row.items() if key not in ("run_id", "current", "config")}
+    return StatusRow(
+        run_id=row["run_id"],
+        cell=cell,
+        state=held.state,
+        step=held.step,
+        steps=int(config.get("steps", 0)),
+        seconds_ago=since,
+        message=held.message,
+    )

@@ -1,0 +1,322 @@
+"""`scalectl plan` and `scalectl sweep`: what there is to do, and doing it."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scalectl.commands.shipped import sweep_file
+from scalectl.commands.target import results_store
+from scalectl.core import units
+from scalectl.core.errors import BudgetRefused
+from scalectl.core.job import Job, Placement, State
+from scalectl.core.run import record
+from scalectl.executors.drive import Halted, Policy, drive
+from scalectl.executors.executor import Beat, Event, JobOver, RunEnded
+from scalectl.executors.local import LocalExecutor, slots
+from scalectl.report.build import short_names
+from scalectl.report.progress import Expected, Progress
+from scalectl.report.views import PlanGroup, PlanView
+from scalectl.store.index import refresh
+from scalectl.store.layout import Store
+from scalectl.store.live import Standing, standing
+from scalectl.store.sweeps import list_sweeps, load_sweep, save_sweep
+from scalectl.sweep.pack import makespan, pack
+from scalectl.sweep.plan import Plan, PlannedRun, expand
+from scalectl.sweep.spec import MAX_RUNS, Sweep, load
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from scalectl.report.look import Look
+
+ROW_BYTES = 12  # of one measurement on disk, compressed; measured on the demo sweep
+FILE_BYTES = 9_000  # of a run file beside its rows: config, provenance, Parquet footer; measured likewise
+CHECKPOINT_BYTES = 12  # per parameter: weights and two moments in fp32
+DISK_MARGIN = 1.2  # a disk that would be filled beyond this is refused; ours
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A sweep against a store: what it asks for, what is there, what is left.
+
+    standings: the truth about every run of the plan, by id; todo: runs to train, packed into jobs; elsewhere: runs that
+    another process is training; waiting: failed runs that wait for `--retry failed`.
+    """
+
+    sweep: Sweep
+    plan: Plan
+    store: Store
+    standings: Mapping[str, Standing]
+    todo: tuple[PlannedRun, ...]
+    jobs: tuple[Job, ...]
+    places: int
+    elsewhere: tuple[str, ...]
+    waiting: tuple[str, ...]
+
+    @property
+    def settled(self) -> int:
+        """Runs that are done or diverged."""
+        return sum(held.state.final for held in self.standings.values())
+
+    @property
+    def seconds(self) -> float:
+        """Expected wall time of what is left, from shapes."""
+        return makespan([job.seconds for job in self.jobs], self.places) if self.jobs else 0.0
+
+    @property
+    def disk(self) -> int:
+        """Expected growth of the store at its largest [bytes]."""
+        rows = sum(4 * (-(-p.run.steps // p.run.evaluation.every)) for p in self.todo)
+        widest = sorted((len(job.runs) for job in self.jobs), reverse=True)[: self.places]
+        params = max((p.n["total"] for p in self.todo), default=0)
+        return ROW_BYTES * rows + FILE_BYTES * len(self.todo) + CHECKPOINT_BYTES * params * sum(widest)
+
+
+def prepare(
+    path: str,
+    results: str | None,
+    overrides: Sequence[str] = (),
+    *,
+    max_runs: int | None = None,
+    retry_failed: bool = False,
+) -> Prepared:
+    """Read a sweep file and compare it with the store; starts and writes nothing.
+
+    Raises: SweepFileError with every problem of the file.
+    """
+    sweep = load(sweep_file(path), overrides, max_runs=max_runs or MAX_RUNS)
+    plan = expand(sweep)
+    store = results_store(results)
+    filed = {run_id: Standing(State(state), message, steps) for run_id, (state, message, steps) in _ended(store)}
+    standings = {run_id: standing(store, run_id, filed.get(run_id)) for run_id in plan.run_ids}
+    states = {run_id: held.state for run_id, held in standings.items()}
+    wanted = {run_id for run_id, state in states.items() if state.resumes or (retry_failed and state is State.FAILED)}
+    todo = tuple(planned for planned in plan.runs if planned.run_id in wanted)
+    places = len(slots(count=sweep.runtime.slots))
+    placement = Placement(micro_batch=sweep.runtime.micro_batch, checkpoint_seconds=sweep.runtime.checkpoint_seconds)
+    return Prepared(
+        sweep=sweep,
+        plan=plan,
+        store=store,
+        standings=standings,
+        todo=todo,
+        jobs=pack(todo, slots=places, placement=placement),
+        places=places,
+        elsewhere=tuple(run_id for run_id, state in states.items() if state is State.RUNNING),
+        waiting=tuple(run_id for run_id, state in states.items() if state is State.FAILED and run_id not in wanted),
+    )
+
+
+def check_budget(prepared: Prepared) -> None:
+    """Refuse before the first second of training what the budget or the disk does not allow.
+
+    Raises: BudgetRefused.
+    """
+    budget = prepared.sweep.budget
+    hours = sum(job.seconds for job in prepared.jobs) / 3600
+    if budget.device_hours is not None and hours > budget.device_hours:
+        raise BudgetRefused(
+            f"the sweep needs about {hours:.3g} device-hours, and its budget is {budget.device_hours:g}",
+            where=f"{prepared.sweep.path} [budget] device_hours",
+            remedy="raise the budget, shorten the runs, or drop some in [constraints]",
+        )
+    if budget.disk is not None and prepared.disk > budget.disk:
+        raise BudgetRefused(
+            f"the sweep needs about {units.size(prepared.disk)}, and its budget is {units.size(budget.disk)}",
+            where=f"{prepared.sweep.path} [budget] disk",
+            remedy="raise the budget, or evaluate less often",
+        )
+    free = shutil.disk_usage(_existing(prepared.store.root)).free
+    if prepared.disk * DISK_MARGIN > free:
+        raise BudgetRefused(
+            f"the sweep needs about {units.size(prepared.disk)}, and {units.size(free)} are free",
+            where=str(prepared.store.root),
+            remedy="free some space, or name another folder with --results",
+        )
+
+
+def execute(prepared: Prepared, stopping: Callable[[], int]) -> Iterator[Event | Halted]:
+    """Record the plan, then train what is missing, yielding what happens.
+
+    Args: stopping: 0 to go on, 1 to checkpoint and leave, 2 to kill.
+    Raises: BudgetRefused, before anything starts.
+    """
+    check_budget(prepared)
+    prepared.store.prepare()
+    record_plan(prepared)
+    if not prepared.jobs:
+        return
+    executor = LocalExecutor(prepared.store.root.absolute(), slots(count=prepared.sweep.runtime.slots))
+    rules = prepared.sweep.on_error
+    try:
+        policy = Policy(rules.retries, rules.stop_after_identical)
+        yield from drive(prepared.jobs, executor, prepared.store, policy, stopping)
+    finally:
+        executor.close()
+        refresh(prepared.store)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a sweep stands after training. sound: nothing failed or was lost; complete: every run has ended for good."""
+
+    counts: Mapping[State, int]
+    sound: bool
+    complete: bool
+    sentence: str
+
+
+def outcome(prepared: Prepared) -> Outcome:
+    """Read from the store how every run of the plan ended."""
+    filed = {
+        run_id: Standing(State(state), message, steps) for run_id, (state, message, steps) in _ended(prepared.store)
+    }
+    counts: Counter[State] = Counter()
+    for run_id in prepared.plan.run_ids:
+        counts[standing(prepared.store, run_id, filed.get(run_id)).state] += 1
+    said = ", ".join(f"{number} {state}" for state, number in counts.most_common())
+    complete = counts.total() == counts[State.DONE] + counts[State.DIVERGED]
+    whole = "Finished" if complete else "Stopped"
+    broken = counts[State.FAILED] + counts[State.LOST] + counts[State.OOM] + counts[State.TIMEOUT]
+    rest = "" if complete or broken else " The same command resumes."
+    return Outcome(counts, not broken, complete, f"{whole}: {said}.{rest}")
+
+
+def progress(prepared: Prepared, console: Console, look: Look) -> Progress:
+    """The display of a sweep about to run."""
+    names = short_names(prepared.plan.axes)
+    seconds = {run.run_id: job.seconds / len(job.runs) for job in prepared.jobs for run in job.runs}
+    expected = {
+        planned.run_id: Expected(
+            cell={names[key]: held for key, held in planned.cell.items()},
+            steps=planned.run.steps,
+            seconds=seconds[planned.run_id],
+            flops=planned.flops,
+        )
+        for planned in prepared.todo
+    }
+    device = slots(count=1)[0].device.partition(":")[0].replace("cuda", "gpu")
+    return Progress(console, look, prepared.sweep.name, prepared.settled, expected, device)
+
+
+def tell(display: Progress, event: Event | Halted) -> Halted | None:
+    """Pass an event on to the display. Returns: the event, if it says that the sweep stops."""
+    if isinstance(event, Beat):
+        display.beat(event.slot, event.ticket, event.runs, event.tokens_per_second, event.memory)
+    elif isinstance(event, RunEnded):
+        display.end(event.run_id, event.state, event.loss, event.seconds, event.message)
+    elif isinstance(event, JobOver):
+        display.over(event.ticket)
+        if event.died:
+            display.say(f"  {event.message}; its runs are lost and go on from their checkpoints", "red")
+    else:
+        return event
+    return None
+
+
+def record_plan(prepared: Prepared) -> None:
+    """Write the sweep file and its plan into the store, so that every reading command knows them."""
+    rows: list[dict[str, Any]] = [
+        {"run_id": planned.run_id, "config": record(planned.run), **planned.cell} for planned in prepared.plan.runs
+    ]
+    save_sweep(prepared.store, prepared.sweep.name, prepared.sweep.text, rows)
+
+
+def view(prepared: Prepared) -> PlanView:
+    """The plan as facts to render."""
+    seconds = {run.run_id: job.seconds for job in prepared.jobs for run in job.runs}
+    packs = {run.run_id: len(job.runs) for job in prepared.jobs for run in job.runs}
+    groups: dict[tuple[tuple[str, Any], ...], list[PlannedRun]] = {}
+    for planned in prepared.plan.runs:
+        cell = tuple((key, held) for key, held in planned.cell.items() if key != "train.seed")
+        groups.setdefault(cell, []).append(planned)
+    earlier = 0
+    if prepared.sweep.name in list_sweeps(prepared.store):
+        asked = set(prepared.plan.run_ids)
+        stored = load_sweep(prepared.store, prepared.sweep.name)
+        earlier = sum(row["run_id"] not in asked for row in stored.rows)
+    dropped: dict[str, int] = {}
+    for _, constraint in prepared.plan.dropped:
+        dropped[constraint] = dropped.get(constraint, 0) + 1
+    return PlanView(
+        name=prepared.plan.name,
+        question=prepared.plan.question,
+        groups=tuple(_group(dict(cell), held, prepared, packs, seconds) for cell, held in groups.items()),
+        flops=sum(planned.flops for planned in prepared.todo),
+        seconds=prepared.seconds,
+        disk=float(prepared.disk),
+        devices=_devices(prepared.sweep.runtime.slots),
+        measured=False,
+        shared=shared_settings(prepared.plan),
+        dropped=tuple(dropped.items()),
+        warnings=(*prepared.plan.notes, *_left_notes(prepared)),
+        older=earlier,
+    )
+
+
+def shared_settings(plan: Plan) -> tuple[tuple[str, str], ...]:
+    """Settings that all runs share and a reader wants to see, as short texts."""
+    columns = [planned.columns() for planned in plan.runs]
+    shown = ("data.source", "model.family", "model.n_layer", "model.n_head", "model.context", "D", "train.batch_tokens")
+    found = []
+    for key in shown:
+        values = {column.get(key) for column in columns}
+        if len(values) == 1 and None not in values:
+            value: Any = values.pop()
+            text = units.count(value) if key in ("D", "train.batch_tokens") else str(value)
+            found.append((key.rpartition(".")[2], text))
+    return tuple(found)
+
+
+def _group(
+    cell: dict[str, Any],
+    held: Sequence[PlannedRun],
+    prepared: Prepared,
+    packs: Mapping[str, int],
+    seconds: Mapping[str, float],
+) -> PlanGroup:
+    first = held[0]
+    k = max((packs.get(planned.run_id, 0) for planned in held), default=0)
+    times = [seconds[planned.run_id] for planned in held if planned.run_id in seconds]
+    return PlanGroup(
+        cell=cell,
+        runs=len(held),
+        done=sum(prepared.standings[planned.run_id].state.final for planned in held),
+        pack=k,
+        N=first.n["non_embedding"],
+        D=first.tokens,
+        epochs=first.epochs,
+        flops=first.flops,
+        memory=float(first.bytes * max(1, k)),
+        seconds=sum(times) / len(times) if times else None,
+    )
+
+
+def _left_notes(prepared: Prepared) -> list[str]:
+    notes = []
+    if prepared.elsewhere:
+        notes.append(f"{len(prepared.elsewhere)} runs are being trained by another process")
+    if prepared.waiting:
+        notes.append(f"{len(prepared.waiting)} runs failed before; sweep --retry failed tries them again")
+    return notes
+
+
+def _devices(count: int | None) -> str:
+    places = slots(count=count)
+    kind = "GPU" if places[0].device.startswith("cuda") else "CPU core"
+    return f"{len(places)} {kind}{'s' * (len(places) != 1)}"
+
+
+def _ended(store: Store) -> list[tuple[str, tuple[str, str, int]]]:
+    return list(refresh(store).states().items())
+
+
+def _existing(path: Path) -> Path:
+    while not path.exists():
+        path = path.absolute().parent
+    return path

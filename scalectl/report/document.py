@@ -1,0 +1,108 @@
+"""The same facts for machines: one JSON document, first key `schema`, full precision, NaN and infinities as null."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scalectl.fit.summary import Summary
+from scalectl.report.views import FitView
+
+VERSION = 1
+
+
+def document(kind: str, view: Any) -> str:
+    """A view as JSON. kind: the verb, `plan` becomes the schema "scalectl/plan@1"."""
+    return _dump(kind, _plain(view))
+
+
+def fit_document(views: Mapping[str, FitView]) -> str:
+    """Fits as JSON; with one view its keys stand at the top, with several (--by) under `groups`.
+
+    Args: views: by group, "" for the only one.
+    """
+    if len(views) == 1 and "" in views:
+        return _dump("fit", _fit(views[""]))
+    return _dump("fit", {"groups": [{"group": name, **_fit(view)} for name, view in views.items()]})
+
+
+def law_facts(held: Summary) -> dict[str, Any]:
+    """One fitted law with the keys that scripts rely on."""
+    return {
+        "law": held.law,
+        "formula": held.formula,
+        "axis": held.axis,
+        "objective": {"name": held.objective, "delta": held.delta, "value": held.value},
+        "gradient_norm": held.gradient_norm,
+        "starts": held.starts,
+        "starts_at_optimum": held.starts_at_optimum,
+        "status": held.status,
+        "advice": held.advice,
+        "n": held.n,
+        "sizes": held.sizes,
+        "convention": held.convention,
+        "flops": held.flops,
+        "params": held.params,
+        "intervals": held.intervals,
+        "intervals_by_unit": held.intervals_by_unit,
+        "profile": held.profile,
+        "level": held.level,
+        "unit": held.unit,
+        "draws": held.draws,
+        "identified": held.identified,
+        "aicc": held.aicc,
+        "holdout": [dataclasses.asdict(part) for part in held.holdout],
+        "doubling": held.doubling,
+        "optimal": held.optimal,
+        "optimal_intervals": held.optimal_intervals,
+        "seed_noise": held.seed_noise,
+        "misfit": held.misfit,
+        "outliers": held.outliers,
+    }
+
+
+def _fit(view: FitView) -> dict[str, Any]:
+    return {
+        "target": view.target,
+        "fits": [law_facts(held) for held in view.fits],
+        "chosen": view.chosen,
+        "because": view.because,
+        "seeds": view.seeds,
+        "fixed": view.fixed,
+        "derived": view.derived,
+        "notes": view.notes,
+    }
+
+
+def _dump(kind: str, facts: Mapping[str, Any]) -> str:
+    return json.dumps({"schema": f"scalectl/{kind}@{VERSION}", **_plain(facts)}, allow_nan=False, indent=1)
+
+
+def _plain(value: Any) -> Any:
+    """Plain JSON data."""
+    if isinstance(value, Summary):
+        return _plain(law_facts(value))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {part.name: _plain(getattr(value, part.name)) for part in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(held) for key, held in value.items()}
+    if isinstance(value, np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, tuple | list):
+        return [_plain(held) for held in value]
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, Path):
+        return str(value)
+    return value

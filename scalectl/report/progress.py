@@ -1,0 +1,187 @@
+"""A sweep while it runs: one live display on a terminal, plain lines everywhere else. Finished runs scroll up as a log."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from scalectl.core import units
+from scalectl.core.job import State
+from scalectl.report.build import label
+from scalectl.report.look import Look
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+REDRAWS = 4  # a second
+SUMMARY_SECONDS = 60.0  # between summary lines where there is no terminal
+SURE_SHARE = 0.02  # of the work: before it is done, the time left is not worth a number; ours
+
+
+@dataclass(frozen=True)
+class Expected:
+    """A run to come. cell: what varies, short keys; seconds: expected in its pack, per member; flops: of all its steps."""
+
+    cell: Mapping[str, object]
+    steps: int
+    seconds: float
+    flops: float
+
+
+@dataclass
+class _Slot:
+    runs: dict[str, tuple[int, float | None]]
+    tokens_per_second: float = 0.0
+    memory: int = 0
+
+
+@dataclass
+class Progress:
+    """Feed it what happens; it draws.
+
+    Args: settled: runs of the sweep that were done before; expected: runs to train, by id; devices: kind of slot.
+    """
+
+    console: Console
+    look: Look
+    name: str
+    settled: int
+    expected: Mapping[str, Expected]
+    device: str = "cpu"
+    steps: dict[str, int] = field(default_factory=dict)
+    began: dict[str, int] = field(default_factory=dict)
+    ended: dict[str, State] = field(default_factory=dict)
+    slots: dict[int, _Slot] = field(default_factory=dict)
+    tickets: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.clock = self.said = time.monotonic()
+        self.live: Any = None
+
+    def __enter__(self) -> Progress:
+        """Start drawing, on a terminal."""
+        if self.console.is_terminal and self.look.unicode:
+            from rich.live import Live
+
+            self.live = Live(
+                get_renderable=self.render, console=self.console, refresh_per_second=REDRAWS, transient=True
+            )
+            self.live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop drawing; what scrolled up stays."""
+        if self.live is not None:
+            self.live.stop()
+
+    def beat(
+        self, slot: int, ticket: str, runs: Mapping[str, tuple[int, float | None]], rate: float, memory: int
+    ) -> None:
+        """A sign of life of a worker."""
+        for run_id, (step, _) in runs.items():
+            self.began.setdefault(run_id, step)
+            self.steps[run_id] = step
+        self.slots[slot] = _Slot(dict(runs), rate, memory)
+        self.tickets[ticket] = slot
+        clock = time.monotonic()
+        if self.live is None and clock - self.said >= SUMMARY_SECONDS:
+            self.said = clock
+            self._say(self._headline())
+
+    def end(self, run_id: str, state: State, loss: float | None, seconds: float, message: str) -> None:
+        """A run left its worker."""
+        self.ended[run_id] = state
+        if state is State.DONE:
+            self.steps[run_id] = self.expected[run_id].steps
+        sign, style = {State.DONE: ("✔", "green"), State.PAUSED: ("›", "dim")}.get(state, ("✘", "red"))
+        said = f"loss {loss:.4f}   {units.duration(seconds)}" if state is State.DONE and loss is not None else ""
+        text = message or said
+        if state is not State.DONE and not message.startswith(str(state)):
+            text = f"{state}  {message}".rstrip()
+        cell = label(self.expected[run_id].cell)
+        self._say(f"  {sign} {run_id[:6]}  {cell}   {text}", style)
+
+    @property
+    def running(self) -> list[str]:
+        """Runs in a worker now."""
+        return [run_id for slot in self.slots.values() for run_id in slot.runs if run_id not in self.ended]
+
+    def over(self, ticket: str) -> None:
+        """A job left its slot."""
+        slot = self.tickets.pop(ticket, None)
+        if slot is not None:
+            self.slots.pop(slot, None)
+
+    def say(self, text: str, style: str = "") -> None:
+        """Print a line above the display."""
+        self._say(text, style)
+
+    def _say(self, text: str, style: str = "") -> None:
+        from rich.text import Text
+
+        line = Text(self.look.text(text), style=style if style == "red" else "", no_wrap=True, overflow="ellipsis")
+        self.console.print(line)
+
+    @property
+    def share(self) -> float:
+        """Share of the expected work that is done, whatever was done before this start left out."""
+        total = done = 0.0
+        for run_id, run in self.expected.items():
+            first = self.began.get(run_id, 0)
+            total += run.seconds * (1 - first / run.steps)
+            settled = self.ended.get(run_id)
+            step = run.steps if settled is not None and settled.final else self.steps.get(run_id, first)
+            done += run.seconds * (step - first) / run.steps
+        return done / total if total else 1.0
+
+    def _headline(self) -> str:
+        done = self.settled + sum(state.final for state in self.ended.values())
+        total = self.settled + len(self.expected)
+        spent = sum(run.flops * self.steps.get(run_id, 0) / run.steps for run_id, run in self.expected.items())
+        whole = sum(run.flops for run in self.expected.values())
+        text = f"{self.name}  {done}/{total} runs  {spent:.2g}/{whole:.2g} FLOP"
+        elapsed = time.monotonic() - self.clock
+        if self.share > SURE_SHARE:
+            text += f"  {units.duration(elapsed * (1 / self.share - 1))} left"
+        return text
+
+    def render(self) -> Any:
+        """The display: a headline with its bar, then a line per worker."""
+        from rich.console import Group
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        head = Table.grid(padding=(0, 2))
+        rest = self._headline().removeprefix(f"{self.name}  ")
+        head.add_row(self.look.text(self.name), ProgressBar(total=1.0, completed=self.share, width=24), rest)
+        workers = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+        workers.add_column("  worker")
+        for title in ("models in one step", "step", "loss", "tok/s", "memory"):
+            workers.add_column(title, justify="left" if title.startswith("models") else "right")
+        for index, slot in sorted(self.slots.items()):
+            if not slot.runs:
+                continue
+            first = next(iter(slot.runs))
+            step, _ = slot.runs[first]
+            losses = [loss for _, loss in slot.runs.values() if loss is not None]
+            shared = self._shared(list(slot.runs))
+            workers.add_row(
+                f"  {self.device} {index}",
+                Text(self.look.text(f"{len(slot.runs)}  ({shared})" if shared else str(len(slot.runs)))),
+                f"{step}/{self.expected[first].steps}",
+                f"{sum(losses) / len(losses):.3f}" if losses else "",
+                units.count(slot.tokens_per_second, 2),
+                units.size(slot.memory, 2) if slot.memory else "",
+            )
+        return Group(head, workers)
+
+    def _shared(self, run_ids: list[str]) -> str:
+        """What all members of a pack have in common of the varying keys."""
+        cells = [self.expected[run_id].cell for run_id in run_ids]
+        return label({key: value for key, value in cells[0].items() if all(cell.get(key) == value for cell in cells)})
