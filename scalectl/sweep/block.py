@@ -1,0 +1,403 @@
+"""One grid of a sweep file: its settings, and the runs that they resolve to, cell by cell.
+
+A cell is one choice of every axis. Rules are worked out after the axes, in the order in which they need one another;
+names such as N_total or train.steps are computed from the cell when a rule reads them. Pure arithmetic: what the data
+are like comes in through `describe`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from scalectl.core.cost import CONVENTIONS, Ledger
+from scalectl.core.errors import ExpressionError
+from scalectl.core.expression import Expression
+from scalectl.core.names import shown
+from scalectl.core.run import Evaluation, Member, RunConfig, Task
+from scalectl.models import Model
+from scalectl.optim import Optimizer
+from scalectl.optim.schedules import SCHEDULES
+from scalectl.optim.schedules import Options as ScheduleOptions
+from scalectl.sweep.fields import Field
+from scalectl.sweep.locate import Path
+from scalectl.tasks import TaskMember
+from scalectl.tasks.windows import Description
+
+HORIZONS = ("train.tokens", "train.tokens_per_param", "train.flops", "train.steps")
+SEQUENCES = 32  # in a batch when the file gives no batch_tokens; ours: a common size for small models
+COUNTS = tuple(f"N_{convention}" for convention in CONVENTIONS)
+DERIVED = (*COUNTS, "D", "C_6nd", "C_exact", "unique_tokens", "epochs", "tokens_per_param")
+
+Describe = Callable[[TaskMember, Any], Description]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the file says of one key.
+
+    kind: fixed (one value), grid or zip (an axis), rule; rule_names: full name of each name that the rule reads;
+    path: where it stands in the file, down to the list or the rule.
+    """
+
+    key: str
+    kind: Literal["fixed", "grid", "zip", "rule"]
+    values: tuple[Any, ...]
+    path: Path
+    rule: Expression | None = None
+    rule_names: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Block:
+    """One grid. fields: every key that its members know; settings: the keys that the file gives, in its order.
+
+    index: of the [[block]] table, None for the tables above them.
+    """
+
+    index: int | None
+    model: Model
+    task: TaskMember
+    optimizer: Optimizer
+    horizon: str
+    fields: Mapping[str, Field]
+    settings: Mapping[str, Setting]
+
+    @property
+    def axes(self) -> tuple[tuple[Setting, ...], ...]:
+        """Settings that vary, in the file's order; the zipped ones together, where the first of them stands."""
+        zipped = tuple(s for s in self.settings.values() if s.kind == "zip")
+        groups: list[tuple[Setting, ...]] = []
+        for setting in self.settings.values():
+            if setting.kind == "grid":
+                groups.append((setting,))
+            elif setting.kind == "zip" and setting is zipped[0]:
+                groups.append(zipped)
+        return tuple(groups)
+
+    @property
+    def size(self) -> int:
+        """Number of cells, counted without building one."""
+        return math.prod(len(group[0].values) for group in self.axes)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One planned run before costs.
+
+    values: what the file gave, axes and rules resolved; asked: tokens before rounding.
+    """
+
+    block: int | None
+    values: Mapping[str, Any]
+    run: RunConfig
+    description: Description
+    ledger: Ledger
+    asked: float
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong with a cell. path: in the file; what: a sentence about the value."""
+
+    key: str
+    path: Path
+    what: str
+    remedy: str | None = None
+
+
+class _Wrong(Exception):
+    def __init__(self, key: str, what: str, remedy: str | None = None) -> None:
+        self.key, self.what, self.remedy = key, what, remedy
+
+
+def readable(fields: Mapping[str, Field]) -> tuple[str, ...]:
+    """Names that a rule may read: every key, and what follows from a cell.
+
+    `train.tokens` and `train.steps` are those of the run, after rounding, whichever key gives its length.
+    """
+    keys = (key for key in fields if key not in HORIZONS)
+    return (*keys, "model.vocab", "train.tokens", "train.steps", *DERIVED)
+
+
+def needs(name: str, block_fields: Mapping[str, Field], horizon: str) -> tuple[str, ...]:
+    """Names that a derived name is computed from; () for a key of the file. The horizon's own key is "horizon"."""
+    model = tuple(key for key in block_fields if key.startswith("model."))
+    data = tuple(key for key in block_fields if key.startswith("data."))
+    counted = horizon in ("train.tokens_per_param", "train.flops")
+    table = {
+        "model.vocab": data,
+        **dict.fromkeys(COUNTS, (*model, "model.vocab")),
+        "train.steps": ("horizon", "train.batch_tokens", "model.context", *(("N_total",) if counted else ())),
+        "train.tokens": ("train.steps",),
+        "D": ("train.steps",),
+        "C_6nd": ("train.steps", "N_total"),
+        "C_exact": ("train.steps", "N_total"),
+        "unique_tokens": data,
+        "epochs": ("train.steps", *data),
+        "tokens_per_param": ("train.steps", "N_total"),
+    }
+    return table.get(name, ())
+
+
+def cycle(block: Block) -> tuple[str, ...]:
+    """The first circle of rules that read one another, as keys; () if there is none."""
+    done: set[str] = set()
+
+    def visit(name: str, trail: tuple[str, ...]) -> tuple[str, ...]:
+        if name in trail:
+            return (*trail[trail.index(name) :], name)
+        if name in done:
+            return ()
+        setting = block.settings.get(block.horizon if name == "horizon" else name)
+        if name == block.horizon or setting is None or setting.rule is None:
+            below = needs(name, block.fields, block.horizon)
+        else:
+            below = tuple(setting.rule_names.values())
+        for other in below:
+            found = visit(other, (*trail, name))
+            if found:
+                return found
+        done.add(name)
+        return ()
+
+    for key, setting in block.settings.items():
+        if setting.rule is not None:
+            found = visit("horizon" if key == block.horizon else key, ())
+            if found:
+                return tuple(block.horizon if name == "horizon" else name for name in found)
+    return ()
+
+
+def cells(block: Block, evaluation: Evaluation, held_out_tokens: int, describe: Describe) -> Iterator[Cell | Fault]:
+    """Resolve every cell, in the file's order, the last axis fastest.
+
+    Args: held_out_tokens: size of the held-out set [tokens]; describe: of a task member and its options; its
+    UsageError passes through.
+    Returns: a cell where all is well, otherwise what is wrong with it.
+    """
+    shared = _Shared(block, evaluation, held_out_tokens, describe)
+    groups = block.axes
+    for picks in itertools.product(*(range(len(group[0].values)) for group in groups)):
+        chosen: dict[str, tuple[Any, int]] = {}
+        for group, pick in zip(groups, picks, strict=True):
+            for setting in group:
+                chosen[setting.key] = (setting.values[pick], pick)
+        try:
+            yield _Resolution(shared, chosen).cell()
+        except _Wrong as wrong:
+            at = block.settings.get(wrong.key)
+            path: Path = tuple(wrong.key.split(".")) if at is None else at.path
+            if wrong.key in chosen:
+                path = (*path, chosen[wrong.key][1])
+            yield Fault(wrong.key, path, wrong.what, wrong.remedy)
+
+
+class _Shared:
+    """What the cells of a block share: members are built once per distinct options, rules worked out once per input."""
+
+    def __init__(self, block: Block, evaluation: Evaluation, held_out_tokens: int, describe: Describe) -> None:
+        self.block = block
+        self.evaluation = evaluation
+        self.held_out_tokens = held_out_tokens
+        self.describe = describe
+        computed = (*HORIZONS, "train.batch_tokens")  # without a setting these follow from the others
+        self.base = {key: f.default for key, f in block.fields.items() if key not in computed}
+        self.rules: dict[str, Setting] = {}
+        for key, setting in block.settings.items():
+            name = self.inner(key)
+            self.base.pop(name, None)
+            if setting.kind == "fixed":
+                self.base[name] = setting.values[0]
+            elif setting.rule is not None:
+                self.rules[name] = setting
+        self.model_names = tuple(key for key in block.fields if key.startswith("model.") and key != "model.family")
+        self.data_names = tuple(key for key in block.fields if key.startswith("data."))
+        optimizer = block.optimizer.options.__dataclass_fields__
+        self.optimizer_names = tuple(f"train.{name}" for name in optimizer)
+        self.models: dict[Any, tuple[Member, Ledger, dict[str, int]]] = {}
+        self.tasks: dict[Any, tuple[Task, Description]] = {}
+        self.optimizers: dict[Any, Member] = {}
+        self.schedules: dict[Any, Member] = {}
+        self.worked_out: dict[Any, Any] = {}
+
+    def inner(self, key: str) -> str:
+        """The horizon's own key goes by "horizon": train.tokens and train.steps are names of what follows from it."""
+        return "horizon" if key == self.block.horizon else key
+
+    def model(self, values: tuple[Any, ...], vocab: int) -> tuple[Member, Ledger, dict[str, int]]:
+        if (values, vocab) not in self.models:
+            member = self.block.model
+            given = {name.removeprefix("model."): held for name, held in zip(self.model_names, values, strict=True)}
+            options = member.options(**given, vocab=vocab)
+            for key, what in member.problems(options):
+                raise _Wrong("data.source" if key == "vocab" else f"model.{key}", what)
+            ledger = member.ledger(options)
+            counts = {f"N_{convention}": ledger.params(convention) for convention in CONVENTIONS}
+            counts["flops_per_token"] = ledger.flops_per_token()
+            self.models[values, vocab] = Member(member.name, member.version, options), ledger, counts
+        return self.models[values, vocab]
+
+    def task(self, values: tuple[Any, ...]) -> tuple[Task, Description]:
+        if values not in self.tasks:
+            member = self.block.task
+            given = {name.removeprefix("data."): held for name, held in zip(self.data_names, values, strict=True)}
+            options = member.options(**given)
+            d = self.describe(member, options)
+            task = Task(member.name, member.version, options, d.fingerprint, self.held_out_tokens, d.origin)
+            self.tasks[values] = task, d
+        return self.tasks[values]
+
+    def optimizer(self, values: tuple[Any, ...]) -> Member:
+        if values not in self.optimizers:
+            member = self.block.optimizer
+            self.optimizers[values] = Member(member.name, member.version, member.options(*values))
+        return self.optimizers[values]
+
+    def schedule(self, name: str, options: ScheduleOptions) -> Member:
+        if (name, options) not in self.schedules:
+            self.schedules[name, options] = Member(name, SCHEDULES[name].version, options)
+        return self.schedules[name, options]
+
+
+class _Resolution:
+    """The values of one cell, worked out when first asked for. Rules have no cycle: `cycle` was asked before."""
+
+    def __init__(self, shared: _Shared, chosen: Mapping[str, tuple[Any, int]]) -> None:
+        self.shared = shared
+        self.block = shared.block
+        self.known = dict(shared.base)
+        for key, (value, _) in chosen.items():
+            self.known[shared.inner(key)] = value
+
+    def get(self, name: str) -> Any:
+        if name not in self.known:
+            setting = self.shared.rules.get(name)
+            self.known[name] = self.derive(name) if setting is None else self.rule(setting)
+        return self.known[name]
+
+    def rule(self, setting: Setting) -> Any:
+        values = {written: self.get(name) for written, name in setting.rule_names.items()}
+        memo = (setting.key, *values.values())
+        if memo not in self.shared.worked_out:
+            assert setting.rule is not None
+            field = self.block.fields[setting.key]
+            try:
+                raw = setting.rule.evaluate(values)
+                self.shared.worked_out[memo] = field.check(raw)
+            except ExpressionError as error:
+                with_values = ", ".join(f"{name} = {shown(value)}" for name, value in values.items())
+                raise _Wrong(setting.key, f"{error.what}, with {with_values}" if values else error.what) from None
+            except ValueError as error:
+                remedy = "round(...), floor(...) or ceil(...) makes it whole" if field.kind == "integer" else None
+                raise _Wrong(
+                    setting.key, f"the rule gives a value that does not fit: {error.args[0]}", remedy
+                ) from None
+        return self.shared.worked_out[memo]
+
+    def tuple_of(self, names: tuple[str, ...]) -> tuple[Any, ...]:
+        return tuple([self.get(name) for name in names])
+
+    def data(self) -> tuple[Task, Description]:
+        return self.shared.task(self.tuple_of(self.shared.data_names))
+
+    def model(self) -> tuple[Member, Ledger, dict[str, int]]:
+        return self.shared.model(self.tuple_of(self.shared.model_names), self.get("model.vocab"))
+
+    def derive(self, name: str) -> Any:
+        if name == "model.vocab":
+            return self.data()[1].vocab
+        if name == "unique_tokens":
+            return self.data()[1].train_tokens
+        if name in COUNTS:
+            return self.model()[2][name]
+        if name == "train.batch_tokens":
+            return SEQUENCES * self.get("model.context")
+        if name == "train.steps":
+            return self.steps()[0]
+        if name in ("train.tokens", "D"):
+            return self.get("train.steps") * self.get("train.batch_tokens")
+        if name == "C_6nd":
+            return 6 * self.get("N_non_embedding") * self.get("D")
+        if name == "C_exact":
+            return self.model()[2]["flops_per_token"] * self.get("D")
+        if name == "epochs":
+            return self.get("D") / self.get("unique_tokens")
+        if name == "tokens_per_param":
+            return self.get("D") / self.get("N_total")
+        raise KeyError(name)
+
+    def batch_tokens(self) -> int:
+        batch, context = int(self.get("train.batch_tokens")), int(self.get("model.context"))
+        if context and batch % context:
+            low = batch // context * context
+            near = " or ".join(str(tokens) for tokens in (low, low + context) if tokens)
+            raise _Wrong("train.batch_tokens", f"{batch} is not a multiple of context = {context}; use {near}")
+        return batch
+
+    def steps(self) -> tuple[int, float]:
+        """Whole steps, rounded down, and the tokens that were asked for.
+
+        tokens_per_param counts all parameters, as Hoffmann et al. 2022 do; flops are exact training FLOPs.
+        """
+        batch, asked, horizon = self.batch_tokens(), float(self.get("horizon")), self.block.horizon
+        if horizon == "train.steps":
+            asked *= batch
+        elif horizon == "train.tokens_per_param":
+            asked *= self.get("N_total")
+        elif horizon == "train.flops":
+            asked /= self.model()[2]["flops_per_token"]
+        steps = math.floor(asked / batch * (1 + 1e-12))  # the last digit of a quotient must not cost a step
+        if steps < 1:
+            given = shown(self.get("horizon"))
+            raise _Wrong(horizon, f"{given} gives {asked:.4g} tokens, less than one batch of {batch}")
+        if steps * batch > 2**63 - 1:
+            raise _Wrong(horizon, f"{shown(self.get('horizon'))} gives more tokens than 64 bits can count")
+        return steps, asked
+
+    def schedule(self, steps: int) -> Member:
+        name, warmup = self.get("train.schedule"), self.get("train.warmup")
+        if warmup >= 1 and warmup != int(warmup):
+            raise _Wrong("train.warmup", f"{warmup:g} is neither whole steps nor a share below 1")
+        warm = int(warmup) if warmup >= 1 else round(warmup * steps)
+        cool = 0
+        if SCHEDULES[name].decays and self.get("train.decay"):
+            cool = max(1, self.get("train.min_decay"), round(self.get("train.decay") * steps))
+        if warm + cool > steps:
+            key = "train.warmup" if "train.warmup" in self.block.settings else self.block.horizon
+            raise _Wrong(key, f"a warm-up of {warm} and a decay of {cool} steps do not fit into a run of {steps}")
+        others = {name: self.get(f"train.{name}") for name in SCHEDULE_KEYS}
+        return self.shared.schedule(name, ScheduleOptions(warmup=warm, decay=cool, **others))
+
+    def cell(self) -> Cell:
+        task, description = self.data()
+        model, ledger, _ = self.model()
+        context, batch = int(model.options.context), self.batch_tokens()
+        shortest = min(description.train_tokens, description.held_out_tokens)
+        if shortest < context + 1:
+            short = "data.unique_tokens" if "data.unique_tokens" in self.block.settings else "data.source"
+            raise _Wrong(short, f"{shortest} tokens are fewer than one window of context + 1 = {context + 1}")
+        if self.shared.held_out_tokens < context:
+            raise _Wrong(
+                "model.context", f"{context} tokens are more than eval.tokens = {self.shared.held_out_tokens} held out"
+            )
+        steps, asked = self.steps()
+        run = RunConfig(
+            model=model,
+            task=task,
+            optim=self.shared.optimizer(self.tuple_of(self.shared.optimizer_names)),
+            schedule=self.schedule(steps),
+            steps=steps,
+            sequences=batch // context,
+            seed=self.get("train.seed"),
+            precision=self.get("train.precision"),
+            evaluation=self.shared.evaluation,
+        )
+        values = {key: self.get(self.shared.inner(key)) for key in self.block.settings}
+        return Cell(self.block.index, values, run, description, ledger, asked)
+
+
+SCHEDULE_KEYS = tuple(name for name in ScheduleOptions.__dataclass_fields__ if name not in ("warmup", "decay"))

@@ -1,0 +1,230 @@
+"""From a sweep to its plan: which runs, what each costs, what is dropped and why. Arithmetic only."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from scalectl.core.cost import CONVENTIONS, Convention, Ledger
+from scalectl.core.errors import ExpressionError, UsageError
+from scalectl.core.names import shown
+from scalectl.core.run import RunConfig, flat
+from scalectl.core.units import count, percent
+from scalectl.sweep.spec import Sweep
+
+NOTED_LOSS = 1e-3  # share of the tokens lost by rounding down that is worth a note; ours: below it no fit can tell
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run with its costs.
+
+    cell: the values of the sweep's axes, by key; n: parameters by convention; tokens: D; flops: exact training FLOPs of
+    the whole run; c_6nd: 6 N D with N non-embedding; bytes: memory of one training step; unique_tokens: distinct ones
+    that exist for it.
+    """
+
+    run: RunConfig
+    run_id: str
+    cell: Mapping[str, Any]
+    n: Mapping[Convention, int]
+    tokens: int
+    flops: float
+    c_6nd: float
+    bytes: int
+    unique_tokens: int
+    ledger: Ledger
+
+    @property
+    def epochs(self) -> float:
+        """Passes over the distinct tokens, D / unique_tokens."""
+        return self.tokens / self.unique_tokens
+
+    def columns(self) -> dict[str, Any]:
+        """Flat columns: every key of the sweep file, and what the index names N_total, D, C_6nd, ..."""
+        derived = {f"N_{convention}": held for convention, held in self.n.items()}
+        return {
+            **flat(self.run),
+            **derived,
+            "D": self.tokens,
+            "C_6nd": self.c_6nd,
+            "C_exact": self.flops,
+            "unique_tokens": self.unique_tokens,
+            "epochs": self.epochs,
+            "tokens_per_param": self.tokens / self.n["total"],
+        }
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a sweep asks for.
+
+    runs: each once, in the file's order; axes: keys of the cells; dropped: (cell, constraint) of what a constraint took
+    out; notes: what the reader should know, one sentence each.
+    """
+
+    name: str
+    question: str
+    axes: tuple[str, ...]
+    runs: tuple[PlannedRun, ...]
+    dropped: tuple[tuple[Mapping[str, Any], str], ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.runs)
+
+    @property
+    def run_ids(self) -> tuple[str, ...]:
+        """Ids in order."""
+        return tuple(planned.run_id for planned in self.runs)
+
+    @property
+    def flops(self) -> float:
+        """Exact training FLOPs of all runs."""
+        return sum(planned.flops for planned in self.runs)
+
+    def without(self, run_ids: Collection[str]) -> Plan:
+        """Leave out runs that are done: the whole of resume."""
+        done = frozenset(run_ids)
+        return replace(self, runs=tuple(planned for planned in self.runs if planned.run_id not in done))
+
+
+def expand(sweep: Sweep) -> Plan:
+    """Work out every run of a sweep with its costs.
+
+    Returns: runs in the file's order, the last axis fastest; the same run asked for twice is kept once.
+    Raises: UsageError if a constraint cannot be worked out for these runs.
+    """
+    planned: dict[str, PlannedRun] = {}
+    counted: dict[int, dict[Convention, int]] = {}
+    twice = 0
+    for cell in sweep.cells:
+        run = cell.run
+        run_id = run.run_id
+        if run_id in planned:
+            twice += 1
+            continue
+        key = id(cell.ledger)  # one ledger object per distinct model, alive as long as the sweep
+        if key not in counted:
+            counted[key] = {convention: cell.ledger.params(convention) for convention in CONVENTIONS}
+        n = counted[key]
+        sequences = min(run.sequences, sweep.runtime.micro_batch or run.sequences)
+        planned[run_id] = PlannedRun(
+            run=run,
+            run_id=run_id,
+            cell={axis: cell.values[axis] for axis in sweep.axes if axis in cell.values},
+            n=n,
+            tokens=run.tokens,
+            flops=float(cell.ledger.flops_per_token()) * run.tokens,
+            c_6nd=6.0 * n["non_embedding"] * run.tokens,
+            bytes=cell.ledger.train_bytes(sequences * run.context, run.precision),
+            unique_tokens=cell.description.train_tokens,
+            ledger=cell.ledger,
+        )
+    runs, dropped = _constrained(sweep, tuple(planned.values()))
+    notes = list(sweep.notes)
+    if twice:
+        notes.append(f"{twice} of {len(sweep.cells)} runs are asked for more than once; each is trained once")
+    notes += _notes(sweep, runs)
+    return Plan(sweep.name, sweep.question, sweep.axes, runs, dropped, tuple(notes))
+
+
+def _constrained(
+    sweep: Sweep, runs: tuple[PlannedRun, ...]
+) -> tuple[tuple[PlannedRun, ...], tuple[tuple[Mapping[str, Any], str], ...]]:
+    """Runs that no constraint drops, and the others with the first constraint that did."""
+    if not sweep.constraints or not runs:
+        return runs, ()
+    rows = [planned.columns() for planned in runs]
+    known = list(dict.fromkeys(name for row in rows for name in row))
+    reason = np.full(len(runs), "", dtype=object)
+    for constraint in sweep.constraints:
+        names = constraint.resolved(known)
+        values = {written: _column([row.get(full) for row in rows]) for written, full in names.items()}
+        try:
+            hit = np.broadcast_to(np.asarray(constraint.evaluate(values)), len(runs))
+        except ExpressionError as error:
+            raise UsageError(f"constraint {shown(constraint.text)}: {error.what}", remedy=error.remedy) from None
+        if hit.dtype != np.bool_:
+            raise UsageError(
+                f"constraint {shown(constraint.text)} is not a condition", remedy="compare it with something"
+            )
+        reason[hit & (reason == "")] = constraint.text
+    kept = tuple(planned for planned, why in zip(runs, reason, strict=True) if not why)
+    return kept, tuple((planned.cell, str(why)) for planned, why in zip(runs, reason, strict=True) if why)
+
+
+def _column(values: list[Any]) -> Any:
+    column = np.empty(len(values), dtype=object)
+    column[:] = values
+    return column if any(held is None or isinstance(held, str) for held in values) else np.array(values)
+
+
+def _notes(sweep: Sweep, runs: tuple[PlannedRun, ...]) -> list[str]:
+    found = []
+    if not runs:
+        return ["no run is left"]
+    asked = {cell.run: cell.asked for cell in sweep.cells}
+    lost = {planned.run: 1 - planned.tokens / asked[planned.run] for planned in runs}
+    worst = max(lost, key=lambda run: lost[run])
+    if lost[worst] > NOTED_LOSS:
+        found.append(
+            f"tokens are rounded down to whole steps: at most {percent(lost[worst])} is lost"
+            f" ({count(asked[worst], 4)} -> {worst.tokens} tokens in {worst.steps} steps)"
+        )
+    epochs = max(planned.epochs for planned in runs)
+    if epochs > 1:
+        repeated = sum(planned.epochs > 1 for planned in runs)
+        found.append(f"{repeated} of {len(runs)} runs repeat their data, up to {epochs:.3g} epochs")
+    short = [p for p in runs if p.run.task.held_out_tokens > _held_out(sweep, p)]
+    if short:
+        found.append(f"eval.tokens asks for more held-out data than there is ({_held_out(sweep, short[0])} tokens)")
+    idle = {s.name for s in (p.run.schedule for p in runs) if not s.options.decay}
+    for block in sweep.blocks:
+        given = block.settings.get("train.decay")
+        if given is not None and given.values != (0.0,) and idle - {"wsd"}:
+            found.append(f"train.decay means nothing to the schedule {', '.join(sorted(idle - {'wsd'}))}")
+            break
+    return found + _width_notes(runs)
+
+
+def _held_out(sweep: Sweep, planned: PlannedRun) -> int:
+    return next(c.description.held_out_tokens for c in sweep.cells if c.run.task == planned.run.task)
+
+
+def _width_notes(runs: tuple[PlannedRun, ...]) -> list[str]:
+    """What is held fixed along the width axis: heads or head size, and one learning rate for all widths."""
+    options = {planned.run.model.options for planned in runs}
+    if not all(hasattr(o, "d_model") and hasattr(o, "n_head") for o in options):
+        return []
+    widths = {o.d_model for o in options}
+    if len(widths) < 2:
+        return []
+    found = []
+    heads, sizes = {o.n_head for o in options}, {o.d_model // o.n_head for o in options}
+    if len(heads) == 1:
+        found.append(f"along the width axis {heads.pop()} heads are held fixed; their size grows, {_range(sizes)}")
+    elif len(sizes) == 1:
+        held = f"heads of size {sizes.pop()} are held fixed; their number grows, {_range(heads)}"
+        found.append(f"along the width axis {held}")
+    else:
+        found.append(
+            f"along the width axis neither the number of heads ({_range(heads)}) nor their size ({_range(sizes)})"
+            " is held fixed: the models differ in more than width"
+        )
+    rates: dict[int, set[float]] = {}
+    for planned in runs:
+        rates.setdefault(planned.run.model.options.d_model, set()).add(planned.run.optim.options.lr)
+    if len(set().union(*rates.values())) == 1:
+        found.append(
+            "one learning rate for all widths: the best one falls with width, and the fitted exponent with it;"
+            ' a rule such as lr = { rule = "0.006 * (64 / d_model)^0.5" } follows it'
+        )
+    return found
+
+
+def _range(values: set[int]) -> str:
+    return f"{min(values)} to {max(values)}"
