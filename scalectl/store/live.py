@@ -327,6 +327,22 @@ def live(store: Store, run_id: str) -> Live:
     return Live(run_id, store.live_folder(run_id))
 
 
+def begin(store: Store, run_id: str) -> tuple[Live, Claim] | None:
+    """Claim a run that is not settled; None if it is done or diverged.
+
+    The file is looked for after the claim is taken: a rival may have finished the run a moment ago, and who looks first
+    and claims then would train it a second time.
+
+    Raises: StoreBusy if a living process holds it; as `Live.claim`.
+    """
+    folder = live(store, run_id)
+    claim = folder.claim()
+    if state_of(store, run_id).state.final:
+        folder.clear()
+        return None
+    return folder, claim
+
+
 def state_of(store: Store, run_id: str) -> Standing:
     """Return the truth about one run, even after a crash.
 

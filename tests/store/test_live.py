@@ -16,7 +16,7 @@ import pytest
 from scalectl.core.errors import BudgetRefused, StoreBusy, StoreError
 from scalectl.core.job import State
 from scalectl.core.rows import Row
-from scalectl.store.live import LEASE, Standing, host_identity, live, process_start, state_of
+from scalectl.store.live import LEASE, Claim, Standing, begin, host_identity, live, process_start, state_of, states
 
 
 def row(step, value=1.0, metric="loss", run_id="ab"):
@@ -298,6 +298,40 @@ def test_the_highest_claim_counts_after_a_late_beat_of_an_old_holder(flight):
     assert new.held()
 
 
+def test_a_rival_that_looked_before_two_others_came_and_went_does_not_take_the_run(flight):
+    slow = Claim(flight.folder, 1, flight.claim().holder)
+    for _ in range(2):
+        Claim(flight.folder, max(numbers(flight)), flight.holder()).release()
+        last = flight.claim()
+    assert not slow.path.exists()
+    with pytest.raises(StoreBusy):
+        flight._link(slow)
+    assert numbers(flight) == [last.number]
+    assert last.held()
+
+
+def numbers(flight):
+    return sorted(int(path.name.removeprefix("claim.")) for path in flight.folder.glob("claim.*"))
+
+
+def test_a_run_that_a_rival_has_just_finished_is_not_begun_again(store, lab):
+    run = lab.run()
+    held, claim = begin(store, run.run_id)
+    assert claim.held()
+    with pytest.raises(StoreBusy):
+        begin(store, run.run_id)
+    claim.release()
+    lab.stored(store, run)
+    assert begin(store, run.run_id) is None
+    assert not held.folder.exists()
+
+
+def test_a_failed_run_can_be_begun_again(store, lab):
+    run = lab.run()
+    lab.stored(store, run, state=State.FAILED, rows=[])
+    assert begin(store, run.run_id) is not None
+
+
 def test_a_claim_that_cannot_be_read_is_nobodys(flight):
     (flight.folder / "claim.3").write_text("{")
     assert flight.claim().number == 4
@@ -366,8 +400,6 @@ def test_a_marker_that_cannot_be_read_is_none(store, flight, content):
 
 
 def test_the_states_of_many_runs_are_those_of_each(store, lab):
-    from scalectl.store.live import states
-
     runs = [lab.run(seed=seed) for seed in range(5)]
     lab.stored(store, runs[0])
     lab.stored(store, runs[1], state=State.DIVERGED, message="at step 40", rows=[])

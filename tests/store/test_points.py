@@ -82,6 +82,17 @@ def test_a_metric_that_no_run_has_is_answered_with_those_that_are_there(store, l
     assert caught.value.exit_code == 3
 
 
+def test_a_run_without_the_metric_is_left_out_and_said(store, lab):
+    with_loss, without = lab.run(seed=0), lab.run(seed=1)
+    lab.stored(store, with_loss)
+    lab.stored(store, without, rows=[row for row in lab.rows(without) if row.split == "train"])
+    save_sweep(store, "s", "", [{"run_id": run.run_id, "config": {}} for run in (with_loss, without)])
+    points = load_points(store, "s")
+    assert points.ids == (with_loss.run_id,)
+    assert points.columns["run_id"].tolist() == [with_loss.run_id]
+    assert points.notes == ("1 run left out: no held-out/loss",)
+
+
 @pytest.mark.parametrize(
     ("at", "pick"), [("last", lambda v: v[-1]), ("min", min), ("mean:2", lambda v: sum(v[-2:]) / 2)]
 )

@@ -235,6 +235,15 @@ def test_a_file_under_the_name_of_another_run_is_damaged(store, lab):
         read_run(store.run_file("feedbeef"))
 
 
+def test_a_file_whose_numbers_were_edited_by_another_tool_is_damaged(store, lab):
+    path = lab.stored(store, lab.run())
+    table = pq.read_table(path)
+    better = pa.array([value - 0.1 for value in table["value"].to_pylist()])
+    pq.write_table(table.set_column(6, schema.RUN_SCHEMA.field("value"), better), path)
+    with pytest.raises(DamagedRun, match="rows do not match their digest"):
+        read_run(path)
+
+
 def test_a_foreign_parquet_file_is_no_run(store):
     pq.write_table(pa.table({"a": [1]}), store.run_file("a"))
     with pytest.raises(DamagedRun, match="not a run file"):
