@@ -91,7 +91,7 @@ class Cell:
     values: what the file gave, axes and rules resolved; asked: tokens before rounding.
     """
 
-    block: int | None
+    block: Block
     values: Mapping[str, Any]
     run: RunConfig
     description: Description
@@ -397,7 +397,7 @@ class _Resolution:
             evaluation=self.shared.evaluation,
         )
         values = {key: self.get(self.shared.inner(key)) for key in self.block.settings}
-        return Cell(self.block.index, values, run, description, ledger, asked)
+        return Cell(self.block, values, run, description, ledger, asked)
 
 
 SCHEDULE_KEYS = tuple(name for name in ScheduleOptions.__dataclass_fields__ if name not in ("warmup", "decay"))

@@ -156,23 +156,6 @@ def parse_sweep(
     return _Reader(text, path, tuple(overrides), max_runs).sweep()
 
 
-def explain(error: SweepFileError) -> str:
-    """Draw all problems of a sweep file, each with its line, a snippet and what helps; plain text."""
-    parts = []
-    for problem in error.problems:
-        place = escaped(error.path, 200) + (f":{problem.line}" if problem.line else "")
-        parts.append(f"error: {place}  {problem.what}")
-        if problem.snippet:
-            parts += [f"  {line}" for line in problem.snippet.split("\n")]
-            if problem.remedy:
-                parts[-1] += f" {problem.remedy}"
-        elif problem.remedy:
-            parts.append(f"  {problem.remedy}")
-    count = len(error.problems)
-    parts.append(f"{count} error{'s' * (count != 1)}. Nothing was started.")
-    return "\n".join(parts)
-
-
 @dataclass(frozen=True)
 class _Entry:
     """A raw value and the path where it stands; a path that begins with --set is an override."""

@@ -4,7 +4,8 @@ import time
 import pytest
 
 from scalectl.core.errors import SweepFileError, UsageError
-from scalectl.sweep.spec import MAX_PROBLEMS, explain, load, parse_sweep
+from scalectl.report.problems import lines
+from scalectl.sweep.spec import MAX_PROBLEMS, load, parse_sweep
 
 GOOD = """\
 name = "tiny"
@@ -289,7 +290,7 @@ def test_a_name_that_could_harm_is_refused(name):
     (problem,) = problems(changed(('"tiny"', f'"{name}"')))
     assert problem.line == 1
     assert "cannot name a sweep" in problem.what
-    assert explain(SweepFileError("x.toml", (problem,))).replace("\n", "").isprintable()
+    assert "".join(lines(SweepFileError("x.toml", (problem,)))).isprintable()
 
 
 def test_several_mistakes_are_reported_at_once_in_the_order_of_the_file():
@@ -303,7 +304,7 @@ def test_the_sample_of_the_documentation_reads_as_documented():
     )
     with pytest.raises(SweepFileError) as caught:
         parse_sweep(text)
-    assert explain(caught.value) == textwrap.dedent("""\
+    assert "\n".join(lines(caught.value)) == textwrap.dedent("""\
         error: sweep.toml:4  model.d_model[1]: "wide" is not an integer
           4 | d_model = { grid = [8, "wide"] }
             |                        ^^^^^^

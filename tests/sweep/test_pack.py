@@ -1,0 +1,126 @@
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scalectl.core.job import Placement
+from scalectl.sweep.pack import CPU_CORE, estimate_seconds, makespan, pack, pack_key, pack_seconds
+from scalectl.sweep.plan import expand
+from scalectl.sweep.spec import parse_sweep
+
+SWEEP = """\
+name = "tiny"
+[model]
+family = "decoder"
+d_model = {widths}
+n_layer = 1
+n_head = 2
+context = 16
+[data]
+source = "markov"
+symbols = 8
+[train]
+batch_tokens = 64
+lr = {rates}
+steps = {steps}
+seed = {seeds}
+"""
+
+
+def grid(values):
+    return "{ grid = [" + ", ".join(map(str, values)) + "] }"
+
+
+def planned(widths=(8,), rates=(0.01,), steps=(10,), seeds=(0,)):
+    text = SWEEP.format(widths=grid(widths), rates=grid(rates), steps=grid(steps), seeds=grid(seeds))
+    return expand(parse_sweep(text)).runs
+
+
+def ids(jobs):
+    return sorted(run.run_id for job in jobs for run in job.runs)
+
+
+@given(
+    widths=st.lists(st.sampled_from([8, 16, 64, 128, 1024]), min_size=1, max_size=3, unique=True),
+    rates=st.lists(st.sampled_from([0.1, 0.01, 0.001]), min_size=1, max_size=3, unique=True),
+    steps=st.lists(st.integers(3, 5000), min_size=1, max_size=3, unique=True),
+    seeds=st.lists(st.integers(0, 99), min_size=1, max_size=4, unique=True),
+    slots=st.integers(1, 9),
+)
+@settings(max_examples=60, deadline=None)
+def test_every_run_lands_in_exactly_one_job_and_packing_costs_no_expected_time(widths, rates, steps, seeds, slots):
+    runs = planned(widths, rates, steps, seeds)
+    jobs = pack(runs, slots=slots)
+    assert ids(jobs) == sorted(run.run_id for run in runs)
+    alone = makespan([estimate_seconds(run) for run in runs], slots)
+    assert makespan([job.seconds for job in jobs], slots) <= alone * (1 + 1e-9)
+    assert [job.seconds for job in jobs] == sorted((job.seconds for job in jobs), reverse=True)
+    by_id = {run.run_id: run for run in runs}
+    for job in jobs:
+        assert len({pack_key(by_id[run.run_id]) for run in job.runs}) == 1
+        assert len(job.runs) <= CPU_CORE.max_pack
+        assert job.seconds == pytest.approx(pack_seconds([by_id[run.run_id] for run in job.runs]))
+
+
+def test_runs_that_differ_in_what_is_free_per_row_share_a_step():
+    (job,) = pack(planned(rates=(0.1, 0.2), steps=(9, 10), seeds=(0, 1)))
+    assert len(job.runs) == 8
+
+
+@pytest.mark.parametrize(
+    "change", ["widths", "precision", "batch_tokens", "context", "symbols", "schedule", "held-out"]
+)
+def test_runs_that_cannot_share_a_step_are_kept_apart(change):
+    text = SWEEP.format(widths=8, rates=0.01, steps=10, seeds=0)
+    other = {
+        "widths": text.replace("d_model = 8", "d_model = 16"),
+        "precision": text + 'precision = "bf16"\n',
+        "batch_tokens": text.replace("batch_tokens = 64", "batch_tokens = 128"),
+        "context": text.replace("context = 16", "context = 32"),
+        "symbols": text.replace("symbols = 8", "symbols = 9"),
+        "schedule": text + 'schedule = "cosine"\n',
+        "held-out": text + "[eval]\ntokens = 640\n",
+    }[change]
+    runs = [expand(parse_sweep(held)).runs[0] for held in (text, other)]
+    assert [len(job.runs) for job in pack(runs)] == [1, 1]
+
+
+def test_large_models_train_alone():
+    runs = planned(widths=(2048,), seeds=range(4))
+    assert runs[0].n["matmul"] * runs[0].run.batch_tokens > CPU_CORE.pack_limit
+    assert [len(job.runs) for job in pack(runs)] == [1, 1, 1, 1]
+
+
+def test_packs_are_split_so_that_every_slot_has_work():
+    runs = planned(seeds=range(16), steps=(1000,))
+    assert len(pack(runs, slots=1)) == 1
+    assert sorted(len(job.runs) for job in pack(runs, slots=4)) == [4, 4, 4, 4]
+
+
+def test_jobs_carry_the_placement():
+    place = Placement(micro_batch=2, checkpoint_seconds=3.0)
+    assert {job.placement for job in pack(planned(seeds=(0, 1)), slots=2, placement=place)} == {place}
+    assert pack([]) == ()
+
+
+def test_expected_time_grows_with_size_length_and_pack_but_a_pack_is_cheaper_than_its_runs_alone():
+    small, large = planned(widths=(8, 64), steps=(100,))
+    (long,) = planned(steps=(200,))
+    assert estimate_seconds(large) > estimate_seconds(small)
+    assert estimate_seconds(long) == pytest.approx(2 * estimate_seconds(small))
+    assert estimate_seconds(small) < estimate_seconds(small, 8) < 8 * estimate_seconds(small)
+    assert pack_seconds([small] * 8) == pytest.approx(estimate_seconds(small, 8))
+    assert pack_seconds([long, small]) < pack_seconds([long, long])
+
+
+def test_a_faster_slot_is_an_argument():
+    slow = replace(CPU_CORE, overhead=2 * CPU_CORE.overhead, flops=CPU_CORE.flops / 2, ceiling=CPU_CORE.ceiling / 2)
+    (run,) = planned()
+    assert estimate_seconds(run, speed=slow) == pytest.approx(2 * estimate_seconds(run))
+
+
+def test_the_longest_start_first():
+    assert makespan([3, 3, 2, 2, 2], 2) == 7
+    assert makespan([5, 4, 3, 3, 3], 3) == 7
+    assert makespan([4.0], 8) == 4

@@ -1,0 +1,271 @@
+import math
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scalectl.core.errors import UsageError
+from scalectl.models.decoder import spec as decoder
+from scalectl.sweep.plan import expand
+from scalectl.sweep.spec import load, parse_sweep
+
+
+def text(
+    model="", train="tokens = 6400", data="", more="", d_model="{ grid = [8, 16] }", seed="0", n_head="2", lr="0.01"
+):
+    return f"""\
+name = "tiny"
+[model]
+family = "decoder"
+d_model = {d_model}
+n_layer = 1
+n_head = {n_head}
+context = 16
+{model}
+[data]
+source = "markov"
+symbols = 8
+{data}
+[train]
+batch_tokens = 64
+lr = {lr}
+seed = {seed}
+{train}
+{more}
+"""
+
+
+def plan(*arguments, **given):
+    return expand(parse_sweep(text(*arguments, **given)))
+
+
+def test_a_grid_is_a_product_with_the_last_axis_fastest():
+    planned = plan(seed="{ grid = [5, 6] }")
+    assert [p.cell for p in planned.runs] == [
+        {"model.d_model": 8, "train.seed": 5},
+        {"model.d_model": 8, "train.seed": 6},
+        {"model.d_model": 16, "train.seed": 5},
+        {"model.d_model": 16, "train.seed": 6},
+    ]
+    assert len(set(planned.run_ids)) == 4
+    assert planned.axes == ("model.d_model", "train.seed")
+
+
+def test_zipped_lists_vary_together_and_with_the_grids():
+    planned = plan(d_model="{ zip = [8, 16] }", model="d_ff = { zip = [8, 64] }", seed="{ grid = [0, 1] }")
+    cells = [(p.run.model.options.d_model, p.run.model.options.d_ff, p.run.seed) for p in planned.runs]
+    assert cells == [(8, 8, 0), (8, 8, 1), (16, 64, 0), (16, 64, 1)]
+
+
+def test_a_rule_is_worked_out_for_every_cell_and_typed():
+    planned = plan(
+        model='d_ff = { rule = "3 * d_model" }',
+        train='steps = 100\nweight_decay = { rule = "1 / sqrt(N_total) * lr" }\nwarmup = { rule = "floor(steps / 8)" }',
+    )
+    for p in planned.runs:
+        options = p.run.model.options
+        assert options.d_ff == 3 * options.d_model
+        assert type(options.d_ff) is int
+        assert p.run.optim.options.weight_decay == pytest.approx(0.01 / math.sqrt(p.n["total"]), rel=1e-15)
+        assert p.run.schedule.options.warmup == 12
+    assert planned.axes == ("model.d_model",)
+
+
+def test_rules_are_worked_out_in_the_order_in_which_they_need_one_another():
+    planned = plan(model='d_ff = { rule = "vocab * d_model * 2" }', d_model='{ rule = "n_head * 4" }')
+    assert planned.runs[0].run.model.options.d_model == 8
+    assert planned.runs[0].run.model.options.d_ff == 8 * 8 * 2
+
+
+def test_blocks_add_grids_to_a_complete_file():
+    planned = plan(more="[[block]]\nmodel.d_model = 32\ntrain.lr = { grid = [0.1, 0.2] }\n[[block]]\ntrain.steps = 3\n")
+    found = [(p.run.model.options.d_model, p.run.optim.options.lr, p.run.steps) for p in planned.runs]
+    assert found == [(8, 0.01, 100), (16, 0.01, 100), (32, 0.1, 100), (32, 0.2, 100), (8, 0.01, 3), (16, 0.01, 3)]
+    assert "runs by grid: 2 above the blocks, 2 [[block]] 0, 2 [[block]] 1" in planned.notes
+    assert all(set(p.cell) == set(planned.axes) for p in planned.runs)
+
+
+def test_an_incomplete_file_is_only_what_its_blocks_share():
+    more = "[[block]]\ntrain.flops = 1e7\n[[block]]\ntrain.flops = 1e8\nmodel.d_model = 4\n"
+    planned = plan(train="", more=more)
+    assert [(p.run.model.options.d_model, p.cell["train.flops"]) for p in planned.runs] == [
+        (8, 1e7),
+        (16, 1e7),
+        (4, 1e8),
+    ]
+
+
+def test_a_key_that_only_one_block_varies_has_its_default_in_the_others():
+    planned = plan(d_model="8", more="[[block]]\ntrain.weight_decay = { grid = [0.0, 0.3] }\n")
+    assert [p.cell["train.weight_decay"] for p in planned.runs] == [0.1, 0.0, 0.3]
+    assert [p.run.optim.options.weight_decay for p in planned.runs] == [0.1, 0.0, 0.3]
+
+
+@pytest.mark.parametrize("horizon", ["tokens", "tokens_per_param", "flops", "steps"])
+def test_every_length_is_rounded_down_to_whole_steps(horizon):
+    asked = {"tokens": 10_000, "tokens_per_param": 7.3, "flops": 4.4e8, "steps": 71}[horizon]
+    for p in plan(train=f"{horizon} = {asked}").runs:
+        n = decoder.ledger(p.run.model.options)
+        given = {
+            "tokens": p.tokens,
+            "tokens_per_param": p.tokens / n.params("total"),
+            "flops": p.tokens * n.flops_per_token(),
+            "steps": p.run.steps,
+        }[horizon]
+        step = given / p.run.steps
+        assert asked - step < given <= asked
+        assert p.tokens == p.run.steps * 64
+
+
+def test_a_length_can_be_a_grid():
+    assert [p.run.steps for p in plan(train="tokens = { grid = [640, 6400] }", d_model="8").runs] == [10, 100]
+
+
+@given(st.integers(1, 10**6))
+@settings(max_examples=50, deadline=None)
+def test_no_step_is_lost_to_the_last_digit_of_a_quotient(steps):
+    lengths = parse_sweep(text(train="steps = 1", d_model="8")).cells[0]
+    n = lengths.ledger.params("total")
+    tokens = steps * 64
+    for train in (
+        f"tokens = {tokens}",
+        f"tokens_per_param = {tokens / n!r}",
+        f"flops = {tokens * lengths.ledger.flops_per_token()}",
+    ):
+        assert parse_sweep(text(train=train, d_model="8")).cells[0].run.steps == steps
+
+
+def test_rounding_that_loses_tokens_is_noted():
+    assert any(
+        "rounded down" in note and "6400 tokens in 100 steps" in note for note in plan(train="tokens = 6450").notes
+    )
+    assert not any("rounded down" in note for note in plan(train="tokens = 6400").notes)
+
+
+def test_warm_up_and_decay_become_steps():
+    for train, warmup, decay in [
+        ("steps = 100", 5, 20),
+        ("steps = 100\nwarmup = 0.1\ndecay = 0.5", 10, 50),
+        ("steps = 100\nwarmup = 7\nmin_decay = 30", 7, 30),
+        ("steps = 100\nwarmup = 0\ndecay = 0", 0, 0),
+        ("steps = 3\nwarmup = 0", 0, 1),
+        ('steps = 100\nschedule = "cosine"', 5, 0),
+    ]:
+        options = plan(train=train, d_model="8").runs[0].run.schedule.options
+        assert (options.warmup, options.decay) == (warmup, decay), train
+    assert any(
+        "means nothing to the schedule cosine" in n
+        for n in plan(train='steps = 9\ndecay = 0.1\nschedule = "cosine"').notes
+    )
+
+
+def test_a_batch_is_32_sequences_unless_the_file_says_otherwise():
+    sweep = parse_sweep(text(train="steps = 2").replace("batch_tokens = 64\n", ""))
+    assert sweep.cells[0].run.sequences == 32
+
+
+def test_constraints_drop_and_say_which_constraint_did():
+    drop = '"d_model > 8 and train.seed == 1", "N_total > 1e9 or C_exact == 0", "model.family == \'vit\'"'
+    planned = plan(seed="{ grid = [0, 1] }", more=f"[constraints]\ndrop = [{drop}]")
+    assert len(planned) == 3
+    assert planned.dropped == (({"model.d_model": 16, "train.seed": 1}, "d_model > 8 and train.seed == 1"),)
+    everything = plan(more='[constraints]\ndrop = ["steps > 0"]')
+    assert len(everything) == 0
+    assert everything.notes == ("no run is left",)
+
+
+def test_a_constraint_that_cannot_be_worked_out_is_refused():
+    with pytest.raises(UsageError, match="two numbers or two texts"):
+        plan(more='[constraints]\ndrop = ["model.family < 3"]')
+    with pytest.raises(UsageError, match="is not a condition"):
+        plan(more='[constraints]\ndrop = ["d_model"]')
+
+
+def test_the_same_run_asked_for_twice_is_planned_once():
+    planned = plan(d_model="{ grid = [8, 8.0, 16] }")
+    assert [p.run.model.options.d_model for p in planned.runs] == [8, 16]
+    assert any("1 of 3 runs are asked for more than once" in note for note in planned.notes)
+
+
+def test_costs_are_those_of_the_ledger():
+    planned = plan()
+    for p in planned.runs:
+        n = decoder.ledger(p.run.model.options)
+        assert p.n == {c: n.params(c) for c in ("non_embedding", "total", "matmul")}
+        assert p.flops == n.flops_per_token() * 6400
+        assert p.c_6nd == 6 * p.n["non_embedding"] * 6400
+        assert p.bytes == n.train_bytes(64)
+        columns = p.columns()
+        assert columns["D"] == columns["train.tokens"] == 6400
+        assert columns["C_exact"] == p.flops
+        assert columns["tokens_per_param"] == 6400 / columns["N_total"]
+        assert columns["epochs"] == 6400 / columns["unique_tokens"]
+    assert planned.flops == sum(p.flops for p in planned.runs)
+    half = plan(more="[runtime]\nmicro_batch = 2")
+    assert half.runs[0].bytes < planned.runs[0].bytes
+    assert half.run_ids == planned.run_ids
+
+
+def test_repeated_data_are_noted_with_their_epochs():
+    planned = plan(data="unique_tokens = 4097", train="tokens = 81940")
+    assert planned.runs[0].epochs == pytest.approx(81_920 / 4097)
+    assert any("2 of 2 runs repeat their data, up to 20 epochs" in note for note in planned.notes)
+
+
+@pytest.mark.parametrize(
+    ("n_head", "said"),
+    [
+        ("2", "2 heads are held fixed; their size grows, 4 to 8"),
+        ('{ rule = "d_model / 4" }', "heads of size 4 are held fixed; their number grows, 2 to 4"),
+        ("{ zip = [4, 2] }", "neither the number of heads (2 to 4) nor their size (2 to 8) is held fixed"),
+    ],
+)
+def test_what_is_held_fixed_along_the_width_axis_is_said(n_head, said):
+    planned = plan(n_head=n_head, d_model="{ zip = [8, 16] }")
+    assert [note for note in planned.notes if said in note]
+
+
+def test_one_learning_rate_for_all_widths_is_noted():
+    def noted(**given):
+        return any("one learning rate for all widths" in note for note in plan(**given).notes)
+
+    assert noted()
+    assert not noted(lr='{ rule = "0.1 / d_model" }')
+    assert not noted(lr="{ grid = [0.1, 0.2] }")
+    assert not noted(d_model="8")
+
+
+def test_without_is_the_whole_of_resume():
+    planned = plan(seed="{ grid = [0, 1, 2] }")
+    left = planned.without(planned.run_ids[:4])
+    assert left.run_ids == planned.run_ids[4:]
+    assert left.without(planned.run_ids).runs == ()
+    assert planned.without([]) == planned
+
+
+def test_the_shipped_ladder_is_the_documented_grid():
+    planned = expand(load(Path(__file__).parents[2] / "sweeps/stdlib-ladder.toml"))
+    assert [(p.cell["model.d_model"], p.cell["train.seed"]) for p in planned.runs] == [
+        (width, seed) for width in (8, 16, 32, 64, 128) for seed in (0, 1, 2)
+    ]
+    assert {(p.run.steps, p.tokens, p.run.schedule.options.warmup) for p in planned.runs} == {(600, 1_382_400, 40)}
+    rates = [p.run.optim.options.lr for p in planned.runs[::3]]
+    assert rates == pytest.approx([min(0.01, 0.006 * (64 / d) ** 0.5) for d in (8, 16, 32, 64, 128)], rel=1e-15)
+    assert planned.dropped == ()
+
+
+def test_a_plan_of_ten_thousand_runs_takes_seconds():
+    def grid(values):
+        return "{ grid = [" + ", ".join(map(str, values)) + "] }"
+
+    begin = time.process_time()
+    planned = plan(
+        d_model=grid(range(2, 42, 2)),
+        seed=grid(range(50)),
+        train=f"steps = 100\nweight_decay = {grid(i / 10 for i in range(10))}",
+        more='[constraints]\ndrop = ["tokens_per_param < 0.01"]',
+    )
+    assert len(planned) + len(planned.dropped) == 10_000
+    assert time.process_time() - begin < 6  # 1.2 s alone; a loaded machine doubles even its own time
