@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from scalectl.core.errors import UsageError
-from collections.abc import Callable
 
 _LARGE = ("", "k", "M", "G", "T", "P", "E", "Z", "Y")
 _COUNT = ("", "k", "M", "B", "T")

@@ -19,8 +19,8 @@ FEWEST_SIZES = 3
 # Span of sizes below which an exponent says little. Source: ours; at one decade of N and an exponent near .08 the loss
 # changes by 17 %, at a third of a decade by 6 %, the order of a badly tuned learning rate.
 SHORTEST_SPAN = 10.0
-# How far misfit and seed noise have to be apart before one of them is named. Source: ours; with five sizes the ratio
-# of two standard deviations scatters by about a factor 2 by chance.
+# Misfit beyond so many times the noise of a size mean is the law's. Source: ours; with five sizes and two parameters
+# pure noise exceeds a ratio of 1.6 once in twenty (chi-squared with 3 degrees of freedom), of 2 once in a hundred.
 CLEARLY = 2.0
 # Held-out error above which extrapolating is discouraged. Source: ours; at an exponent of .08 a loss that is 2 % off is
 # a model size that is 28 % off.
@@ -72,17 +72,14 @@ def advise(facts: Facts) -> tuple[Advice, ...]:
 
 
 def limit_of(summary: Summary, seeds: int) -> str:
-    """What limits a fit: "law", "noise", or "" where the two cannot be told apart or were not measured.
+    """What limits a fit: "law", "noise" where it can explain the misfit, or "" where one of them was not measured.
 
     Seed noise is compared as it reaches the mean of one size, noise / √seeds.
     """
     if summary.misfit is None or summary.seed_noise is None:
         return ""
     noise = summary.seed_noise / max(1, seeds) ** 0.5
-    if summary.misfit > CLEARLY * noise:
-        return "law"
-    # The scatter of size means is never far below their noise, so noise limits as soon as it can explain the misfit.
-    return "noise" if summary.misfit <= noise else ""
+    return "law" if summary.misfit > CLEARLY * noise else "noise"
 
 
 def _failed(facts: Facts) -> Advice | None:
@@ -171,10 +168,10 @@ def _no_fit(facts: Facts) -> Advice | None:
 
 
 def _unusable(facts: Facts) -> Advice | None:
-    if facts.chosen is not None or not facts.fits:
+    if not facts.fits or (facts.chosen is not None and all(facts.chosen.identified.values())):
         return None
     return Advice(
-        f"none of {_laws(len(facts.fits))} is determined by these runs",
+        f"{_laws(len(facts.fits))} by these runs",
         "the runs cover too little of the axis for the parameters of the law",
         "add sizes, or fix a parameter that is known: scalectl fit --fix NAME=VALUE",
     )
@@ -270,4 +267,4 @@ def _is(n: int) -> str:
 
 
 def _laws(n: int) -> str:
-    return "the law" if n == 1 else f"the {n} laws"
+    return "the law is not identified" if n == 1 else f"none of the {n} laws is identified"

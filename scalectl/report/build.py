@@ -131,10 +131,13 @@ def short_names(keys: tuple[str, ...]) -> dict[str, str]:
 
 
 def show(value: object) -> str:
-    """A cell value as people write it: 0.003, 128, wsd."""
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return str(value)
+    """A cell value as people write it: 0.003, 128, 3.2e6, wsd."""
+    if not isinstance(value, float):
+        return str(value)
+    if value.is_integer() and abs(value) < 1e5:
+        return str(int(value))
+    mantissa, e, exponent = f"{value:.4g}".partition("e")
+    return f"{mantissa}{e}{int(exponent)}" if e else mantissa
 
 
 def _short(cell: Mapping[str, object], axes: tuple[GridAxis, ...]) -> Mapping[str, object]:

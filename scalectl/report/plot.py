@@ -131,9 +131,11 @@ class _Canvas:
 def _put(canvas: _Canvas, layer: Layer, horizontal: _Scale, vertical: _Scale) -> None:
     if isinstance(layer, Band):
         at = (np.arange(canvas.columns) + 0.5) / canvas.columns
-        known = horizontal.position(layer.x)
-        low = np.interp(at, known, vertical.position(layer.low), left=np.nan, right=np.nan)
-        high = np.interp(at, known, vertical.position(layer.high), left=np.nan, right=np.nan)
+        x, bounds = horizontal.position(layer.x), [vertical.position(layer.low), vertical.position(layer.high)]
+        usable = np.isfinite(x) & np.isfinite(bounds[0]) & np.isfinite(bounds[1])
+        if not usable.any():
+            return
+        low, high = (np.interp(at, x[usable], bound[usable], left=np.nan, right=np.nan) for bound in bounds)
         for column in range(canvas.columns):
             if not (math.isfinite(low[column]) and math.isfinite(high[column])):
                 continue
@@ -183,7 +185,7 @@ def _vertical_extent(layers: Sequence[Layer]) -> list[float]:
     """Marks and lines in full; bands only up to half the span of those, so that a wide band cannot flatten the data."""
     firm = [p for layer in layers if not isinstance(layer, Band) for p in _extent(layer, "y")]
     if not firm:
-        return [p for layer in layers if isinstance(layer, Band) for p in (layer.low.min(), layer.high.max())]
+        return [float(p) for layer in layers if isinstance(layer, Band) for p in (*layer.low, *layer.high)]
     low, high = min(firm), max(firm)
     span = high - low
     for layer in layers:

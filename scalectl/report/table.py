@@ -16,7 +16,7 @@ MOST_COLUMNS = 7  # design: a reader cannot hold more than seven columns at once
 BETWEEN = "…"  # between the bounds of an interval
 _GAP = 2
 LEAST_WRAPPED = 16  # columns below which broken lines are harder to read than a row as a paragraph (ours)
-_NUMBER = re.compile(r"([<>~≈≤≥]?\s*[-+−]?\d+)(\.\d+)?(.*)", re.DOTALL)
+_NUMBER = re.compile(r"([<>~≈≤≥]?\s*[-+−]?\d+)((?:\.\d+)?(?:e[-+]?\d+)?)(.*)", re.DOTALL)
 
 Align = Literal["left", "right", "decimal", "interval"]
 
@@ -81,11 +81,11 @@ def table(columns: Sequence[Column], rows: Sequence[Row], look: Look, *, indent:
 
 def paragraph(text: str, look: Look, *, style: str = "", indent: int = 0, hanging: int = 0) -> list[Text]:
     """Prose broken at spaces into lines of at most `look.width` columns; a longer word is broken too."""
-    first, later = " " * indent, " " * (indent + hanging)
-    return [
-        Text((first if i == 0 else later) + line, style=style)
-        for i, line in enumerate(wrapped(look.text(text), max(8, look.width - indent - hanging)))
-    ]
+    clean, room = look.text(text), look.width - indent
+    first = wrapped(clean, max(1, room))[0]
+    rest = clean[len(first) :].lstrip(" ")
+    later = wrapped(rest, max(1, room - hanging)) if rest else []
+    return [Text(" " * indent + first, style=style), *(Text(" " * (indent + hanging) + t, style=style) for t in later)]
 
 
 def wrapped(text: str, width: int) -> list[str]:

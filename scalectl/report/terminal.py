@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -27,11 +28,15 @@ from scalectl.report.views import FitView, PlanGroup, PlanView, PredictView, Sta
 
 ESTIMATE, CONTEXT, ADVICE, FAILURE = "bold", "dim", "yellow", "red"
 CURVE_STYLES = ("cyan", "green", "blue", "magenta", "bright_cyan", "bright_green", "bright_blue", "bright_magenta")
+INSIDE = 1.005  # factor beyond the data up to which a point is inside them: N and D are rounded when typed (ours)
 MOST_CURVES = 8  # as many marks as MARKS holds; more curves than that are not told apart by eye
 TWO_PLOTS = 110  # columns from which two plots stand side by side
 CONVENTION = {"non_embedding": "non-embedding", "total": "total", "matmul": "matmul"}
 UNIT_OF = {"L": "nats/token", "N": "parameters", "D": "tokens", "C": "FLOP"}
+GREEK = {"alpha": "α", "beta": "β", "gamma": "γ", "delta": "δ"}
 RESAMPLED = {"size": "sizes", "run": "runs", "residual": "residuals"}
+
+_NAMED = re.compile(rf"\b({'|'.join(GREEK)})\b")
 
 Lines = list[Text]
 
@@ -117,6 +122,8 @@ def _grid_lines(report: Report, look: Look) -> Lines:
 def _size_table(report: Report, look: Look) -> Lines:
     groups = report.groups
     varied = _varying([group.cell for group in groups])
+    # Token budgets that are D itself would stand in the table twice.
+    varied = {k: v for k, v in varied.items() if any(group.cell.get(k) != group.D for group in groups)} or varied
     one_d = len({group.D for group in groups}) == 1
     several = {group.n for group in groups if group.n}
     over = {group.over for group in groups if group.over}
@@ -128,7 +135,7 @@ def _size_table(report: Report, look: Look) -> Lines:
     seconds = any(group.seconds is not None for group in groups)
     bits = any(group.bits_per_byte is not None for group in groups)
     labels = 1 if len(varied) + 3 + (not one_d) + bits + seconds > 7 else len(varied)
-    columns = [Column(", ".join(varied))] if labels == 1 else [Column(name, "decimal") for name in varied]
+    columns = [Column(", ".join(varied.values()))] if labels == 1 else [Column(n, "decimal") for n in varied.values()]
     columns += [
         Column(f"N {CONVENTION[report.convention]}", "decimal"),
         *([] if one_d else [Column("D tokens", "decimal")]),
@@ -138,7 +145,7 @@ def _size_table(report: Report, look: Look) -> Lines:
     columns += [Column("time", "right")] if seconds else []
     rows: list[Row] = []
     for group in groups:
-        values = [show(group.cell[name]) for name in varied]
+        values = [_value(group.cell, key) for key in varied]
         row: list[str | Cell] = [", ".join(values)] if labels == 1 else list(values)
         row += [units.count(group.N), *([] if one_d else [units.count(group.D)]), units.si(group.C)]
         row.append(_loss(group, several=n == "n in brackets"))
@@ -155,11 +162,16 @@ def _loss(group: Group, *, several: bool) -> str | Cell:
     return f"{value}{f' ± {error}' if error else ''}{f' ({group.n})' if several else ''}"
 
 
-def _varying(cells: Sequence[Mapping[str, object]]) -> list[str]:
-    """Keys that differ between the cells; all keys if none does."""
+def _varying(cells: Sequence[Mapping[str, object]]) -> dict[str, str]:
+    """Keys that differ between the cells (all keys if none does), each with its name without the table."""
     keys = list(dict.fromkeys(key for cell in cells for key in cell))
     varied = [key for key in keys if len({repr(cell.get(key)) for cell in cells}) > 1]
-    return varied or keys
+    names = short_names(tuple(keys))
+    return {key: names[key] for key in varied or keys}
+
+
+def _value(cell: Mapping[str, object], key: str) -> str:
+    return show(cell[key]) if key in cell else ""
 
 
 def _curve_section(report: Report, look: Look) -> Lines:
@@ -178,7 +190,7 @@ def _curve_section(report: Report, look: Look) -> Lines:
             assert group.curve is not None
             x, y = getattr(group.curve, by), group.curve.loss
             style = CURVE_STYLES[i % len(CURVE_STYLES)]
-            name = ",".join(show(group.cell[key]) for key in varied)
+            name = ",".join(_value(group.cell, key) for key in varied)
             layers += [Line(x, y, style=style), Marks(x, y, glyph=i, style=style)]
             layers.append(Line(x[-1:], y[-1:], style=style, label=f"{MARKS[look.unicode][i % MOST_CURVES]} {name}"))
         half = Look(width, look.unicode)
@@ -186,7 +198,7 @@ def _curve_section(report: Report, look: Look) -> Lines:
             draw(layers, x=Axis(unit), y=Axis("held-out loss [nats/token]"), width=width, height=12, look=half)
         )
     several = any(group.n > 1 for group in shown)
-    title = f"Loss curves by {', '.join(varied) or 'run'}" + (", mean over seeds" if several else "")
+    title = f"Loss curves by {', '.join(varied.values()) or 'run'}" + (", mean over seeds" if several else "")
     if len(shown) < len(drawn):
         title += f"; {len(shown)} of {len(drawn)} shown"
     lines = [Text(), *paragraph(title, look)]
@@ -215,42 +227,61 @@ def _law_section(report: Report, look: Look) -> Lines:
 
 
 def _law_plot(report: Report, fit: Summary, look: Look) -> Lines:
-    axis = fit.axis if fit.axis in ("N", "D", "C") else "N"
+    """Means of the sizes with the law and its band; a joint law is drawn along its compute-optimal runs."""
+    joint = " " in fit.axis
+    axis = "C" if joint else fit.axis
     done = [group for group in report.groups if group.loss is not None]
+    lanes = sorted({group.D for group in done}) if axis == "N" else sorted({group.N for group in done})
+    apart = 1 < len(lanes) <= MOST_CURVES
     layers: list[Layer] = []
-    other = "D" if axis == "N" else "N"
-    lanes = sorted({getattr(group, other) for group in done})
-    apart = 1 < len(lanes) <= MOST_CURVES and axis != "C"
     legend = []
-    glyphs = MARKS[look.unicode]
     for i, lane in enumerate(lanes if apart else [None]):
-        members = [group for group in done if lane is None or getattr(group, other) == lane]
-        x = np.array([getattr(group, axis) for group in members], dtype=float)
+        members = [group for group in done if lane is None or (group.D if axis == "N" else group.N) == lane]
+        x = np.array([_abscissa(group, axis, joint=joint) for group in members], dtype=float)
         layers.append(Marks(x, np.array([group.loss for group in members], dtype=float), glyph=i, style=ESTIMATE))
-        legend.append(f"{glyphs[i]} {f'{other} = {units.count(lane)}' if lane is not None else 'mean of a size'}")
+        fixed = f"{'D' if axis == 'N' else 'N'} = {units.count(lane)}" if lane is not None else "measured"
+        legend.append(f"{MARKS[look.unicode][i]} {fixed}")
     curve = fit.curve
     if curve is not None:
-        inside = (curve.x >= curve.data[0] * (1 - 1e-9)) & (curve.x <= curve.data[1] * (1 + 1e-9))
-        below, above = curve.x <= curve.data[0] * (1 + 1e-9), curve.x >= curve.data[1] * (1 - 1e-9)
+        least, most = curve.data
+        below, above = curve.x <= least * (1 + 1e-9), curve.x >= most * (1 - 1e-9)
+        inside = (curve.x >= least * (1 - 1e-9)) & (curve.x <= most * (1 + 1e-9))
         layers.append(Band(curve.x, curve.low, curve.high, style=CONTEXT))
         layers.append(Line(curve.x[inside], curve.y[inside], style=ESTIMATE))
-        layers += [Line(curve.x[part], curve.y[part], dashed=True) for part in (below, above) if part.sum() > 1]
-        pale = "░" if look.unicode else ":"
-        solid, dashes = ("⠒⠒", "⠒ ⠒") if look.unicode else ("--", "- -")
-        legend.append(f"{solid} {fit.law}")
-        if below.sum() > 1 or above.sum() > 1:
-            legend.append(f"{dashes} beyond the data")
+        beyond = [Line(curve.x[part], curve.y[part], dashed=True) for part in (below, above) if part.sum() > 1]
+        layers += beyond
+        solid, dashes, pale = ("⠒⠒", "⠒ ⠒", "░") if look.unicode else ("--", "- -", ":")
+        legend.append(f"{solid} {fit.law}{' at its optimum' if joint else ''}")
+        legend += [f"{dashes} beyond the data"] if beyond else []
         legend.append(f"{pale} {_level(fit)} over {RESAMPLED.get(fit.unit, fit.unit)}")
-    convention = f" {CONVENTION.get(fit.convention or '', fit.convention or '')}" if axis == "N" else ""
+    name = f"{axis} {CONVENTION.get(fit.convention or '', '')}".strip() if axis == "N" else "6 N D" if joint else axis
     drawn = draw(
         layers,
-        x=Axis(f"{axis}{convention} [{UNIT_OF[axis]}]"),
+        x=Axis(f"{name} [{UNIT_OF[axis]}]"),
         y=Axis("held-out loss [nats/token]"),
         width=look.width,
         height=16,
         look=look,
     )
-    return [*paragraph(f"L({axis})   {'   '.join(legend)}", look), *drawn]
+    return [*_legend(f"L({axis})", legend, look), *drawn]
+
+
+def _legend(head: str, items: Sequence[str], look: Look) -> Lines:
+    """Items side by side, broken between items only."""
+    lines = [look.text(head)]
+    for item in map(look.text, items):
+        if cell_len(lines[-1]) + 3 + cell_len(item) <= look.width:
+            lines[-1] += f"   {item}"
+        else:
+            lines.append(" " * (len(head) + 3) + item)
+    return [Text(line) for line in lines]
+
+
+def _abscissa(group: Group, axis: str, *, joint: bool) -> float:
+    """Where a group stands on an axis; joint laws count compute as 6 N D."""
+    if joint:
+        return 6.0 * group.N * group.D
+    return float({"N": group.N, "D": group.D, "C": group.C}[axis])
 
 
 # Fits
@@ -289,33 +320,37 @@ def fit_lines(view: FitView, look: Look) -> Lines:
 
 def _fit_lines(fits: Sequence[Summary], chosen: Summary | None, because: str, seeds: int, look: Look) -> Lines:
     """One block per law: estimates with their intervals, then what they say in words."""
-    units_used = [
-        unit for unit in ("size", "run", "residual") if any(_bounds(fit, unit) for fit in fits)
-    ]  # the one that the fit chose first
-    lead = fits[0].unit
-    units_used.sort(key=lambda unit: unit != lead)
+    resampled = [unit for unit in RESAMPLED if any(_bounds(fit, unit) for fit in fits)]
+    resampled.sort(key=lambda unit: unit != fits[0].unit)  # first the one that the fit believes
     columns = [Column("law"), Column(""), Column("estimate", "decimal")]
-    columns += [Column(f"{_level(fits[0])} over {_resampled(fits[0], unit)}", "interval") for unit in units_used[:3]]
+    columns += [Column(f"{_level(fits[0])} over {_resampled(fits[0], unit)}", "interval") for unit in resampled]
     rows: list[Row] = []
     for fit in fits:
         for i, name in enumerate(fit.params):
+            free = name in fit.identified
             known = fit.identified.get(name, True)
-            bounds = [_bounds(fit, unit).get(name) for unit in units_used[:3]]
+            bounds = [_bounds(fit, unit).get(name) for unit in resampled]
             value = _digits(fit.params[name], bounds[0] if bounds else None)
             style = CONTEXT if not known else ESTIMATE if fit is chosen else ""
-            row: list[str | Cell] = [Cell(fit.formula if i == 0 else ""), name, Cell(value, style)]
-            row += [Cell(_interval(fit.params[name], pair), CONTEXT if not known else "") for pair in bounds]
+            row: list[str | Cell] = [Cell(fit.formula if i == 0 else ""), GREEK.get(name, name), Cell(value, style)]
+            for pair in bounds:
+                text = _interval(fit.params[name], pair) if free else "fixed"
+                row.append(Cell(text, CONTEXT if not (known and free) else ""))
             rows.append(row)
         rows += [Across(sentence, style) for sentence, style in _sentences(fit, seeds)]
     lines = table(columns, rows, look)
     if chosen is not None and because:
-        lines += paragraph(f"chosen: {chosen.formula}, {because}", look, indent=2, hanging=2)
+        lines += paragraph(f"chosen: {chosen.formula}, {_greek(because)}", look, indent=2, hanging=2)
     elif because:
-        lines += paragraph(f"no law chosen: {because}", look, indent=2, hanging=2, style=ADVICE)
+        lines += paragraph(f"no law chosen: {_greek(because)}", look, indent=2, hanging=2, style=ADVICE)
     named = [name for name in ("E", "A", "B") if any(name in fit.params for fit in fits)]
     if named:
         lines += paragraph(f"{_and(named)} in nats/token", look, indent=2, style=CONTEXT)
     return lines
+
+
+def _greek(sentence: str) -> str:
+    return _NAMED.sub(lambda match: GREEK[match[0]], sentence)
 
 
 def _bounds(fit: Summary, unit: str) -> Mapping[str, Interval]:
@@ -329,10 +364,12 @@ def _resampled(fit: Summary, unit: str) -> str:
 
 def _sentences(fit: Summary, seeds: int) -> list[tuple[str, str]]:
     said: list[tuple[str, str]] = []
-    if fit.doubling is not None and all(map(math.isfinite, fit.doubling)):
-        share, low, high = fit.doubling
-        value, down, up = units.estimate(100 * share, 100 * low, 100 * high)
-        said.append((f"doubling {fit.axis} lowers the loss by {value} % ({down} … {up})", ""))
+    if fit.doubling is not None:
+        share, low, high = (100 * part for part in fit.doubling)
+        known = math.isfinite(low) and math.isfinite(high)
+        value, down, up = units.estimate(share, low, high)
+        span = f"{down} … {up}" if known else "no interval"
+        said.append((f"doubling {fit.axis} lowers the loss by {value} % ({span})", ""))
     for name, exponent in fit.optimal.items():
         pair = fit.optimal_intervals.get(name)
         of = {"a": "N* ~ C^a", "b": "D* ~ C^b"}.get(name, name)
@@ -341,7 +378,7 @@ def _sentences(fit: Summary, seeds: int) -> list[tuple[str, str]]:
     if missing and not fit.advice:
         said.append((f"{_and(missing)} not identified by these runs", ADVICE))
     if fit.advice:
-        said.append((fit.advice, ADVICE))
+        said.append((_greek(fit.advice), ADVICE))
     said += [
         (f"held out: {held.where}, error {units.percent(held.relative_error)} (n = {held.n})", "")
         for held in fit.holdout
@@ -367,7 +404,7 @@ def _interval(value: float, pair: Interval | None) -> str:
         return "not computed"
     low, high = pair
     _, down, up = units.estimate(value, low, high)
-    return f"{down} … {up}".replace("inf", "∞")
+    return _unbounded(f"{down} … {up}")
 
 
 def _objective(fit: Summary) -> str:
@@ -396,11 +433,10 @@ def predict_lines(view: PredictView, look: Look) -> Lines:
     )
     columns = [
         Column("asked", wrap=True),
-        Column(""),
         Column("predicted", "decimal", ESTIMATE),
         Column(f"{100 * view.level:g} % interval", "interval"),
         Column("unit"),
-        Column("beyond the data"),
+        Column("beyond data", wrap=True),
     ]
     rows: list[Row] = []
     for answer in view.answers:
@@ -408,19 +444,23 @@ def predict_lines(view: PredictView, look: Look) -> Lines:
         if answer.what == "L":
             value, down, up = units.estimate(answer.value, low, high)
         else:
-            value, down, up = units.estimate_scaled(answer.value, low, high)
-        far = {axis: factor for axis, factor in answer.extrapolation.items() if factor > 1.05}
+            shown = units.si if answer.what == "C" else units.count
+            value, down, up = units.estimate_scaled(answer.value, low, high, shown)
+        far = {axis: factor for axis, factor in answer.extrapolation.items() if factor > INSIDE}
         beyond = ", ".join(f"{axis} {_factor(factor)}" for axis, factor in far.items()) or "inside"
-        style = ADVICE if far else ""
-        pair = f"{down} … {up}".replace("inf", "∞")
-        rows.append([answer.asked, answer.what, value, pair, UNIT_OF[answer.what], Cell(beyond, style)])
+        pair = _unbounded(f"{down} … {up}")
+        rows.append([answer.asked, _unbounded(value), pair, UNIT_OF[answer.what], Cell(beyond, ADVICE if far else "")])
         if answer.impossible > 0:
             share = units.percent(answer.impossible)
-            rows.append(Across(f"{share} of the draws never get there: the law has a floor", ADVICE))
+            rows.append(Across(f"{share} of the draws never get there: their floor lies above", ADVICE))
     lines += [Text(), *table(columns, rows, look)]
     for note in view.notes:
         lines += paragraph(note, look, style=CONTEXT)
     return lines
+
+
+def _unbounded(text: str) -> str:
+    return text.replace("inf", "∞")
 
 
 def _factor(factor: float) -> str:
@@ -462,34 +502,50 @@ def plan_lines(view: PlanView, look: Look) -> Lines:
 
 
 def _plan_table(view: PlanView, look: Look) -> Lines:
+    """One row per cell; what is the same in all of them stands in the title."""
     groups = view.groups
     varied = _varying([group.cell for group in groups])
-    times = any(group.seconds is not None for group in groups)
-    memory = any(group.memory is not None for group in groups)
+    one_d = len({(group.D, group.epochs) for group in groups}) == 1
+    packs = {group.pack for group in groups}
+    shared = ["per run"]
+    if one_d:
+        shared.append(f"D = {units.count(groups[0].D)} tokens ({_epochs(groups[0])})")
+    if len(packs) == 1:
+        shared.append(f"packs of {groups[0].pack} train in one step" if groups[0].pack > 1 else "trained one by one")
+    if any(group.memory is not None for group in groups):
+        shared.append("memory per pack")
     columns = [
-        Column(", ".join(varied) or "cell"),
-        Column("runs (done)", "decimal"),
+        Column(", ".join(varied.values()) or "cell"),
+        Column("runs", "decimal"),
         Column(f"N {CONVENTION[view.convention]}", "decimal"),
-        Column("D tokens (epochs)", "decimal"),
-        Column("FLOP", "decimal"),
-        *([Column("memory", "decimal")] if memory else []),
-        *([Column("time", "right")] if times else []),
+        *([] if one_d else [Column("D tokens (epochs)", "decimal")]),
+        Column("C [FLOP]", "decimal"),
+        *([Column("memory", "decimal")] if any(group.memory is not None for group in groups) else []),
+        *([Column("time", "right")] if any(group.seconds is not None for group in groups) else []),
     ]
-    rows: list[Row] = [_plan_row(group, varied, memory=memory, times=times) for group in groups]
-    title = "per run; memory of a pack, K runs that train in one step" if memory else "per run"
-    return [*paragraph(title, look, style=CONTEXT), *table(columns, rows, look)]
+    rows: list[Row] = []
+    for group in groups:
+        named = {
+            columns[0].header: ", ".join(_value(group.cell, key) for key in varied),
+            "runs": _plan_runs(group, name_pack=len(packs) > 1),
+            f"N {CONVENTION[view.convention]}": units.count(group.N),
+            "D tokens (epochs)": f"{units.count(group.D)} ({_epochs(group)})",
+            "C [FLOP]": units.si(group.flops),
+            "memory": units.size(group.memory) if group.memory is not None else "",
+            "time": units.duration(group.seconds) if group.seconds is not None else "?",
+        }
+        rows.append([Cell(named[c.header], CONTEXT if group.done == group.runs else "") for c in columns])
+    return [*paragraph(", ".join(shared), look, style=CONTEXT), *table(columns, rows, look)]
 
 
-def _plan_row(group: PlanGroup, varied: list[str], *, memory: bool, times: bool) -> list[str | Cell]:
-    row: list[str | Cell] = [", ".join(show(group.cell[name]) for name in varied)]
-    pack = f", K = {group.pack}" if group.pack > 1 else ""
-    row.append(Cell(f"{group.runs} ({group.done}{pack})", CONTEXT if group.done == group.runs else ""))
-    row.append(units.count(group.N))
-    row.append(f"{units.count(group.D)} ({group.epochs:.2g})")
-    row.append(units.si(group.flops))
-    row += [units.size(group.memory) if group.memory is not None else ""] if memory else []
-    row += [units.duration(group.seconds) if group.seconds is not None else "?"] if times else []
-    return row
+def _plan_runs(group: PlanGroup, *, name_pack: bool) -> str:
+    done = "" if not group.done else ", done" if group.done == group.runs else f", {group.done} done"
+    pack = f", packs of {group.pack}" if name_pack and group.pack > 1 else ""
+    return f"{group.runs}{done}{pack}"
+
+
+def _epochs(group: PlanGroup) -> str:
+    return f"{group.epochs:.2g} epoch{'s' * (group.epochs != 1)}"
 
 
 def status_lines(view: StatusView, look: Look) -> Lines:
@@ -510,7 +566,7 @@ def status_lines(view: StatusView, look: Look) -> Lines:
     for row in view.rows:
         since = units.duration(row.seconds_ago) if row.seconds_ago is not None else ""
         step = f"{row.step}/{row.steps}" if row.step is not None else ""
-        cell = label({key: row.cell[key] for key in varied if key in row.cell})
+        cell = label({name: row.cell[key] for key, name in varied.items() if key in row.cell})
         rows.append([row.run_id[:SHORT_ID], cell, _state(row.state), Cell(since, CONTEXT), step, row.message])
     return [*lines, Text(), *paragraph(f"{view.selection}:", look, style=CONTEXT), *table(columns, rows, look)]
 

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scalectl.core import units
+
+SIZES = st.floats(min_value=-1e5, max_value=1e5, allow_nan=False)
+POSITIVE = st.floats(min_value=1e-3, max_value=1e27)
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [
+        (0, "FLOP", "0 FLOP"),
+        (999, "FLOP", "999 FLOP"),
+        (999.6, "FLOP", "1 kFLOP"),
+        (1.3e18, "FLOP", "1.3 EFLOP"),
+        (3.69e12, "", "3.69 T"),
+        (5e27, "FLOP", "5000 YFLOP"),
+        (0.02, "s", "0.02 s"),
+        (math.nan, "FLOP", "nan FLOP"),
+    ],
+)
+def test_prefixes_are_si(value: float, unit: str, text: str) -> None:
+    assert units.si(value, unit) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(17, "17"), (1_382_400, "1.38 M"), (7e9, "7 B"), (1.5e13, "15 T"), (999_999, "1 M")]
+)
+def test_counts_have_the_prefixes_of_the_field(value: float, text: str) -> None:
+    assert units.count(value) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.4, "0:00"), (51, "0:51"), (59.6, "1:00"), (5025, "1:23:45"), (3 * 86_400, "3d 00:00"), (math.inf, "?")],
+)
+def test_durations_read_like_a_clock(seconds: float, text: str) -> None:
+    assert units.duration(seconds) == text
+
+
+@given(SIZES, SIZES)
+def test_rounding_never_narrows_an_interval_and_widens_it_by_at_most_a_tenth_on_either_side(a: float, b: float) -> None:
+    low, high = min(a, b), max(a, b)
+    _, down, up = units.estimate((low + high) / 2, low, high)
+    width = high - low
+    slack = 1e-9 * max(1.0, abs(low), abs(high))
+    assert float(down) <= low + slack
+    assert float(up) >= high - slack
+    if width > 1e-4:  # six decimals are shown at most
+        assert float(down) >= low - 0.1 * width - slack
+        assert float(up) <= high + 0.1 * width + slack
+
+
+@given(POSITIVE, POSITIVE)
+def test_bounds_with_prefixes_are_rounded_outwards_too(a: float, b: float) -> None:
+    low, high = min(a, b), max(a, b)
+    _, down, up = units.estimate_scaled(math.sqrt(low) * math.sqrt(high), low, high, units.si)
+    assert _number(down) <= low * (1 + 1e-6)
+    assert _number(up) >= high * (1 - 1e-6)
+
+
+@pytest.mark.parametrize("bounds", [(-math.inf, 2.5e6), (3.14159e6, 7.77777e7), (0.0, math.inf)])
+def test_large_and_open_bounds_are_rounded_outwards(bounds: tuple[float, float]) -> None:
+    _, down, up = units.estimate(1.0, *bounds)
+    assert float(down) <= bounds[0]
+    assert float(up) >= bounds[1]
+
+
+@given(st.floats(min_value=0.1, max_value=20), st.floats(min_value=1e-5, max_value=1))
+def test_a_standard_error_is_never_understated(value: float, error: float) -> None:
+    shown, spread = units.measured(value, error)
+    assert error * (1 - 1e-9) - 1e-9 <= float(spread) <= 1.11 * error + 1e-6
+    assert abs(float(shown) - value) <= error
+
+
+def test_a_value_without_an_error_says_so() -> None:
+    assert units.measured(2.289, math.nan) == ("2.2890", "?")
+
+
+def _number(text: str) -> float:
+    """Reads "4.1 G" back."""
+    number, _, prefix = text.partition(" ")
+    return float(number) * 1000.0 ** ("", "k", "M", "G", "T", "P", "E", "Z", "Y").index(prefix)

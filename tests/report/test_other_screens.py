@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from rich.cells import cell_len
+from rich.text import Text
+
+from scalectl.core.job import State
+from scalectl.fit.summary import Summary
+from scalectl.report.look import Look
+from scalectl.report.terminal import fit_lines, plan_lines, predict_lines, status_lines, to_text
+from scalectl.report.views import Answer, FitView, PlanGroup, PlanView, PredictView, StatusRow, StatusView
+
+Golden = Callable[[str, str], None]
+Summaries = Callable[[], tuple[Summary, Summary]]
+Screen = Callable[[Look], list[Text]]
+SIZES = {8: 1_904, 16: 6_880, 32: 26_048, 64: 101_248, 128: 399_104}
+
+
+def plan_view() -> PlanView:
+    groups = tuple(
+        PlanGroup(
+            cell={"model.d_model": width},
+            runs=3,
+            done=3 if width < 32 else 0,
+            pack=3,
+            N=N,
+            D=1_382_400,
+            epochs=0.13,
+            flops=8.3e6 * N,
+            memory=3e6 + 600.0 * N,
+            seconds=4 + width / 2,
+        )
+        for width, N in SIZES.items()
+    )
+    return PlanView(
+        name="stdlib-ladder",
+        question="How does byte-level loss on the Python standard library fall with model size?",
+        groups=groups,
+        flops=1.31e13,
+        seconds=147.0,
+        disk=2.1e6,
+        devices="2 CPU threads",
+        measured=False,
+        shared=(("n_layer", "2"), ("context", "96"), ("precision", "fp32")),
+        dropped=(("tokens_per_param < 2", 3),),
+        warnings=("tokens = 1382500 is rounded down to 1382400, 600 whole steps",),
+        older=4,
+    )
+
+
+def status_view() -> StatusView:
+    rows = (
+        StatusRow(
+            "4f1c9e0000000000", {"model.d_model": 8, "train.seed": 0}, State.LOST, 300, 600, 4_000.0, "worker died"
+        ),
+        StatusRow(
+            "b03a7d0000000000",
+            {"model.d_model": 8, "train.seed": 1},
+            State.FAILED,
+            12,
+            600,
+            180_000.0,
+            "RuntimeError: [/red] \x1b[31mno kernel image is available for execution on the device that was asked for",
+        ),
+        StatusRow("c1d2e30000000000", {"model.d_model": 16, "train.seed": 0}, State.PENDING, None, 600),
+        StatusRow("d4e5f60000000000", {"model.d_model": 16, "train.seed": 1}, State.RUNNING, 451, 600, 2.0),
+    )
+    counts = {State.DONE: 11, State.LOST: 1, State.FAILED: 1, State.PENDING: 1, State.RUNNING: 1}
+    return StatusView("stdlib-ladder", counts, rows)
+
+
+def predict_view() -> PredictView:
+    answers = (
+        Answer("loss at N = 1 B", "L", 0.897, (0.61, 1.2), {"N": 2_505.0}),
+        Answer("loss at N = 100 k", "L", 1.837, (1.81, 1.86), {"N": 1.0}),
+        Answer("N for loss 1.2", "N", 2.4e7, (0.9e7, 3.1e8), {"N": 60.0}),
+        Answer("N for loss 0.4", "N", 3.2e13, (1e11, math.inf), {"N": 8.1e7}, impossible=0.13),
+        Answer("compute-optimal D at C = 1e21 FLOP", "D", 5.4e10, (4.2e10, 7.7e10), {"C": 310.0}),
+        Answer("C for loss 2", "C", 3.3e21, (2e21, 8e21), {"C": 3.2}),
+    )
+    return PredictView("stdlib-ladder", "power", "L = A/N^α", 15, "non_embedding", "size", 0.95, 1000, answers)
+
+
+def fit_view(summaries: Summaries) -> FitView:
+    because = "held-out error 1.9 % against 3.1 %"
+    return FitView("stdlib-ladder", summaries(), "power", because, seeds=3, fixed={"D": 1_382_400.0})
+
+
+@pytest.fixture
+def screens(summaries: Summaries) -> dict[str, Screen]:
+    return {
+        "plan": lambda look: plan_lines(plan_view(), look),
+        "status": lambda look: status_lines(status_view(), look),
+        "fit": lambda look: fit_lines(fit_view(summaries), look),
+        "predict": lambda look: predict_lines(predict_view(), look),
+    }
+
+
+NAMES = ("plan", "status", "fit", "predict")
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("unicode", [True, False])
+def test_the_screen_is_the_one_that_was_looked_at(
+    screens: dict[str, Screen], golden: Golden, name: str, unicode: bool
+) -> None:
+    look = Look(80, unicode)
+    golden(f"{name}-80-{'unicode' if unicode else 'ascii'}-plain.txt", to_text(screens[name](look), look, color=False))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("width", [40, 64, 80, 120])
+@pytest.mark.parametrize("unicode", [True, False])
+def test_screens_fit_the_terminal(screens: dict[str, Screen], name: str, width: int, unicode: bool) -> None:
+    look = Look(width, unicode)
+    text = to_text(screens[name](look), look, color=False)
+    assert max(map(cell_len, text.splitlines())) <= width
+    assert unicode or text.isascii()
+    assert "\x1b" not in text
+
+
+def shown(lines: list[Text]) -> str:
+    return "\n".join(line.plain for line in lines)
+
+
+def test_a_plan_with_nothing_to_do_says_what_comes_next() -> None:
+    view = plan_view()
+    done = replace(view, groups=tuple(replace(group, done=group.runs) for group in view.groups))
+    assert "Nothing to do: 15/15 done.  Next:  scalectl fit stdlib-ladder" in shown(plan_lines(done, Look()))
+
+
+def test_budgets_epochs_and_packs_that_differ_stand_in_the_rows() -> None:
+    view = plan_view()
+    groups = tuple(
+        replace(group, D=group.D * (i + 1), epochs=1.0 * i, pack=i + 1, runs=4) for i, group in enumerate(view.groups)
+    )
+    text = shown(plan_lines(replace(view, groups=groups), Look(120)))
+    assert "D tokens (epochs)" in text
+    assert "4.15 M (2 epochs)" in text
+    assert "4, packs of 5" in text
+
+
+def test_a_time_that_nobody_measured_is_not_made_up() -> None:
+    view = plan_view()
+    groups = tuple(replace(group, seconds=None, memory=None) for group in view.groups)
+    text = shown(plan_lines(replace(view, groups=groups, seconds=None), Look()))
+    assert "time unknown" in text
+    assert "memory" not in text
+
+
+def test_status_without_matching_runs_says_so() -> None:
+    view = StatusView("x", {State.DONE: 3}, ())
+    assert shown(status_lines(view, Look())).splitlines()[1] == "No runs that are not done."
+
+
+def test_an_extrapolation_shows_how_far_it_goes() -> None:
+    lines = shown(predict_lines(predict_view(), Look(120))).splitlines()
+    assert next(line for line in lines if "N = 1 B" in line).endswith("N 2.5k×")
+    assert next(line for line in lines if "N = 100 k" in line).endswith("inside")
+    assert any("13 % of the draws never get there" in line for line in lines)
+
+
+def test_only_the_chosen_law_is_bold(summaries: Summaries) -> None:
+    view = fit_view(summaries)
+    look = Look(80)
+    rows = to_text(fit_lines(view, look), look, color=True).splitlines()
+    bold = [row for row in rows if "\x1b[1m" in row]
+    assert len(bold) == 2
+    assert all("0.078" in row or "4.5" in row for row in bold)
+    open_ended = replace(view, chosen=None, because="neither is identified")
+    rows = to_text(fit_lines(open_ended, look), look, color=True).splitlines()
+    assert not [row for row in rows if "\x1b[1m" in row]
+
+
+def test_a_parameter_that_was_fixed_is_called_fixed(summaries: Summaries) -> None:
+    power, _ = summaries()
+    held = replace(
+        power, identified={"A": True}, intervals_by_unit={"size": {"A": (3.9, 5.2)}}, intervals={"A": (3.9, 5.2)}
+    )
+    row = next(
+        line for line in shown(fit_lines(FitView("x", (held,), "power", ""), Look())).splitlines() if "fixed" in line
+    )
+    assert row.split() == ["α", "0.0781", "fixed"]
+
+
+def test_parameters_are_printed_as_the_formula_writes_them(summaries: Summaries) -> None:
+    power, _ = summaries()
+    spelt = replace(
+        power,
+        params={"A": 4.5, "alpha": 0.078},
+        identified={"A": True, "alpha": False},
+        intervals_by_unit={"size": {"A": (3.9, 5.2), "alpha": (0.06, 0.1)}},
+        advice="alpha is not identified; alphabet stays",
+    )
+    text = shown(fit_lines(FitView("x", (spelt,), None, "alpha is open"), Look()))
+    assert "α is not identified; alphabet stays" in text
+    assert "no law chosen: α is open" in text
+    assert "alpha " not in text
+
+
+def test_a_doubling_without_an_interval_admits_it(summaries: Summaries) -> None:
+    power = replace(summaries()[0], doubling=(0.053, -math.inf, math.inf))
+    assert "doubling N lowers the loss by 5.3 % (no interval)" in shown(
+        fit_lines(FitView("x", (power,), None, ""), Look())
+    )
