@@ -117,7 +117,8 @@ class _Wrong(Exception):
 def readable(fields: Mapping[str, Field]) -> tuple[str, ...]:
     """Names that a rule may read: every key, and what follows from a cell.
 
-    `train.tokens` and `train.steps` are those of the run, after rounding, whichever key gives its length.
+    `train.tokens` and `train.steps` are those of the run, after rounding, whichever key gives its length; the others
+    read as in the file: `train.decay` is a share here, and steps in a constraint, which reads the planned run.
     """
     keys = (key for key in fields if key not in HORIZONS)
     return (*keys, "model.vocab", "train.tokens", "train.steps", *DERIVED)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from scalectl.core.cost import CONVENTIONS, Convention, Ledger
-from scalectl.core.errors import ExpressionError, UsageError
+from scalectl.core.errors import ExpressionError, Problem, SweepFileError
 from scalectl.core.names import shown
 from scalectl.core.run import RunConfig, flat
 from scalectl.core.units import count, percent
@@ -97,7 +97,7 @@ def expand(sweep: Sweep) -> Plan:
     """Work out every run of a sweep with its costs.
 
     Returns: runs in the file's order, the last axis fastest; the same run asked for twice is kept once.
-    Raises: UsageError if a constraint cannot be worked out for these runs.
+    Raises: SweepFileError if a constraint cannot be worked out for these runs.
     """
     axes = sweep.axes
     planned: dict[str, PlannedRun] = {}
@@ -154,17 +154,19 @@ def _constrained(
     known = list(dict.fromkeys(name for row in rows for name in row))
     reason = np.full(len(runs), "", dtype=object)
     for constraint in sweep.constraints:
-        names = constraint.resolved(known)
+        expression = constraint.expression
+        names = expression.resolved(known)
         values = {written: _column([row.get(full) for row in rows]) for written, full in names.items()}
         try:
-            hit = np.broadcast_to(np.asarray(constraint.evaluate(values)), len(runs))
+            hit = np.broadcast_to(np.asarray(expression.evaluate(values)), len(runs))
+            if hit.dtype != np.bool_:
+                raise ExpressionError("this is no condition", remedy="compare it with something")
         except ExpressionError as error:
-            raise UsageError(f"constraint {shown(constraint.text)}: {error.what}", remedy=error.remedy) from None
-        if hit.dtype != np.bool_:
-            raise UsageError(
-                f"constraint {shown(constraint.text)} is not a condition", remedy="compare it with something"
-            )
-        reason[hit & (reason == "")] = constraint.text
+            what = f"constraint {shown(expression.text)}: {error.what}"
+            raise SweepFileError(
+                sweep.path, (Problem(constraint.line, what, error.remedy, constraint.snippet),)
+            ) from None
+        reason[hit & (reason == "")] = expression.text
     kept = tuple(planned for planned, why in zip(runs, reason, strict=True) if not why)
     return kept, tuple((planned.cell, str(why)) for planned, why in zip(runs, reason, strict=True) if why)
 

@@ -90,6 +90,15 @@ class OnError:
 
 
 @dataclass(frozen=True)
+class Constraint:
+    """A condition that drops runs, and where it stands: its line and that line drawn with carets."""
+
+    expression: Expression
+    line: int | None
+    snippet: str | None
+
+
+@dataclass(frozen=True)
 class Sweep:
     """A sweep file that was read, checked and resolved.
 
@@ -104,7 +113,7 @@ class Sweep:
     overrides: tuple[str, ...]
     blocks: tuple[Block, ...]
     cells: tuple[Cell, ...]
-    constraints: tuple[Expression, ...]
+    constraints: tuple[Constraint, ...]
     runtime: Runtime = Runtime()
     budget: Budget = Budget()
     on_error: OnError = OnError()
@@ -474,7 +483,7 @@ class _Reader:
 
     def constraints(
         self, tables: Mapping[str, Mapping[str, _Entry]], blocks: Sequence[Block]
-    ) -> tuple[Expression, ...]:
+    ) -> tuple[Constraint, ...]:
         fields = {"constraints.drop": Field("constraints.drop", "texts", ())}
         found = []
         for index, text in enumerate(self.table(tables, "constraints", fields)["drop"]):
@@ -489,7 +498,9 @@ class _Reader:
             if not expression.is_condition:
                 self.problem(path, f"constraints.drop[{index}]: this is no condition", "compare it with something")
                 continue
-            found.append(expression)
+            place = self.places.value(path)
+            drawn = snippet(self.lines, place) if place else None
+            found.append(Constraint(expression, place.line if place else None, drawn))
         return tuple(found)
 
     # --- grids

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scalectl.core.errors import UsageError
+from scalectl.core.errors import SweepFileError
 from scalectl.models.decoder import spec as decoder
 from scalectl.sweep.plan import expand
 from scalectl.sweep.spec import load, parse_sweep
@@ -176,11 +176,21 @@ def test_constraints_drop_and_say_which_constraint_did():
     assert everything.notes == ("no run is left",)
 
 
-def test_a_constraint_that_cannot_be_worked_out_is_refused():
-    with pytest.raises(UsageError, match="two numbers or two texts"):
-        plan(more='[constraints]\ndrop = ["model.family < 3"]')
-    with pytest.raises(UsageError, match="is not a condition"):
-        plan(more='[constraints]\ndrop = ["d_model"]')
+@pytest.mark.parametrize(
+    ("drop", "what"),
+    [
+        ("model.family < 3", "two numbers or two texts"),
+        ("d_model", "no condition"),
+        ("1 / 0 > N_total", "division by zero"),
+    ],
+)
+def test_a_constraint_that_cannot_be_worked_out_is_refused_with_its_line(drop, what):
+    with pytest.raises(SweepFileError) as caught:
+        plan(more=f"[constraints]\ndrop = [\n  '{drop}'\n]")
+    (problem,) = caught.value.problems
+    assert what in problem.what
+    assert drop in problem.snippet
+    assert problem.snippet.startswith(f"{problem.line} | ")
 
 
 def test_the_same_run_asked_for_twice_is_planned_once():
