@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from scalectl.core.errors import StoreBusy
+from scalectl.core.errors import BudgetRefused, StoreBusy
 from scalectl.core.job import State
 from scalectl.core.rows import Row
 from scalectl.store.files import atomic_write, sync_folder, temporary_name, writing
@@ -103,8 +103,12 @@ class Claim:
 
     def release(self) -> None:
         """Give the run up; the file stays as the number below which nobody claims again."""
-        if self.folder.is_dir() and self.held():
+        if not (self.folder.is_dir() and self.held()):
+            return
+        try:
             atomic_write(self.path, json.dumps(asdict(replace(self.holder, released=True))).encode())
+        except BudgetRefused:  # a full disk must not leave the run held: an empty claim is nobody's, and takes no space
+            os.truncate(self.path, 0)
 
 
 class Standing(NamedTuple):

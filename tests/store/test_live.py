@@ -332,6 +332,18 @@ def test_a_failed_run_can_be_begun_again(store, lab):
     assert begin(store, run.run_id) is not None
 
 
+def test_a_run_is_released_even_when_the_disk_is_full(store, flight):
+    claim = flight.claim()
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, limit[1]))
+    try:
+        claim.release()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert state_of(store, "ab").state is State.PENDING
+    assert flight.claim().number == claim.number + 1
+
+
 def test_a_claim_that_cannot_be_read_is_nobodys(flight):
     (flight.folder / "claim.3").write_text("{")
     assert flight.claim().number == 4
