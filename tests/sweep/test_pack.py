@@ -88,7 +88,7 @@ def test_runs_that_cannot_share_a_step_are_kept_apart(change):
 
 def test_large_models_train_alone():
     runs = planned(widths=(2048,), seeds=range(4))
-    assert runs[0].n["matmul"] * runs[0].run.batch_tokens > CPU_CORE.pack_limit
+    assert runs[0].ledger.saved_activations * runs[0].run.batch_tokens > CPU_CORE.pack_one
     assert [len(job.runs) for job in pack(runs)] == [1, 1, 1, 1]
 
 
@@ -115,7 +115,9 @@ def test_expected_time_grows_with_size_length_and_pack_but_a_pack_is_cheaper_tha
 
 
 def test_a_faster_slot_is_an_argument():
-    slow = replace(CPU_CORE, overhead=2 * CPU_CORE.overhead, flops=CPU_CORE.flops / 2, ceiling=CPU_CORE.ceiling / 2)
+    slow = replace(
+        CPU_CORE, overhead=2 * CPU_CORE.overhead, flops=CPU_CORE.flops / 2, activation=2 * CPU_CORE.activation
+    )
     (run,) = planned()
     assert estimate_seconds(run, speed=slow) == pytest.approx(2 * estimate_seconds(run))
 
@@ -124,3 +126,16 @@ def test_the_longest_start_first():
     assert makespan([3, 3, 2, 2, 2], 2) == 7
     assert makespan([5, 4, 3, 3, 3], 3) == 7
     assert makespan([4.0], 8) == 4
+
+
+def test_a_pack_stays_in_the_caches():
+    runs = planned(widths=(512,), seeds=range(16))
+    kept = runs[0].ledger.saved_activations * runs[0].run.batch_tokens
+    assert kept < CPU_CORE.pack_one < 16 * kept
+    assert max(len(job.runs) for job in pack(runs)) <= CPU_CORE.pack_all / kept
+
+
+def test_evaluations_take_time_too():
+    text = SWEEP.format(widths=8, rates=0.01, steps=100, seeds=0)
+    often, rarely = (expand(parse_sweep(f"{text}[eval]\nevery = {every}\n")).runs[0] for every in (1, 100))
+    assert estimate_seconds(often) > 2 * estimate_seconds(rarely)
