@@ -54,8 +54,12 @@ class Draws:
 
 
 def sizes(law: Law, points: Points) -> npt.NDArray[np.int64]:
-    """The size of each point as an index from 0: its `size` label, or its place on the law's first axis; shape (n,)."""
-    labels: npt.NDArray[Any] = points.size if points.size is not None else points.axis(law.axes[0])
+    """The size of each point as an index from 0, shape (n,): its `size` label, or its place on the law's first axis.
+
+    Labels count only for laws that read N; along D or C alone, the places themselves are what was varied.
+    """
+    labelled = points.size is not None and "N" in law.axes
+    labels: npt.NDArray[Any] = points.size if labelled else points.axis(law.axes[0])  # type: ignore[assignment]
     return np.unique(labels, return_inverse=True)[1].ravel().astype(np.int64)
 
 

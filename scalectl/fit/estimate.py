@@ -28,7 +28,7 @@ APART = 2  # grid steps within which two starts count as one. Ours.
 SAME_OPTIMUM = 1e-6  # relative difference of the objective below which two starts ended at one optimum. Ours.
 STAGE = 8.0  # ratio of one Huber width to the next. Ours: the product of stages and steps per stage is flat around it.
 ROUNDING = 1e-14  # of a log residual: some fifty times the spacing of float64 beside 1. Ours.
-FLAT = 1e-9  # smallest eigenvalue of the scaled Hessian, beside the largest, that still counts as a slope. Ours.
+FLAT = 1e-10  # square of the ratio of singular values of the scaled residual slopes: five digits are left. Ours.
 
 
 class Status(StrEnum):
@@ -156,7 +156,7 @@ def fit(
     at_bound = tuple(name for name, flag in zip(problem.free, held, strict=True) if flag)
     scale = objective.width if np.isfinite(objective.width) else 1.0
     gradient = float(np.abs(np.where(held, 0.0, local.slope[0])).max(initial=0.0) * scale / w.sum())
-    status = _status(bool(ended.settled[best]), bool(at_bound), local.curvature[0], local.spread[0], held)
+    status = _status(bool(ended.settled[best]), bool(at_bound), problem.slopes(z[None])[0][~held])
     theta = dict(zip(law.names, map(float, problem.natural(z[None])[0]), strict=True))
     return Fit(
         law=law,
@@ -319,12 +319,13 @@ def _at(z: Floats, problem: Problem) -> Any:
     return (z <= problem.low + 1e-9 * span) | (z >= problem.high - 1e-9 * span)
 
 
-def _status(settled: bool, bounded: bool, curvature: Floats, spread: Floats, held: Any) -> Status:
+def _status(settled: bool, bounded: bool, slopes: Floats) -> Status:
     if bounded:
         return Status.AT_BOUND
-    scale = np.sqrt(np.maximum(spread, 1e-300))
-    values = np.linalg.eigvalsh((curvature / np.outer(scale, scale))[np.ix_(~held, ~held)])
-    if values.size and values[0] < FLAT * max(values[-1], 1e-300):
+    # From the slopes, not from the Hessian: an absolute-value objective is flat between two kinks wherever it ends.
+    scaled = slopes / np.maximum(np.linalg.norm(slopes, axis=1, keepdims=True), 1e-300)
+    values = np.linalg.eigvalsh(scaled @ scaled.T)
+    if values[0] < FLAT * values[-1]:
         return Status.FLAT
     return Status.CONVERGED if settled else Status.STALLED
 

@@ -96,6 +96,21 @@ class Problem:
         predicted = np.asarray(self.law.predict(self.theta(z), self.centred), dtype=np.float64)
         return self.objective.residual(predicted, self.points.L if measured is None else measured)
 
+    def slopes(self, z: Floats) -> Floats:
+        """Slopes of the residuals by coordinate, (B, q, n)."""
+        theta = self.theta(z)
+        predicted, first, _ = self.law.derivatives(theta, self.centred)
+        slopes = self._slopes(theta, first, len(z))
+        return slopes / np.asarray(predicted)[:, None, :] if self.objective.on_log else slopes
+
+    def _slopes(self, theta: Mapping[str, Any], first: Mapping[str, Any], batch: int) -> Floats:
+        # Of the predicted loss.
+        slopes = np.empty((batch, len(self.free), len(self.points)))
+        for k, name in enumerate(self.free):
+            stretch = theta[name] if self.law.parameter(name).scale == "log" else 1.0
+            slopes[:, k, :] = first[name] * stretch
+        return slopes
+
     def evaluate(self, z: Floats, weights: Floats, measured: Floats, width: float) -> Local:
         """The objective / width² around z (B, q), for Huber with that width; infinite width: Σ r²/2, unscaled.
 
@@ -108,9 +123,7 @@ class Problem:
         stretch = {  # d theta / d coordinate
             name: theta[name] if self.law.parameter(name).scale == "log" else 1.0 for name in self.free
         }
-        slopes = np.empty((len(z), len(self.free), len(self.points)))
-        for k, name in enumerate(self.free):
-            slopes[:, k, :] = first[name] * stretch[name]
+        slopes = self._slopes(theta, first, len(z))
         residual = self.objective.residual(predicted, measured)
         if np.isfinite(width):
             unit = 1.0 / width

@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from scalectl.core.rows import Floats
+from scalectl.fit.bootstrap import sizes
 from scalectl.fit.estimate import Fit, follow
 from scalectl.fit.newton import Local
 from scalectl.fit.problem import Problem, pose
@@ -25,7 +26,8 @@ def threshold(fitted: Fit, level: float) -> float:
     rise of Ronchetti 1982 and Huber and Ronchetti 2009 (Robust Statistics, section 7.5): δ is a choice, not the noise,
     so that without the scale the interval would mean nothing.
     E[ψ²] adds ψ up within each design point before squaring, because runs there share the misfit of the law (Liang and
-    Zeger 1986), and divides by spare design points. E[ψ'] is that of normal noise with the robust deviation of the
+    Zeger 1986), and divides by spare design points; for a law of several axes the same is done by size, and the larger
+    of the two rises counts. E[ψ'] is that of normal noise with the robust deviation of the
     residuals: the share of residuals inside δ itself is a handful of points.
     Infinite without spare design points.
     """
@@ -34,20 +36,23 @@ def threshold(fitted: Fit, level: float) -> float:
     predicted = np.asarray(fitted.law.predict(fitted.theta, points), dtype=np.float64)
     residual = objective.residual(predicted, points.L)
     free = len(fitted.law.names) - len(fitted.fixed)
-    index = cells(fitted.law, points)
-    spare = int(index.max()) + 1 - free
-    if spare < 1:
-        return math.inf
-    quantile = student_quantile((1 + level) / 2, spare)
     robust = math.isfinite(objective.width)
-    psi = np.clip(residual / objective.width, -1, 1) if robust else residual
-    together = np.bincount(index, weights * psi)
-    square = float((together**2).sum()) / weights.sum() * (spare + free) / spare
+    psi = weights * (np.clip(residual / objective.width, -1, 1) if robust else residual)
+    across = max(1, fitted.law.needs - len(fitted.fixed))
+    groupings = [(cells(fitted.law, points), free), (sizes(fitted.law, points), across)]
+    square = 0.0
+    for index, parameters in groupings[: len(fitted.law.axes)]:
+        together = np.bincount(index, psi)
+        spare = len(together) - parameters
+        if spare < 1:
+            return math.inf
+        quantile = student_quantile((1 + level) / 2, spare)
+        square = max(square, quantile**2 * float((together**2).sum()) / weights.sum() * len(together) / spare)
     slope = 1.0
     if robust:
         deviation = robust_deviation(residual, free)
         slope = math.erf(objective.width / (deviation * math.sqrt(2))) if deviation > 0 else 1.0
-    return float(max(0.5 * quantile**2 * square / slope, EXACT))
+    return float(max(0.5 * square / slope, EXACT))
 
 
 @np.errstate(all="ignore")

@@ -12,7 +12,7 @@ from scalectl.core.errors import FitError, UsageError
 from scalectl.core.rows import Points
 from scalectl.fit.estimate import Status, fit, nonnegative_least_squares, refit
 from scalectl.fit.newton import Local, minimise
-from scalectl.fit.objective import LAD, LOG_MSE, MSE, Huber, Objective, parse_objective
+from scalectl.fit.objective import LAD, LOG_MSE, MSE, Huber, parse_objective
 from scalectl.fit.problem import pose
 from scalectl.laws import LAWS, law_on, where
 
@@ -188,16 +188,12 @@ def test_a_warm_started_refit_ends_where_a_fit_from_scratch_does():
 
 
 def test_a_ladder_without_a_floor_ends_at_the_bound_and_says_so():
-    fitted = fit(LAWS["power+constant"], ladder(noise=1e-4, alpha=0.05, rng=3))
-    steep = fit(LAWS["power+constant"], ladder(noise=0, E=1.0, alpha=0.4))
-    assert steep.status is Status.CONVERGED
-    if fitted.status is Status.AT_BOUND:
-        assert fitted.at_bound == ("E",)
     # Losses that fall faster than any power law cannot have a floor above 0.
     N = np.repeat(SIZES, 2)
     bent = Points(L=5 * N**-0.05 * (1 - 0.01 * np.log(N / N[0])), N=N)
     held = fit(LAWS["power+constant"], bent)
     assert held.status is Status.AT_BOUND
+    assert held.at_bound == ("E",)
     assert held.theta["E"] == 0
     assert "no floor is visible" in held.advice
 
@@ -248,7 +244,6 @@ def test_any_points_give_a_fit_or_a_fit_error_and_never_a_traceback(data):
     except FitError:
         return
     assert np.isfinite(fitted.value) or fitted.status is not Status.CONVERGED
-    assert isinstance(fitted.objective, Objective)
 
 
 def test_residuals_are_positive_where_the_law_predicts_too_much():
