@@ -33,7 +33,7 @@ _NEVER_POOLED = {
 }
 
 # Column names that say by themselves what they hold, best first. Words are compared without case; single letters as
-# they are, because n is often a count of items, d a width and c a constant. Source: ours, from published tables.
+# they are, because n is often a count of items, d a width and c a constant. Source: ours.
 _OBVIOUS = {
     "N": ("N", "params", "n_params", "num_params", "parameters", "model_size", "model size"),
     "D": ("D", "tokens", "n_tokens", "num_tokens", "train_tokens", "training tokens"),
@@ -44,8 +44,8 @@ _OBVIOUS = {
 
 # Config columns that say nothing beyond N, D and seed, or do not touch the numbers.
 _NO_AXIS = ("train.seed", "train.steps", "train.tokens", "data.origin", "eval.every")
-# D is rounded down to whole steps, so equal horizons at different batch sizes differ a little. Source: ours; 2 % is
-# above one step of the shortest runs (50 steps) and below the spacing of any grid over D that could be fitted.
+# D is rounded down to whole steps, so equal horizons at different batch sizes differ by less than one step. Source: ours;
+# 2 % covers that from 50 steps on, and stays below the spacing of any grid over D that could be fitted.
 _SAME_D = 0.02
 
 
