@@ -130,7 +130,6 @@ def sweep(
         raise typer.BadParameter(f"{retry!r} is not known; use --retry failed")
     prepared = command.prepare(file, results, changes or (), max_runs=max_runs, retry_failed=retry == "failed")
     console, look = _stdout()
-    name, total = prepared.sweep.name, len(prepared.plan)
     if not prepared.jobs:
         command.record_plan(prepared)
         console.print(look.text(_nothing_to_do(prepared)))
@@ -150,7 +149,7 @@ def sweep(
     if halted is not None:
         raise typer.Exit(halted.exit_code)
     if outcome.complete:
-        console.print(look.text(f"Next:  scalectl fit {name}    scalectl report {name}"))
+        console.print(look.text(f"Next:  scalectl fit {prepared.sweep.name}    scalectl report {prepared.sweep.name}"))
     raise typer.Exit(0 if outcome.sound else 1)
 
 
@@ -547,7 +546,7 @@ class _Signals:
         for number in SIGNAL_EXIT:
             signal.signal(number, self._handle)
 
-    def _handle(self, number: int, frame: FrameType | None) -> None:
+    def _handle(self, number: int, _: FrameType | None) -> None:
         self.count += 1
         self.first = self.first or signal.Signals(number)
         self.announce(self.count)

@@ -1,4 +1,4 @@
-"""`scalectl doctor`: is this machine ready to train, and is the store whole?"""
+"""`scalectl doctor`: whether this machine is ready to train, and the store whole."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ source = "stdlib"                      # Python's own source; or "text:PATH" (fi
 [train]
 tokens = 460800                        # exactly one of tokens, tokens_per_param, flops, steps; each may be a grid
 batch_tokens = 2304                    # a multiple of context
-lr = {{ rule = "min(0.01, 0.006 * (64 / d_model)^0.5)" }}
+lr = {{ rule = "min(0.03, 0.4 / d_model)" }}
 schedule = "wsd"                       # warm-up, stable, decay; or "cosine", "linear", "constant"
 warmup = 40                            # steps, or a fraction below 1
 decay = 0.2                            # share of the run

@@ -11,7 +11,6 @@ import numpy as np
 
 from scalectl.commands.fit import Request, Result
 from scalectl.commands.fit import run as fit
-from scalectl.commands.status import standings
 from scalectl.commands.target import Target, find_target
 from scalectl.core import units
 from scalectl.core.errors import FitError, NothingMatched, UsageError
@@ -19,7 +18,7 @@ from scalectl.core.job import State
 from scalectl.core.rows import HELD_OUT, LOSS
 from scalectl.report.views import GridAxis, RunCurve, RunView, SweepView
 from scalectl.store.index import load_index
-from scalectl.store.live import Standing
+from scalectl.store.live import Standing, states
 from scalectl.store.reader import load_rows, read_meta
 from scalectl.store.sweeps import StoredSweep, load_sweep
 
@@ -42,10 +41,12 @@ def run(request: Request) -> SweepView:
     index = index[index["run_id"].isin(sweep.current)].set_index("run_id", drop=False)
     columns: dict[str, dict[str, Any]] = {str(key): row for key, row in index.to_dict("index").items()}
     curves = _curves(target, sweep)
-    states = standings(target.store, sweep)
+    standings = states(target.store, sweep.current)
     axes = _axes(sweep)
     runs = tuple(
-        _run_view(row, axes, columns.get(row["run_id"], {}), states[row["run_id"]], curves.get(row["run_id"]), request)
+        _run_view(
+            row, axes, columns.get(row["run_id"], {}), standings[row["run_id"]], curves.get(row["run_id"]), request
+        )
         for row in sweep.rows
         if row["current"]
     )

@@ -13,11 +13,11 @@ from scalectl.commands.target import find_target, results_store
 from scalectl.core.errors import UsageError
 from scalectl.core.job import State
 from scalectl.report.views import StatusRow, StatusView
-from scalectl.store.index import find_run, refresh
+from scalectl.store.index import find_run
 from scalectl.store.layout import Store
-from scalectl.store.live import Standing, live, standing
+from scalectl.store.live import Standing, live, standing, states
 from scalectl.store.reader import RunMeta, read_meta
-from scalectl.store.sweeps import StoredSweep, load_sweep
+from scalectl.store.sweeps import load_sweep
 
 LOG_BYTES = 200_000  # of a log's end; ours: a traceback and the attempts before it
 
@@ -32,17 +32,6 @@ class RunLog:
     log: str
 
 
-def standings(store: Store, sweep: StoredSweep) -> dict[str, Standing]:
-    """The truth about every current run of a sweep, by id."""
-    states = refresh(store).states()
-    filed = {
-        run_id: Standing(State(states[run_id][0]), states[run_id][1], states[run_id][2])
-        for run_id in sweep.current
-        if run_id in states
-    }
-    return {run_id: standing(store, run_id, filed.get(run_id)) for run_id in sweep.current}
-
-
 def run(named: str | None, results: str | None, *, failed: bool = False) -> StatusView:
     """How every run of a sweep stands.
 
@@ -53,7 +42,7 @@ def run(named: str | None, results: str | None, *, failed: bool = False) -> Stat
     if target.file is not None:
         raise UsageError(f"{target.name} is a file, and status is of a sweep", remedy="scalectl status NAME")
     sweep = load_sweep(target.store, target.name)
-    found = standings(target.store, sweep)
+    found = states(target.store, sweep.current)
     broken = (State.FAILED, State.DIVERGED, State.LOST, State.OOM, State.TIMEOUT)
     rows = [
         _row(target.store, row, found[row["run_id"]])

@@ -23,7 +23,7 @@ from scalectl.report.progress import Expected, Progress
 from scalectl.report.views import PlanGroup, PlanView
 from scalectl.store.index import refresh
 from scalectl.store.layout import Store
-from scalectl.store.live import Standing, standing
+from scalectl.store.live import Standing, states
 from scalectl.store.sweeps import list_sweeps, load_sweep, save_sweep
 from scalectl.sweep.pack import makespan, pack
 from scalectl.sweep.plan import Plan, PlannedRun, expand
@@ -92,10 +92,9 @@ def prepare(
     sweep = load(sweep_file(path), overrides, max_runs=max_runs or MAX_RUNS)
     plan = expand(sweep)
     store = results_store(results)
-    filed = {run_id: Standing(State(state), message, steps) for run_id, (state, message, steps) in _ended(store)}
-    standings = {run_id: standing(store, run_id, filed.get(run_id)) for run_id in plan.run_ids}
-    states = {run_id: held.state for run_id, held in standings.items()}
-    wanted = {run_id for run_id, state in states.items() if state.resumes or (retry_failed and state is State.FAILED)}
+    standings = states(store, plan.run_ids)
+    found = {run_id: held.state for run_id, held in standings.items()}
+    wanted = {run_id for run_id, state in found.items() if state.resumes or (retry_failed and state is State.FAILED)}
     todo = tuple(planned for planned in plan.runs if planned.run_id in wanted)
     places = len(slots(count=sweep.runtime.slots))
     placement = Placement(micro_batch=sweep.runtime.micro_batch, checkpoint_seconds=sweep.runtime.checkpoint_seconds)
@@ -107,8 +106,8 @@ def prepare(
         todo=todo,
         jobs=pack(todo, slots=places, placement=placement),
         places=places,
-        elsewhere=tuple(run_id for run_id, state in states.items() if state is State.RUNNING),
-        waiting=tuple(run_id for run_id, state in states.items() if state is State.FAILED and run_id not in wanted),
+        elsewhere=tuple(run_id for run_id, state in found.items() if state is State.RUNNING),
+        waiting=tuple(run_id for run_id, state in found.items() if state is State.FAILED and run_id not in wanted),
     )
 
 
@@ -173,12 +172,7 @@ class Outcome:
 
 def outcome(prepared: Prepared) -> Outcome:
     """Read from the store how every run of the plan ended."""
-    filed = {
-        run_id: Standing(State(state), message, steps) for run_id, (state, message, steps) in _ended(prepared.store)
-    }
-    counts: Counter[State] = Counter()
-    for run_id in prepared.plan.run_ids:
-        counts[standing(prepared.store, run_id, filed.get(run_id)).state] += 1
+    counts = Counter(held.state for held in states(prepared.store, prepared.plan.run_ids).values())
     said = ", ".join(f"{number} {state}" for state, number in counts.most_common())
     complete = counts.total() == counts[State.DONE] + counts[State.DIVERGED]
     whole = "Finished" if complete else "Stopped"
@@ -310,10 +304,6 @@ def _devices(count: int | None) -> str:
     places = slots(count=count)
     kind = "GPU" if places[0].device.startswith("cuda") else "CPU core"
     return f"{len(places)} {kind}{'s' * (len(places) != 1)}"
-
-
-def _ended(store: Store) -> list[tuple[str, tuple[str, str, int]]]:
-    return list(refresh(store).states().items())
 
 
 def _existing(path: Path) -> Path:

@@ -1,7 +1,7 @@
 """What every executor offers, and the events that the scheduling loop passes on.
 
-An executor starts and stops processes and says what it sees of them. It is never believed about the state of a run: that
-is read from the store.
+An executor starts and stops processes and says what it sees of them. It is never believed about the state of a run:
+that is read from the store.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""This machine: one long-lived worker process per slot, pinned to its core or given its GPU."""
+"""The machine at hand: one long-lived worker process per slot, pinned to its core or given its GPU."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -92,26 +93,20 @@ class LocalExecutor:
                     worker = self.workers[index] = self._start(index)
                 worker.ticket = job.ticket
                 placed = replace(job, placement=replace(job.placement, device=place.device))
-                try:
+                with contextlib.suppress(BrokenPipeError):  # it died idle: its reader reports the job as lost
                     self._stdin(worker).write(encode(placed) + "\n")
                     self._stdin(worker).flush()
-                except BrokenPipeError:
-                    pass  # the worker died idle; its reader reports the job as lost
                 return job.ticket
         raise RuntimeError("no free slot")
 
     def poll(self, seconds: float) -> list[Event]:
         """Messages of the workers, as events."""
         events: list[Event] = []
-        try:
-            waiting = [self.inbox.get(timeout=seconds)]
+        waiting = []
+        with contextlib.suppress(queue.Empty):
+            waiting.append(self.inbox.get(timeout=seconds))
             while True:
-                try:
-                    waiting.append(self.inbox.get_nowait())
-                except queue.Empty:
-                    break
-        except queue.Empty:
-            return events
+                waiting.append(self.inbox.get_nowait())
         for index, line in waiting:
             worker = self.workers.get(index)
             if worker is not None:
@@ -133,11 +128,7 @@ class LocalExecutor:
                 self._kill(worker)
             elif worker.ticket is not None:
                 worker.process.terminate()
-            if worker.process.stdin is not None and not worker.process.stdin.closed:
-                try:
-                    worker.process.stdin.close()
-                except BrokenPipeError:
-                    pass
+            _close(worker)
         deadline = time.monotonic() + GRACE_SECONDS
         for worker in self.workers.values():
             try:
@@ -150,7 +141,7 @@ class LocalExecutor:
 
     def _start(self, index: int) -> _Worker:
         place = self.places[index]
-        errors = tempfile.TemporaryFile()
+        errors = tempfile.TemporaryFile()  # noqa: SIM115 closed with the worker
         cpu = "-" if place.cpu is None else str(place.cpu)
         process = subprocess.Popen(
             [sys.executable, "-m", "scalectl.train.worker", str(self.root), str(os.getpid()), cpu],
@@ -198,6 +189,7 @@ class LocalExecutor:
     def _buried(self, worker: _Worker) -> Event | None:
         """A worker's output ended: it is gone. Its slot starts a new one when a job needs it."""
         code = worker.process.wait()
+        _close(worker)
         worker.errors.seek(0, os.SEEK_END)
         worker.errors.seek(max(0, worker.errors.tell() - 4_000))
         said = worker.errors.read().decode(errors="replace").strip().splitlines()
@@ -215,7 +207,12 @@ class LocalExecutor:
 
     @staticmethod
     def _kill(worker: _Worker) -> None:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(worker.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
+
+
+def _close(worker: _Worker) -> None:
+    """End the worker's input."""
+    if worker.process.stdin is not None:
+        with contextlib.suppress(BrokenPipeError):  # unread jobs of a worker that is gone
+            worker.process.stdin.close()

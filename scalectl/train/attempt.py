@@ -12,13 +12,14 @@ from typing import Any
 import torch
 
 from scalectl.core.cost import CONVENTIONS
-from scalectl.core.errors import BudgetRefused, StoreBusy
+from scalectl.core.errors import ScalectlError, StoreBusy
 from scalectl.core.job import Job, State
 from scalectl.core.rows import Row
 from scalectl.core.run import RunConfig
 from scalectl.models import MODELS
+from scalectl.store import live
 from scalectl.store.layout import Store
-from scalectl.store.live import Claim, Live, live, state_of
+from scalectl.store.live import Claim, Live
 from scalectl.store.writer import write_run
 from scalectl.tasks import TASKS
 from scalectl.train import checkpoint
@@ -49,7 +50,10 @@ class Attempt:
         self.started = now()
 
     def run(self) -> None:
-        """Train to the end, or to the request to stop. Errors of the code end the runs as failed; nothing is raised."""
+        """Train to the end, or to the request to stop. Errors of the code end the runs as failed.
+
+        Raises: BudgetRefused or StoreError if the store cannot take what is measured; the runs are left paused.
+        """
         try:
             begin = self._claim()
             if not self.runs:
@@ -57,7 +61,7 @@ class Attempt:
             self._train(begin)
         except torch.OutOfMemoryError as error:
             self._stand_still(State.OOM, str(error).splitlines()[0])
-        except BudgetRefused as error:  # the disk is full: earlier checkpoints are whole, the runs can go on later
+        except ScalectlError as error:  # a full disk, say: earlier checkpoints are whole, the runs can go on later
             self._stand_still(State.PAUSED, error.what)
             raise
         except Exception as error:  # noqa: BLE001 whatever the code did, its runs have failed and say why
@@ -66,22 +70,30 @@ class Attempt:
     def _claim(self) -> dict[str, Progress]:
         begin = {}
         for run in self.job.runs:
-            if state_of(self.store, run.run_id).state.final:
-                continue
-            folder = live(self.store, run.run_id)
             try:
-                claim = folder.claim()
+                begun = live.begin(self.store, run.run_id)
             except StoreBusy as busy:
                 self.tell({"event": "busy", "run_id": run.run_id, "message": busy.what})
                 continue
+            if begun is None:  # somebody else has finished it
+                continue
+            folder, claim = begun
             self.runs[run.run_id], self.lives[run.run_id], self.claims[run.run_id] = run, folder, claim
-            progress = checkpoint.load(folder)
+            progress = self._progress(folder)
             for note in folder.truncate(progress.step if progress else 0):
                 self._log(run.run_id, note)
             self._log(run.run_id, f"goes on from step {progress.step}" if progress else "begins")
             if progress:
                 begin[run.run_id] = progress
         return begin
+
+    def _progress(self, folder: Live) -> Progress | None:
+        try:
+            return checkpoint.load(folder)
+        except checkpoint.DamagedCheckpoint as error:
+            self._log(folder.run_id, f"{error.what}; it is kept as checkpoint.damaged")
+            folder.checkpoint.replace(folder.folder / "checkpoint.damaged")
+            return None
 
     def _train(self, begin: Mapping[str, Progress]) -> None:
         trainer = Trainer(Job(tuple(self.runs.values()), self.job.placement), begin)
@@ -96,7 +108,7 @@ class Attempt:
             tokens += sum(seat.run.batch_tokens for seat in trainer.seats)
             self._record(trainer.step())
             clock = time.monotonic()
-            if clock - beat >= BEAT_SECONDS:
+            if trainer.running and clock - beat >= BEAT_SECONDS:
                 self.tell(
                     {
                         "event": "beat",
@@ -156,7 +168,7 @@ class Attempt:
     def _stand_still(self, state: State, message: str) -> None:
         for run_id in list(self.runs):
             folder = self.lives[run_id]
-            with contextlib.suppress(BudgetRefused):  # a full disk cannot hold the reason either
+            with contextlib.suppress(ScalectlError):  # a full disk cannot hold the reason either
                 folder.mark(state, message, folder.last_step())
                 self.claims[run_id].release()
             self.tell({"event": "ended", "run_id": run_id, "state": state, "message": message})

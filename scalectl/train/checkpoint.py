@@ -14,6 +14,10 @@ from scalectl.train.population import Row
 VERSION = 1
 
 
+class DamagedCheckpoint(StoreError):
+    """A checkpoint that cannot be read; the run can only start again."""
+
+
 def save(live: Live, progress: Progress) -> None:
     """Replace the run's checkpoint, atomically."""
     content = {
@@ -36,18 +40,18 @@ def save(live: Live, progress: Progress) -> None:
 def load(live: Live) -> Progress | None:
     """Where the run stood at its last checkpoint; None if it has none.
 
-    Raises: StoreError if the checkpoint cannot be read or is of a newer version.
+    Raises: DamagedCheckpoint if it cannot be read, StoreError if it is of a newer version.
     """
     if not live.checkpoint.exists():
         return None
     try:
         held = torch.load(live.checkpoint, map_location="cpu", weights_only=True)
         version = held["version"]
-    except Exception as error:  # noqa: BLE001 torch raises many kinds on a damaged or hostile file
-        raise StoreError(
+    except Exception as error:  # torch raises many kinds on a damaged or hostile file
+        raise DamagedCheckpoint(
             f"the checkpoint of run {live.run_id} cannot be read ({type(error).__name__})",
             where=str(live.checkpoint),
-            remedy="remove the file: the run starts again from step 0",
+            remedy="the run starts again from step 0",
         ) from error
     if version > VERSION:
         raise StoreError(

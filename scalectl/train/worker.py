@@ -60,7 +60,7 @@ class _Stop:
         signal.signal(signal.SIGTERM, self._handle)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the orchestrator's to translate
 
-    def _handle(self, number: int, frame: object) -> None:
+    def _handle(self, *_: object) -> None:
         self.asked = True
         if not self.busy:
             raise SystemExit(0)

@@ -1,0 +1,174 @@
+"""The decoder against independent implementations, and its ledger against what is really there."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from scalectl.models import MODELS, primitives
+from scalectl.models.decoder import forward
+from scalectl.models.decoder.spec import Options, ledger, problems
+from scalectl.train.population import Layout, initial_row
+
+SMALL = Options(d_model=16, n_layer=2, n_head=4, context=12, vocab=19)
+VARIANTS = [
+    Options(16, 2, 4, 12, 19, position=position, norm=norm, bias=bias, tie=tie)
+    for position, norm, bias, tie in itertools.product(
+        ("learned", "sinusoidal", "rotary"), ("layer", "rms"), (True, False), (True, False)
+    )
+]
+
+
+def views(o, seeds=(0,), dtype=torch.float64, std=None):
+    tensors = ledger(o).tensors
+    layout = Layout.of(tensors)
+    matrix = torch.stack([initial_row(tensors, seed) for seed in seeds]).to(dtype)
+    if std is not None:  # larger numbers than at initialisation, biases and scales included
+        matrix = matrix + std * torch.randn(matrix.shape, generator=torch.Generator().manual_seed(1), dtype=dtype)
+    return layout.views(matrix)
+
+
+def tokens(o, k=1, batch=3, length=None, seed=0):
+    return torch.randint(o.vocab, (k, batch, length or o.context), generator=torch.Generator().manual_seed(seed))
+
+
+def test_logits_equal_hugging_face_gpt2_with_copied_weights():
+    transformers = pytest.importorskip("transformers")
+    config = transformers.GPT2Config(
+        vocab_size=SMALL.vocab,
+        n_positions=SMALL.context,
+        n_embd=SMALL.d_model,
+        n_layer=SMALL.n_layer,
+        n_head=SMALL.n_head,
+        resid_pdrop=0,
+        embd_pdrop=0,
+        attn_pdrop=0,
+        use_cache=False,
+    )
+    torch.manual_seed(0)
+    theirs = transformers.GPT2LMHeadModel(config).double().eval()
+    names = {"norm.scale": "ln_f.weight", "norm.shift": "ln_f.bias", "token": "wte.weight", "position": "wpe.weight"}
+    for layer in range(SMALL.n_layer):
+        parts = {"norm1": "ln_1", "qkv": "attn.c_attn", "out": "attn.c_proj", "norm2": "ln_2", "up": "mlp.c_fc"}
+        for ours, part in (parts | {"down": "mlp.c_proj"}).items():
+            weight, bias = ("scale", "shift") if ours.startswith("norm") else ("weight", "bias")
+            names[f"layer{layer}.{ours}.{weight}"] = f"h.{layer}.{part}.weight"
+            names[f"layer{layer}.{ours}.{bias}"] = f"h.{layer}.{part}.bias"
+    ours = views(SMALL, std=0.3)
+    parameters = dict(theirs.transformer.named_parameters())
+    assert set(names) == set(ours)
+    assert set(names.values()) == set(parameters)
+    with torch.no_grad():
+        for mine, other in names.items():
+            parameters[other].copy_(ours[mine][0])
+        batch = tokens(SMALL)
+        expected = theirs(batch[0]).logits.reshape(1, -1, SMALL.vocab)
+        found = forward.logits(ours, batch, SMALL)
+    assert (found - expected).abs().max() < 1e-10
+    assert expected.abs().max() > 1
+
+
+def test_attention_equals_the_formula_and_torch_multihead_attention():
+    D, H, T, N = 24, 3, 7, 2
+    mha = torch.nn.MultiheadAttention(D, H, batch_first=True, dtype=torch.float64)
+    x = torch.randn(N, T, D, dtype=torch.float64)
+    mask = torch.ones(T, T, dtype=torch.bool).triu(1)
+    with torch.no_grad():
+        expected, _ = mha(x, x, x, attn_mask=mask)
+        qkv = (x @ mha.in_proj_weight.T + mha.in_proj_bias).view(N, T, 3, H, D // H).permute(2, 0, 3, 1, 4)
+        mixed = primitives.causal_attention(*qkv.unbind(0)).transpose(1, 2).reshape(N, T, D)
+        found = mixed @ mha.out_proj.weight.T + mha.out_proj.bias
+        q, k, v = qkv.unbind(0)
+        formula = (q @ k.mT / math.sqrt(D // H)).masked_fill(mask, -math.inf).softmax(-1) @ v
+    assert (found - expected).abs().max() < 1e-12
+    assert (primitives.causal_attention(q, k, v) - formula).abs().max() < 1e-12
+
+
+def test_the_explicit_half_precision_attention_is_the_fused_one():
+    q, k, v = torch.randn(3, 2, 3, 9, 8, generator=torch.Generator().manual_seed(3)).bfloat16().unbind(0)
+    explicit = primitives.causal_attention(q, k, v).double()
+    exact = primitives.causal_attention(q.double(), k.double(), v.double())
+    assert (explicit - exact).abs().max() < 0.02
+
+
+@pytest.mark.parametrize("o", VARIANTS, ids=str)
+def test_every_variant_is_causal_and_its_ledger_counts_what_is_there(o):
+    held = views(o, std=0.3)
+    assert ledger(o).params("total") == sum(view[0].numel() for view in held.values())
+    first = tokens(o, batch=1)
+    later = first.clone()
+    later[..., 7] = (later[..., 7] + 1) % o.vocab
+    a, b = (forward.logits(held, batch, o) for batch in (first, later))
+    assert torch.equal(a[:, :7], b[:, :7])
+    assert not torch.equal(a[:, 7], b[:, 7])
+
+
+@pytest.mark.parametrize("o", VARIANTS[::5], ids=str)
+def test_flops_equal_torch_flop_counter(o):
+    """Forward on the meta device, where no fused kernel hides its products; the backward costs twice the forward."""
+    held = {name: view.to("meta") for name, view in views(o).items()}
+    batch = tokens(o, batch=5).to("meta")
+    with FlopCounterMode(display=False) as counter:
+        forward.logits(held, batch, o)
+    assert 3 * counter.get_total_flops() == ledger(o).flops_per_token() * batch.numel()
+
+
+def test_training_costs_three_forwards():
+    held = {name: view.to("meta").requires_grad_() for name, view in views(SMALL).items()}
+    batch = tokens(SMALL, length=SMALL.context + 1).to("meta")
+    with FlopCounterMode(display=False) as counter:
+        forward.token_losses(held, batch, SMALL).sum().backward()
+    assert counter.get_total_flops() == ledger(SMALL).flops_per_token() * batch.shape[1] * SMALL.context
+
+
+def test_conventions_of_n_follow_their_definitions():
+    o = SMALL
+    d, layers = o.d_model, o.n_layer
+    matrices = layers * 12 * d**2
+    vectors = layers * (9 * d + 4 * d) + 2 * d
+    assert ledger(o).params("non_embedding") == matrices + vectors
+    assert ledger(o).params("total") == matrices + vectors + (o.vocab + o.context) * d
+    assert ledger(o).params("matmul") == matrices + o.vocab * d
+    untied = Options(d, layers, o.n_head, o.context, o.vocab, tie=False)
+    assert ledger(untied).params("non_embedding") == matrices + vectors
+    assert ledger(untied).params("matmul") == matrices + o.vocab * d
+    assert ledger(o).flops_per_token() == 6 * (matrices + o.vocab * d) + 12 * layers * d * o.context
+
+
+@pytest.mark.parametrize("width", [8, 32, 128])
+def test_loss_at_initialisation_is_that_of_a_uniform_guess(width):
+    o = Options(width, 2, 4, 96, 256)
+    losses = forward.token_losses(views(o, dtype=torch.float32), tokens(o, batch=8, length=97), o)
+    assert abs(losses.mean().item() - math.log(256)) < 0.05
+
+
+def test_rotary_scores_depend_on_distance_alone():
+    q, k = torch.randn(2, 1, 1, 6, 8, dtype=torch.float64).unbind(0)
+    near, far = (
+        primitives.rotate(q, torch.arange(6) + shift) @ primitives.rotate(k, torch.arange(6) + shift).mT
+        for shift in (0, 1000)
+    )
+    assert (near - far).abs().max() < 1e-9
+
+
+def test_sinusoidal_positions_are_those_of_the_paper():
+    table = primitives.sinusoid(5, 6, torch.empty((), dtype=torch.float64))
+    assert table[3, 2].item() == pytest.approx(math.sin(3 / 10_000 ** (2 / 6)))
+    assert table[3, 5].item() == pytest.approx(math.cos(3 / 10_000 ** (4 / 6)))
+
+
+def test_bad_combinations_name_the_key_and_what_would_do():
+    assert problems(Options(100, 2, 8, 96, 256)) == [("d_model", "100 is not a multiple of n_head = 8; use 96 or 104")]
+    assert problems(Options(12, 2, 4, 96, 256, position="rotary"))[0][0] == "d_model"
+    assert {key for key, _ in problems(Options(0, 0, 4, 96, 256))} == {"d_model", "n_layer"}
+    assert problems(SMALL) == []
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=lambda model: model.name)
+def test_decayed_tensors_are_matrices(model):
+    tensors = model.ledger(SMALL).tensors
+    assert all(len(t.shape) == 2 for t in tensors if t.decay)
+    assert all(t.decay for t in tensors if len(t.shape) == 2)
+    assert len({t.name for t in tensors}) == len(tensors)

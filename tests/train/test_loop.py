@@ -1,0 +1,153 @@
+"""A run does not depend on its company, its interruptions or its micro-batches."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from scalectl.core.job import Job, Placement, State
+from scalectl.core.rows import Row
+from scalectl.models import MODELS
+from scalectl.tasks import TASKS
+from scalectl.train import population as pop
+from scalectl.train.loop import Ended, Trainer, fresh, train
+
+VARIANTS = [
+    {},
+    {"position": "rotary", "norm": "rms", "bias": False},
+    {"position": "sinusoidal", "tie": False},
+    {"d_model": 64},
+    {"sequences": 1, "context": 90},
+]
+
+
+def timeless(event):
+    return event._replace(seconds=0.0) if isinstance(event, Row) else event
+
+
+def by_run(events):
+    found = {}
+    for event in events:
+        found.setdefault(event.run_id, []).append(timeless(event))
+    return found
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+@pytest.mark.parametrize("k", [2, 8])
+def test_a_pack_equals_its_solos_bit_for_bit(make_run, variant, precision, k):
+    runs = [
+        make_run(seed=seed, lr=1e-3 * (1 + seed), weight_decay=0.1 * seed, clip=1.0 - 0.1 * seed, precision=precision,
+                 steps=8 + seed % 3, **variant)
+        for seed in range(k)
+    ]  # fmt: skip
+    packed = by_run(train(Job(tuple(runs), Placement())))
+    for run in runs:
+        assert packed[run.run_id] == by_run(train(Job((run,), Placement())))[run.run_id]
+
+
+def test_a_row_that_becomes_nan_leaves_the_others_bit_equal_and_ends_diverged(make_run):
+    good, bad = make_run(seed=1), make_run(seed=2, lr=1e30, clip=0.0, weight_decay=0.0)
+    packed = by_run(train(Job((good, bad), Placement())))
+    assert packed[good.run_id] == by_run(train(Job((good,), Placement())))[good.run_id]
+    end = packed[bad.run_id][-1]
+    assert end.state is State.DIVERGED
+    assert f"diverged at step {end.step + 1} (loss " in end.message
+    assert all(math.isfinite(row.value) for row in packed[bad.run_id][:-1])
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("stop", [1, 5, 7, 11])
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(make_run, stop, precision):
+    run = make_run(precision=precision)
+    whole = by_run(train(Job((run,), Placement())))[run.run_id]
+    first = Trainer(Job((run,), Placement()))
+    events = [event for _ in range(stop) for event in first.step()]
+    kept = first.progress(run.run_id)
+    assert kept.step == stop
+    assert [timeless(e) for e in [*events, *train(Job((run,), Placement()), {run.run_id: kept})]] == whole
+
+
+def test_runs_at_different_steps_go_on_together(make_run):
+    one, two = make_run(seed=1), make_run(seed=2)
+    ahead = Trainer(Job((one,), Placement()))
+    head = [event for _ in range(5) for event in ahead.step()]
+    rest = by_run(train(Job((one, two), Placement()), {one.run_id: ahead.progress(one.run_id)}))
+    for run, before in ((one, head), (two, [])):
+        solo = by_run(train(Job((run,), Placement())))[run.run_id]
+        assert [*map(timeless, before), *rest[run.run_id]] == solo
+
+
+def test_micro_batches_change_nothing_but_rounding(make_run):
+    run = make_run(sequences=8, d_model=32)
+    whole, parts = ([e for e in train(Job((run,), Placement(micro_batch=m))) if isinstance(e, Row)] for m in (None, 3))
+    assert [row.value for row in parts] == pytest.approx([row.value for row in whole], rel=1e-5)
+
+
+def test_rows_hold_every_measurement_once_with_its_cost(make_run):
+    run = make_run(steps=12, every=5)
+    rows = [e for e in train(Job((run,), Placement())) if isinstance(e, Row)]
+    assert sorted({row.step for row in rows}) == [5, 10, 12]
+    assert len({(row.step, row.split, row.metric) for row in rows}) == len(rows) == 9
+    per_token = MODELS["decoder"].ledger(run.model.options).flops_per_token()
+    for row in rows:
+        assert row.tokens == row.step * run.batch_tokens
+        assert row.flops == row.tokens * per_token
+
+
+def test_the_held_out_loss_is_the_mean_over_its_tokens_with_the_error_over_sequences(make_run):
+    run = make_run(steps=1)
+    trainer = Trainer(Job((run,), Placement()))
+    state = fresh(run)
+    layout = trainer.layout
+    held = torch.from_numpy(TASKS["markov"].open_data(run.task.options).held_out(480, run.context))
+    losses = trainer.forward.token_losses(layout.views(state.row.theta[None]), held[None], run.model.options)
+    per_sequence = losses.detach().double().view(len(held), -1).mean(1).numpy()
+    mean, error = trainer._evaluate([0])[0]
+    assert mean == pytest.approx(per_sequence.mean(), rel=1e-6)
+    assert error == pytest.approx(per_sequence.std(ddof=1) / np.sqrt(len(held)), rel=1e-5)
+
+
+def test_one_batch_is_learnt_by_heart(make_run):
+    run = make_run(d_model=64, steps=150, lr=3e-3, sequences=2, context=24, every=1000)
+    trainer = Trainer(Job((run,), Placement()))
+    batch = trainer.data.batch(0, 0, 2, 24)
+    trainer.data = type("Same", (), {"batch": staticmethod(lambda *a: batch)})()
+    while trainer.running and trainer.seats[0].step < 149:
+        trainer.step()
+    assert trainer.seats[0].last_loss < 0.05
+
+
+def test_initial_parameters_depend_on_seed_and_name_alone():
+    wide = MODELS["decoder"].ledger(MODELS["decoder"].options(16, 3, 4, 24, 32)).tensors
+    narrow = [t for t in wide if not t.name.startswith("layer2")]
+    rows = [pop.Layout.of(table).views(pop.initial_row(table, 5)[None]) for table in (wide, narrow)]
+    assert torch.equal(rows[0]["layer1.qkv.weight"], rows[1]["layer1.qkv.weight"])
+    assert not torch.equal(rows[0]["layer1.qkv.weight"], rows[0]["layer0.qkv.weight"])
+    other = pop.Layout.of(wide).views(pop.initial_row(wide, 6)[None])
+    assert not torch.equal(rows[0]["token"], other["token"])
+    assert rows[0]["layer0.norm1.scale"].eq(1).all()
+    assert rows[0]["token"].std().item() == pytest.approx(0.02, rel=0.1)
+
+
+def test_changed_data_are_refused_rather_than_trained_on(make_run):
+    run = make_run()
+    changed = dataclasses.replace(run, task=dataclasses.replace(run.task, fingerprint="sha256:other"))
+    with pytest.raises(ValueError, match="changed since the plan"):
+        Trainer(Job((changed,), Placement()))
+
+
+def test_training_lowers_the_loss_of_the_language_towards_its_floor(make_run):
+    run = make_run(d_model=32, steps=120, sequences=16, lr=1e-2, every=60)
+    rows = [e for e in train(Job((run,), Placement())) if isinstance(e, Row) and e.metric == "loss"]
+    held = [row.value for row in rows if row.split == "held-out"]
+    floor = TASKS["markov"].floor(run.task.options, run.context)
+    assert floor < held[-1] < held[0] < math.log(32)
+
+
+def test_a_finished_job_yields_one_end_per_run(make_run):
+    runs = [make_run(seed=seed, steps=6 + seed) for seed in range(3)]
+    ends = [e for e in train(Job(tuple(runs), Placement())) if isinstance(e, Ended)]
+    assert [(e.run_id, e.step, e.state) for e in ends] == [(r.run_id, r.steps, State.DONE) for r in runs]
