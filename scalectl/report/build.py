@@ -14,7 +14,7 @@ from scalectl.core.cost import Convention
 from scalectl.core.job import State
 from scalectl.fit.summary import Summary
 from scalectl.report.advice import Advice, Facts, advise
-from scalectl.report.views import GridAxis, RunCurve, RunView, Setting, SweepView
+from scalectl.report.views import Flops, GridAxis, RunCurve, RunView, Setting, SweepView
 
 SHORT_ID = 6  # characters of a run id in tables; commands accept any unique prefix
 
@@ -61,6 +61,7 @@ class Report:
     axes: tuple[GridAxis, ...]
     shared: tuple[Setting, ...]
     convention: Convention
+    flops: Flops
     counts: Mapping[State, int]
     groups: tuple[Group, ...]
     seeds: int
@@ -108,6 +109,7 @@ def build_report(view: SweepView) -> Report:
         axes=view.axes,
         shared=view.shared,
         convention=view.convention,
+        flops=view.flops,
         counts=counts,
         groups=groups,
         seeds=seeds,

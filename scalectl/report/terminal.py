@@ -30,10 +30,13 @@ ESTIMATE, CONTEXT, ADVICE, FAILURE = "bold", "dim", "yellow", "red"
 CURVE_STYLES = ("cyan", "green", "blue", "magenta", "bright_cyan", "bright_green", "bright_blue", "bright_magenta")
 INSIDE = 1.005  # factor beyond the data up to which a point is inside them: N and D are rounded when typed (ours)
 MOST_CURVES = 8  # as many marks as MARKS holds; more curves than that are not told apart by eye
+MOST_GROUPS = 30  # ours: a screen; the smallest and the largest are shown
 TWO_PLOTS = 110  # columns from which two plots stand side by side
+FLOPS = {"exact": "C with attention and head", "6nd": "C = 6 N D"}
 CONVENTION = {"non_embedding": "non-embedding", "total": "total", "matmul": "matmul"}
 UNIT_OF = {"L": "nats/token", "N": "parameters", "D": "tokens", "C": "FLOP"}
 GREEK = {"alpha": "α", "beta": "β", "gamma": "γ", "delta": "δ"}
+PROFILE = "profile"
 RESAMPLED = {"size": "sizes", "run": "runs", "residual": "residuals"}
 
 _NAMED = re.compile(rf"\b({'|'.join(GREEK)})\b")
@@ -130,8 +133,8 @@ def _size_table(report: Report, look: Look) -> Lines:
     n = f"n = {several.pop()}" if len(several) == 1 else "n in brackets"
     spread = f"± standard error over {' or '.join(sorted(over))}, {n}" if over else "nothing finished yet"
     title = f"Held-out loss by size [nats/token], {spread}"
-    if one_d:
-        title += f"; D = {units.count(groups[0].D)} tokens"
+    title += f"; D = {units.count(groups[0].D)} tokens" if one_d and groups else ""
+    title += f"; {FLOPS[report.flops]}"
     seconds = any(group.seconds is not None for group in groups)
     bits = any(group.bits_per_byte is not None for group in groups)
     labels = 1 if len(varied) + 3 + (not one_d) + bits + seconds > 7 else len(varied)
@@ -144,7 +147,14 @@ def _size_table(report: Report, look: Look) -> Lines:
     columns += [Column("bits/byte", "decimal")] if bits else []
     columns += [Column("time", "right")] if seconds else []
     rows: list[Row] = []
-    for group in groups:
+    half = MOST_GROUPS // 2
+    for i, group in enumerate(groups):
+        if len(groups) > MOST_GROUPS and i == half:
+            rows.append(
+                Across(f"… {len(groups) - 2 * half} more, see scalectl export {report.name}", CONTEXT, indent=0)
+            )
+        if len(groups) > MOST_GROUPS and half <= i < len(groups) - half:
+            continue
         values = [_value(group.cell, key) for key in varied]
         row: list[str | Cell] = [", ".join(values)] if labels == 1 else list(values)
         row += [units.count(group.N), *([] if one_d else [units.count(group.D)]), units.si(group.C)]
@@ -294,8 +304,8 @@ def fit_lines(view: FitView, look: Look) -> Lines:
         lines += paragraph(f"{view.target}: {view.because or 'no law was fitted'}", look, style=ADVICE)
         return lines
     first = view.fits[0]
-    per = f"{_n(first.sizes, 'size')} x {_n(view.seeds, 'seed')}" if view.seeds else _n(first.sizes, "size")
-    left = f"{_n(first.n, 'run')}: {per.replace(' x ', ' × ')}"
+    per = f"{_n(first.sizes, 'size')} × {_n(view.seeds, 'seed')}" if view.seeds else _n(first.sizes, "size")
+    left = f"{_n(first.n, 'run')}: {per}"
     left += f", N {CONVENTION.get(first.convention, first.convention)}" if first.convention else ""
     left += "".join(
         f", {axis} = {units.si(value, 'FLOP') if axis == 'C' else units.count(value) + ' ' + UNIT_OF[axis]}"
@@ -303,7 +313,10 @@ def fit_lines(view: FitView, look: Look) -> Lines:
     )
     if view.derived:
         left += f", {view.derived} from C = 6 N D"
-    right = f"{_objective(first)}, bootstrap over {RESAMPLED.get(first.unit, first.unit)}, {first.draws} draws"
+    if first.flops and any("C" in fit.axis for fit in view.fits):
+        left += f", {FLOPS.get(first.flops, f'C {first.flops}')}"
+    drawn = f"bootstrap over {RESAMPLED.get(first.unit, first.unit)}, {first.draws} draws"
+    right = f"{_objective(first)}, {drawn if first.draws else 'no bootstrap'}"
     if cell_len(left) + cell_len(right) + 3 <= look.width:
         gap = " " * (look.width - cell_len(left) - cell_len(right))
         line = Text(look.text(left) + gap)
@@ -312,18 +325,30 @@ def fit_lines(view: FitView, look: Look) -> Lines:
         lines += [*paragraph(left, look), *paragraph(right, look, style=CONTEXT)]
     lines.append(Text())
     chosen = next((fit for fit in view.fits if fit.law == view.chosen), None)
-    lines += _fit_lines(view.fits, chosen, view.because, view.seeds or 1, look)
+    lines += _fit_lines(view.fits, chosen, view.because, view.seeds or 1, look, certified=True)
     for note in view.notes:
         lines += paragraph(note, look, style=CONTEXT)
     return lines
 
 
-def _fit_lines(fits: Sequence[Summary], chosen: Summary | None, because: str, seeds: int, look: Look) -> Lines:
-    """One block per law: estimates with their intervals, then what they say in words."""
+def _fit_lines(
+    fits: Sequence[Summary],
+    chosen: Summary | None,
+    because: str,
+    seeds: int,
+    look: Look,
+    *,
+    certified: bool = False,
+) -> Lines:
+    """One block per law: estimates with their intervals, then what they say in words.
+
+    Args: certified: whether to say how sure the search is to have found the optimum.
+    """
     resampled = [unit for unit in RESAMPLED if any(_bounds(fit, unit) for fit in fits)]
     resampled.sort(key=lambda unit: unit != fits[0].unit)  # first the one that the fit believes
+    resampled = resampled or [PROFILE]  # without a bootstrap, what the objective itself says
     columns = [Column("law"), Column(""), Column("estimate", "decimal")]
-    columns += [Column(f"{_level(fits[0])} over {_resampled(fits[0], unit)}", "interval") for unit in resampled]
+    columns += [Column(f"{_level(fits[0])} {_resampled(fits[0], unit)}", "interval") for unit in resampled]
     rows: list[Row] = []
     for fit in fits:
         for i, name in enumerate(fit.params):
@@ -338,6 +363,7 @@ def _fit_lines(fits: Sequence[Summary], chosen: Summary | None, because: str, se
                 row.append(Cell(text, CONTEXT if not (known and free) else ""))
             rows.append(row)
         rows += [Across(sentence, style) for sentence, style in _sentences(fit, seeds)]
+        rows += [Across(_certificate(fit), CONTEXT)] if certified else []
     lines = table(columns, rows, look)
     if chosen is not None and because:
         lines += paragraph(f"chosen: {chosen.formula}, {_greek(because)}", look, indent=2, hanging=2)
@@ -354,12 +380,21 @@ def _greek(sentence: str) -> str:
 
 
 def _bounds(fit: Summary, unit: str) -> Mapping[str, Interval]:
+    if unit == PROFILE:
+        return fit.profile
     return fit.intervals_by_unit.get(unit) or (fit.intervals if fit.unit == unit else {})
 
 
 def _resampled(fit: Summary, unit: str) -> str:
-    count = {"size": fit.sizes, "run": fit.n, "residual": fit.n}.get(unit)
-    return _n(count, unit) if count else RESAMPLED.get(unit, unit)
+    if unit == PROFILE:
+        return "profile likelihood"
+    return f"over {_n(fit.sizes if unit == 'size' else fit.n, unit)}"
+
+
+def _certificate(fit: Summary) -> str:
+    """What makes the optimum believable: starts that met in it, and the gradient there."""
+    starts = f"{fit.starts_at_optimum}/{fit.starts} starts met here"
+    return f"{starts}, objective {fit.value:.5g}, gradient {fit.gradient_norm:.0e}, AICc {fit.aicc:.1f}"
 
 
 def _sentences(fit: Summary, seeds: int) -> list[tuple[str, str]]:
@@ -388,6 +423,9 @@ def _sentences(fit: Summary, seeds: int) -> list[tuple[str, str]]:
         parts += [f"misfit {units.percent(fit.misfit)}"] if fit.misfit is not None else []
         verdict = {"law": ": the law, not the noise, limits this fit", "noise": ": noise between seeds limits this fit"}
         said.append((", ".join(parts) + verdict.get(limit_of(fit, seeds), ""), ""))
+    if fit.outliers:
+        shown = ", ".join(fit.outliers[:5]) + (", …" if len(fit.outliers) > 5 else "")
+        said.append((f"{_n(len(fit.outliers), 'point')} beyond 5 robust deviations: {shown}", ADVICE))
     if fit.status != "converged" and not fit.advice:
         said.append((f"the search ended {fit.status}", ADVICE))
     return said
@@ -512,6 +550,7 @@ def _plan_table(view: PlanView, look: Look) -> Lines:
         shared.append(f"D = {units.count(groups[0].D)} tokens ({_epochs(groups[0])})")
     if len(packs) == 1:
         shared.append(f"packs of {groups[0].pack} train in one step" if groups[0].pack > 1 else "trained one by one")
+    shared.append(FLOPS[view.flops_by])
     if any(group.memory is not None for group in groups):
         shared.append("memory per pack")
     columns = [

@@ -14,6 +14,7 @@ from scalectl.core.job import State
 from scalectl.core.rows import Floats
 from scalectl.fit.summary import Interval, Summary
 
+Flops = Literal["exact", "6nd"]  # how C counts: with attention and head, or 6 N D by the view's convention of N
 Setting = tuple[str, str]  # key of a sweep file without its table where that is unambiguous, and its value
 
 
@@ -69,6 +70,7 @@ class SweepView:
     axes: tuple[GridAxis, ...]
     runs: tuple[RunView, ...]
     convention: Convention = "non_embedding"
+    flops: Flops = "exact"
     seed_key: str = "train.seed"
     shared: tuple[Setting, ...] = ()
     fits: tuple[Summary, ...] = ()
@@ -116,6 +118,7 @@ class PlanView:
     devices: str
     measured: bool
     convention: Convention = "non_embedding"
+    flops_by: Flops = "exact"
     shared: tuple[Setting, ...] = ()
     dropped: tuple[tuple[str, int], ...] = ()
     warnings: tuple[str, ...] = ()

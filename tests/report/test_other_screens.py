@@ -207,3 +207,24 @@ def test_a_doubling_without_an_interval_admits_it(summaries: Summaries) -> None:
     assert "doubling N lowers the loss by 5.3 % (no interval)" in shown(
         fit_lines(FitView("x", (power,), None, ""), Look())
     )
+
+
+def test_without_a_bootstrap_the_profile_stands_in_and_says_so(summaries: Summaries) -> None:
+    power = replace(summaries()[0], intervals={}, intervals_by_unit={}, draws=0)
+    text = shown(fit_lines(FitView("x", (power,), "power", ""), Look()))
+    assert "95 % profile likelihood" in text
+    assert "0.068 … 0.089" in text
+    assert "no bootstrap" in text
+
+
+def test_a_fit_shows_how_sure_its_optimum_is_and_which_points_defy_it(summaries: Summaries) -> None:
+    power = replace(summaries()[0], starts_at_optimum=9, outliers=("4f1c9e", "b03a7d"))
+    text = shown(fit_lines(FitView("x", (power,), "power", ""), Look()))
+    assert "9/64 starts met here, objective 0.0021, gradient 3e-09" in text
+    assert "2 points beyond 5 robust deviations: 4f1c9e, b03a7d" in text
+
+
+def test_a_law_over_compute_says_how_compute_was_counted(summaries: Summaries) -> None:
+    power = replace(summaries()[0], axis="C", formula="L = A/C^α", flops="6nd")
+    assert "C = 6 N D" in shown(fit_lines(FitView("x", (power,), "power", ""), Look(160)))
+    assert "C = 6 N D" not in shown(fit_lines(FitView("x", (replace(power, axis="N"),), "power", ""), Look(160)))

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from scalectl.core.job import State
@@ -12,7 +16,7 @@ from scalectl.fit.summary import Summary
 from scalectl.report.build import build_report
 from scalectl.report.look import Look
 from scalectl.report.terminal import report_lines, to_text
-from scalectl.report.views import SweepView
+from scalectl.report.views import GridAxis, RunCurve, RunView, SweepView
 
 ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -98,3 +102,39 @@ def test_a_parameter_that_is_not_identified_is_never_shown_as_an_estimate(
 def test_results_shipped_with_scalectl_are_not_taken_for_the_readers_own(ladder: SweepView) -> None:
     assert "not from runs of yours" in screen(replace(ladder, reference=True))
     assert "not from runs of yours" not in screen(ladder)
+
+
+def test_a_large_grid_shows_its_ends_and_says_how_much_it_leaves_out(ladder: SweepView) -> None:
+    template = ladder.runs[0]
+    widths = tuple(range(4, 404, 4))
+    runs = tuple(replace(template, run_id=f"{w:016x}", cell={"model.d_model": w}, N=w * w) for w in widths)
+    view = replace(ladder, axes=(replace(ladder.axes[0], values=widths),), runs=runs, fits=(), chosen=None)
+    text = screen(view)
+    assert "70 more, see scalectl export stdlib-ladder" in text
+    assert "8 of 100 shown" in text
+    assert len(text.splitlines()) < 100
+
+
+def test_the_way_compute_is_counted_is_said(ladder: SweepView) -> None:
+    assert "C with attention and head" in screen(ladder)
+    assert "C = 6 N D" in screen(replace(ladder, flops="6nd"))
+
+
+WORDS = st.text(alphabet=st.sampled_from("ab [/]=, 日本\x1b\n\u202e…"), max_size=90)
+
+
+@given(name=WORDS, question=WORDS, value=WORDS, message=WORDS, width=st.integers(40, 130), unicode=st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_whatever_data_say_lines_stay_inside_the_terminal(
+    name: str, question: str, value: str, message: str, width: int, unicode: bool
+) -> None:
+    nothing = np.array([])
+    runs = (
+        RunView("a" * 16, {"x": value}, 10, 100, 6e3, State.DONE, 2.0, 0.1, curve=RunCurve(nothing, nothing, nothing)),
+        RunView("b" * 16, {"x": 2}, 20, 100, 12e3, State.FAILED, message=message),
+        RunView("c" * 16, {"x": 3}, 30, 100, 18e3, State.DONE, math.nan),
+    )
+    view = SweepView(name, question, (GridAxis("x", (value, 2, 3)),), runs, because=message, notes=(question,))
+    text = screen(view, width, unicode=unicode)
+    assert max(map(cell_len, text.split("\n"))) <= width
+    assert not set(text) & set("\x1b\u202e")
