@@ -28,7 +28,7 @@ class GridAxis:
 
 @dataclass(frozen=True)
 class RunCurve:
-    """Held-out loss along one run; arrays of shape (evaluations,), steps ascending."""
+    """Held-out loss along one run; arrays of shape (evaluations,), steps ascending; flops: exact, as in the rows."""
 
     tokens: Floats
     flops: Floats
@@ -70,7 +70,7 @@ class SweepView:
     axes: tuple[GridAxis, ...]
     runs: tuple[RunView, ...]
     convention: Convention = "non_embedding"
-    flops: Flops = "exact"
+    flops: Flops = "6nd"
     seed_key: str = "train.seed"
     shared: tuple[Setting, ...] = ()
     fits: tuple[Summary, ...] = ()
