@@ -44,8 +44,8 @@ _OBVIOUS = {
 
 # Config columns that say nothing beyond N, D and seed, or do not touch the numbers.
 _NO_AXIS = ("train.seed", "train.steps", "train.tokens", "data.origin", "eval.every")
-# D is rounded down to whole steps, so equal horizons at different batch sizes differ by less than one step. Source: ours;
-# 2 % covers that from 50 steps on, and stays below the spacing of any grid over D that could be fitted.
+# D is rounded down to whole steps, so equal horizons at different batch sizes differ by less than one step. Source:
+# ours; 2 % covers that from 50 steps on, and stays below the spacing of any grid over D that could be fitted.
 _SAME_D = 0.02
 
 
