@@ -357,7 +357,7 @@ def refit(
     """
     n = len(fitted.points)
     draws = len(weights) if weights is not None else len(measured) if measured is not None else 0
-    problem = pose(fitted.law, fitted.points, fitted.objective, fitted.fixed)
+    problem = pose(fitted.law, fitted.points, fitted.objective.resampled, fitted.fixed)
     home = problem.coordinates(fitted.theta)
     base = np.ones(n) if fitted.weights is None else fitted.weights
     values = np.empty((draws, len(fitted.law.names)))

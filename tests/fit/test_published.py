@@ -68,6 +68,11 @@ def test_lad_reaches_the_published_notebooks_optimum(epoch):
     assert_allclose(parameters(lad), [482.006, 2085.434, 1.81686, 0.34781, 0.36585], rtol=2e-5)
 
 
+def test_resampled_lad_fits_settle(epoch):
+    draws = bootstrap(fit(CHINCHILLA, epoch, LAD), 200, "run", np.random.default_rng(0))
+    assert draws.settled > 0.99
+
+
 def test_mse_on_loss_is_another_answer(epoch):
     mse = fit(CHINCHILLA, epoch, MSE)
     assert_allclose(parameters(mse), [567.81, 7582, 1.88281, 0.35762, 0.42763], rtol=3e-5)
