@@ -31,6 +31,10 @@ ROUNDING = 1e-14  # of a log residual: some fifty times the spacing of float64 b
 FLAT = 1e-10  # square of the ratio of singular values of the scaled residual slopes: five digits are left. Ours.
 
 
+# Squares of losses and of axes have to stay inside float64; no loss, count or budget comes near. Ours.
+LARGEST = 1e100
+
+
 class Status(StrEnum):
     """How a fit ended; anything but `converged` comes with advice."""
 
@@ -92,13 +96,13 @@ def check(law: Law, points: Points, fix: Mapping[str, float]) -> None:
         raise FitError(f"{law.name}: no points to fit", remedy="no run is done yet, or --where left nothing")
     for name in ("L", *law.axes):
         values = points.L if name == "L" else points.axis(name)
-        bad = np.flatnonzero(~(np.isfinite(values) & (values > 0)))
+        bad = np.flatnonzero(~((values >= 1 / LARGEST) & (values <= LARGEST)))
         if bad.size:
             label = points.ids[bad[0]] if points.ids else f"row {bad[0]}"
             what = "loss" if name == "L" else name
             raise FitError(
-                f"{bad.size} of {len(points)} points have no finite positive {what}; the first is {label}: "
-                f"{values[bad[0]]:g}",
+                f"{bad.size} of {len(points)} points have no usable {what} (finite, positive, below {LARGEST:g}); "
+                f"the first is {label}: {values[bad[0]]:g}",
                 remedy="leave them out with --where; a diverged run has no loss to fit",
             )
     free = [name for name in law.names if name not in fix]
