@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from scalectl.core.cost import Convention
     from scalectl.core.errors import ScalectlError
     from scalectl.report.look import Look
+    from scalectl.report.views import Flops as FlopsCount
 
 # typer carries its own copy of click and names only the leaf of these in public
 UsageProblem: Any = typer.BadParameter.__mro__[1]
@@ -330,7 +331,7 @@ def report(
         target=name,
         results=results,
         convention=_convention(convention),
-        flops=flops,
+        flops=_flops(flops),
         draws=bootstrap,
         seed=seed,
         level=level,
@@ -454,7 +455,7 @@ def _request(
         maps=tuple(maps or ()),
         where=where,
         convention=_convention(convention),
-        flops=flops,
+        flops=_flops(flops),
         fix=tuple(fix or ()),
         draws=draws,
         unit=unit,  # type: ignore[arg-type]
@@ -463,6 +464,16 @@ def _request(
         holdout=holdout,
         all=everything,
     )
+
+
+def _flops(text: str) -> FlopsCount:
+    from scalectl.report.views import Flops
+
+    for way in get_args(Flops):
+        if text == way:
+            found: FlopsCount = way
+            return found
+    raise typer.BadParameter(f"--flops {text!r} is not known; use {', '.join(get_args(Flops))}")
 
 
 def _convention(text: str) -> Convention:

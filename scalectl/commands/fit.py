@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -21,10 +21,10 @@ from scalectl.fit.describe import describe
 from scalectl.fit.estimate import Fit
 from scalectl.fit.objective import parse_objective
 from scalectl.fit.predict import Prediction, allocate, predict_loss, reach
-from scalectl.fit.select import choose, holdout
+from scalectl.fit.select import choose
 from scalectl.fit.summary import Summary
 from scalectl.laws import LAWS, Law, default_laws, law_on, varying
-from scalectl.report.views import Answer, FitView, PredictView
+from scalectl.report.views import Answer, FitView, Flops, PredictView
 from scalectl.store.points import columns_points, load_points, read_columns, vary
 
 UNUSABLE = ("not converged",)  # a status whose numbers nobody should use; the command then exits 1
@@ -45,7 +45,7 @@ class Request:
     maps: tuple[str, ...] = ()
     where: str | None = None
     convention: Convention = "non_embedding"
-    flops: str = "6nd"
+    flops: Flops = "6nd"
     fix: tuple[str, ...] = ()
     draws: int = 1000
     unit: Unit = "size"
@@ -244,6 +244,7 @@ def _fit(request: Request, target: Target, points: Points) -> Result:
     laws = _laws(request, points)
     objective = parse_objective(request.objective)
     fixed = _pairs(request.fix, "--fix")
+    hold = _hold(request.holdout, points)
     fitted: list[Fitted] = []
     refused: dict[str, str] = {}
     also: tuple[Unit, ...] = tuple(unit for unit in get_args(Unit) if unit in ("size", "run") and unit != request.unit)
@@ -262,12 +263,13 @@ def _fit(request: Request, target: Target, points: Points) -> Result:
                 unit=request.unit,
                 also=also,
                 level=request.level,
+                hold=hold,
                 rng=np.random.default_rng(request.seed),
             )
         except FitError as error:
             refused[law.name] = error.what
             continue
-        fitted.append(_held_out(Fitted(*held), request.holdout))
+        fitted.append(Fitted(*held))
     if not fitted:
         said = "; ".join(f"{law}: {why}" for law, why in refused.items())
         raise FitError(
@@ -277,14 +279,12 @@ def _fit(request: Request, target: Target, points: Points) -> Result:
     return Result(target, points, tuple(fitted), chosen, because, refused)
 
 
-def _held_out(fitted: Fitted, where: str) -> Fitted:
+def _hold(where: str, points: Points) -> tuple[str, npt.NDArray[np.bool_]] | None:
+    """What --holdout names; None for the largest."""
     if where == "largest":
-        return fitted
-    mask = mask_of(where)
-    columns = {axis: fitted.fit.points.axis(axis) for axis in fitted.fit.points.axes()}
-    picked = mask({**fitted.fit.points.columns, **columns})
-    held = holdout(fitted.fit, picked, where)
-    return replace(fitted, summary=replace(fitted.summary, holdout=() if held is None else (held,)))
+        return None
+    columns = {axis: points.axis(axis) for axis in points.axes()}
+    return where, np.asarray(mask_of(where)({**points.columns, **columns}))
 
 
 def _laws(request: Request, points: Points) -> tuple[Law, ...]:

@@ -58,6 +58,7 @@ def run(request: Request) -> SweepView:
         axes=axes,
         runs=runs,
         convention=request.convention,
+        flops=request.flops,
         shared=shared,
         fits=tuple(held.summary for held in result.fitted) if result else (),
         chosen=result.chosen if result else None,

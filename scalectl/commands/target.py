@@ -44,7 +44,7 @@ def find_target(named: str | None, results: str | None) -> Target:
         if list_sweeps(store):
             name = latest_sweep(store)
             return Target(name, store, opening=f"{name} (the most recent sweep)")
-        reference = open_store(reference_folder())
+        reference = open_store(reference_folder(), writable=False)
         name = latest_sweep(reference)
         return Target(name, reference, opening=_shipped(name, store), reference=True)
     if named.startswith("ref:"):
@@ -57,7 +57,7 @@ def find_target(named: str | None, results: str | None) -> Target:
         return Target(path.name, store, file=path)
     if named in list_sweeps(store):
         return Target(named, store)
-    reference = open_store(reference_folder())
+    reference = open_store(reference_folder(), writable=False)
     if named in list_sweeps(reference):
         same = reference.root == store.root
         return Target(named, reference, opening="" if same else _shipped(named, store), reference=True)

@@ -99,7 +99,12 @@ def open_console(file: IO[str], environ: Mapping[str, str], *, width: int | None
     Escapes go to terminals only, unless FORCE_COLOR is set; NO_COLOR (any value but empty, no-color.org) and
     TERM=dumb end them altogether. Without a width from the caller, COLUMNS or a terminal, lines have 80 columns.
     """
-    from rich.console import Console  # 35 ms that a module importing only the views does not pay
+    from rich.console import Console as Rich  # 35 ms that a module importing only the views does not pay
+
+    class Console(Rich):
+        def on_broken_pipe(self) -> None:
+            """Leave it to the caller: rich would exit with code 1, and `| head -1` is no failure."""
+            raise BrokenPipeError
 
     forced = environ.get("FORCE_COLOR", "") not in ("", "0")
     dumb = environ.get("TERM") == "dumb"

@@ -1,4 +1,4 @@
-"""A sweep while it runs: one live display on a terminal, plain lines everywhere else. Finished runs scroll up as a log."""
+"""A sweep while it runs: one live display on a terminal, plain lines elsewhere. Finished runs scroll up as a log."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ SURE_SHARE = 0.02  # of the work: before it is done, the time left is not worth 
 
 @dataclass(frozen=True)
 class Expected:
-    """A run to come. cell: what varies, short keys; seconds: expected in its pack, per member; flops: of all its steps."""
+    """A run to come.
+
+    cell: what varies, by short key; seconds: expected in its pack, per member; flops: of all its steps.
+    """
 
     cell: Mapping[str, object]
     steps: int

@@ -156,7 +156,7 @@ def _update(store: Store, known: dict[str, Any], rows: list[dict[str, Any]]) -> 
     metadata[schema.DIGEST] = schema.metadata_digest(metadata)
     sink = pa.BufferOutputStream()
     pq.write_table(table.replace_schema_metadata(metadata), sink, compression="zstd", write_page_checksum=True)
-    if store.root.is_dir():
+    if store.writable and store.root.is_dir():
         with contextlib.suppress(StoreError, BudgetRefused):  # read-only or full: the index in memory is as good
             atomic_write(store.index, bytes(sink.getvalue()), durable=False)
     return Index(table, tuple(damaged))

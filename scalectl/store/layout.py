@@ -35,9 +35,14 @@ def checked_name(name: str, what: str = "name") -> str:
 
 @dataclass(frozen=True)
 class Store:
-    """A results folder. root: absolute, links resolved; it need not exist for reading."""
+    """A results folder.
+
+    root: absolute, links resolved; it need not exist for reading; writable: False where even what is derived stays
+    unwritten, as in the results that come with the package.
+    """
 
     root: Path
+    writable: bool = True
 
     @property
     def runs(self) -> Path:
@@ -104,7 +109,7 @@ class Store:
         remove_leftovers(self.root)
 
 
-def open_store(root: str | os.PathLike[str]) -> Store:
+def open_store(root: str | os.PathLike[str], *, writable: bool = True) -> Store:
     """Return the store in a folder, which may be absent or empty: then it holds nothing.
 
     The folder itself may be a link (results kept on another disk); links inside may not lead out of it.
@@ -116,4 +121,4 @@ def open_store(root: str | os.PathLike[str]) -> Store:
         raise StoreError(
             "the store is not a folder", where=str(path), remedy="choose another with SCALECTL_RESULTS=DIR"
         )
-    return Store(path)
+    return Store(path, writable)

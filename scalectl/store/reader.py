@@ -169,7 +169,7 @@ def _naming_damage(path: Path) -> Any:
 def set_aside(store: Store, error: DamagedRun) -> Damaged:
     """Move a damaged file to the quarantine, or leaves it there where the store cannot be written."""
     target = None
-    if error.movable:
+    if error.movable and store.writable:
         with contextlib.suppress(OSError):
             store.quarantine.mkdir(exist_ok=True)
             number = 0

@@ -170,6 +170,7 @@ class Attempt:
             folder = self.lives[run_id]
             with contextlib.suppress(ScalectlError):  # a full disk cannot hold the reason either
                 folder.mark(state, message, folder.last_step())
+            with contextlib.suppress(ScalectlError):
                 self.claims[run_id].release()
             self.tell({"event": "ended", "run_id": run_id, "state": state, "message": message})
         self.runs.clear()

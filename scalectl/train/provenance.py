@@ -32,7 +32,7 @@ def provenance(placement: Placement, pack: int, started: str) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,
-        "platform": platform.platform(),
+        "platform": f"{platform.system()} {platform.machine()}",
         "host": socket.gethostname(),
         "device": placement.device.partition(":")[0],
         "device_name": device_name(placement.device),
