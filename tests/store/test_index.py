@@ -212,3 +212,16 @@ def test_a_column_of_mixed_cells_has_one_type(values, expected):
     array = schema.column_array(values)
     assert array.type == expected
     assert array.null_count == values.count(None)
+
+
+def test_a_store_opened_for_reading_alone_gets_no_index_and_keeps_its_damage(store, lab):
+    good, bad = lab.run(seed=0), lab.run(seed=1)
+    lab.stored(store, good)
+    lab.stored(store, bad)
+    store.run_file(bad.run_id).write_bytes(b"PAR1")
+    store.index.unlink(missing_ok=True)
+    found = refresh(open_store(store.root, writable=False))
+    assert found.table["run_id"].to_pylist() == [good.run_id]
+    assert [damaged.path.stem for damaged in found.damaged] == [bad.run_id]
+    assert not store.index.exists()
+    assert store.run_file(bad.run_id).exists()

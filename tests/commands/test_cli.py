@@ -1,0 +1,345 @@
+"""The promises of the command line, kept by real processes."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from support import REPOSITORY, SWEEP, environment
+
+READING = {
+    "plan": ["plan", "tiny.toml"],
+    "status": ["status"],
+    "logs": None,
+    "fit": ["fit", "tiny"],
+    "predict": ["predict", "tiny", "--n", "1M"],
+    "report": ["report", "tiny"],
+    "doctor": ["doctor"],
+    "export": ["export", "tiny", "-o", "out.csv"],
+}
+
+
+def command(name, folder):
+    if name == "logs":
+        return ["logs", next((folder / "results/runs").glob("*.parquet")).stem]
+    return READING[name]
+
+
+def rows_of(folder):
+    frame = pd.read_parquet(folder / "results/runs").drop(columns="seconds")
+    return frame.sort_values(["run_id", "step", "split", "metric"]).reset_index(drop=True)
+
+
+def test_a_sweep_leaves_one_verified_row_per_measurement_and_one_index_row_per_run(trained):
+    frame = pd.read_parquet(trained / "results/runs")
+    assert frame["run_id"].nunique() == 6
+    assert frame.notna().all().all()
+    assert np.isfinite(frame["value"]).all()
+    assert not frame.duplicated(["run_id", "step", "split", "metric"]).any()
+    index = pd.read_parquet(trained / "results/index.parquet")
+    assert sorted(index["run_id"]) == sorted(frame["run_id"].unique())
+    assert (index["state"] == "done").all()
+    assert (index["held-out/loss"] > 1.4).all()
+    assert set(index["model.d_model"]) == {8, 16, 32}
+
+
+def test_the_same_sweep_again_has_nothing_to_do(trained, scalectl):
+    before = {path: path.stat().st_mtime_ns for path in (trained / "results/runs").iterdir()}
+    again = scalectl("sweep", "tiny.toml", cwd=trained)
+    assert again.stdout == "Nothing to do: 6/6 done.  Next:  scalectl fit tiny\n"
+    assert before == {path: path.stat().st_mtime_ns for path in (trained / "results/runs").iterdir()}
+
+
+def test_a_width_more_trains_only_what_is_missing(trained, scalectl, tmp_path):
+    folder = shutil.copytree(trained, tmp_path / "copy")
+    before = {path.name: path.stat().st_mtime_ns for path in (folder / "results/runs").iterdir()}
+    (folder / "tiny.toml").write_text(SWEEP.replace("[8, 16, 32]", "[8, 16, 32, 24]"))
+    plan = json.loads(scalectl("plan", "tiny.toml", "--json", cwd=folder).stdout)
+    assert sum(group["runs"] - group["done"] for group in plan["groups"]) == 2
+    scalectl("plan", "tiny.toml", "--detailed-exitcode", cwd=folder, code=10)
+    scalectl("sweep", "tiny.toml", cwd=folder)
+    after = {path.name: path.stat().st_mtime_ns for path in (folder / "results/runs").iterdir()}
+    assert len(after) == 8
+    assert {name: after[name] for name in before} == before
+    scalectl("plan", "tiny.toml", "--detailed-exitcode", cwd=folder)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["sweep", "tiny.toml"], *READING])
+def test_torch_is_imported_by_nothing_that_only_reads(trained, arguments, tmp_path):
+    folder = shutil.copytree(trained, tmp_path / "copy")
+    arguments = command(arguments, folder) if isinstance(arguments, str) else arguments
+    script = (
+        "import sys\nsys.argv = ['scalectl', *sys.argv[1:]]\nfrom scalectl.cli import main\n"
+        "try:\n    main()\nexcept SystemExit as done:\n    assert not done.code, done.code\n"
+        "sys.exit(bool({'torch', 'scipy.stats', 'matplotlib'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments], cwd=folder, env=environment(), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", ["plan", "status", "logs", "fit", "predict", "report", "doctor"])
+def test_every_reading_command_speaks_json_whose_first_key_is_its_schema(trained, scalectl, name):
+    text = scalectl(*command(name, trained), "--json", cwd=trained).stdout
+    document = json.loads(text)
+    assert next(iter(document)) == "schema"
+    assert document["schema"] == f"scalectl/{name}@1"
+    assert "NaN" not in text
+    assert "Infinity" not in text
+
+
+def test_fit_json_has_the_keys_that_scripts_rely_on(trained, scalectl):
+    document = json.loads(scalectl("fit", "tiny", "--json", cwd=trained).stdout)
+    assert {"fits", "chosen", "because"} <= set(document)
+    assert [held["law"] for held in document["fits"]] == ["power", "power+constant"]
+    for held in document["fits"]:
+        assert set(held) >= {
+            "law", "formula", "objective", "gradient_norm", "starts", "starts_at_optimum", "status", "n", "convention",
+            "params", "intervals", "level", "unit", "identified", "aicc", "holdout", "optimal",
+        }  # fmt: skip
+        assert set(held["objective"]) == {"name", "delta", "value"}
+        assert held["unit"] == "size"
+        assert set(held["intervals_by_unit"]) == {"size", "run"}
+
+
+@pytest.mark.parametrize("name", [None, "init", "plan", "sweep", "status", "logs", "fit", "predict", "report",
+                                  "import", "export", "doctor"])  # fmt: skip
+def test_every_command_has_help(scalectl, tmp_path, name):
+    text = scalectl(*([name] if name else []), "--help", cwd=tmp_path).stdout
+    assert text.startswith("Usage:")
+    assert all(len(line) <= 100 for line in text.splitlines())
+
+
+def test_kill_nine_of_the_whole_group_then_the_same_command_gives_the_rows_of_a_quiet_sweep(
+    trained, scalectl, tmp_path
+):
+    folder = tmp_path
+    long = SWEEP.replace("steps = 30", "steps = 1500") + "\n[runtime]\ncheckpoint_seconds = 0.2\n"
+    (folder / "tiny.toml").write_text(long)
+    (folder / "quiet").mkdir()
+    (folder / "quiet/tiny.toml").write_text(long)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "scalectl.cli", "sweep", "tiny.toml"],
+        cwd=folder,
+        env=environment(),
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 60
+    while not list(folder.glob("results/live/*/checkpoint")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    time.sleep(0.5)
+    state = json.loads(scalectl("status", "--json", cwd=folder).stdout)
+    assert state["counts"].get("lost", 0) >= 1
+    scalectl("sweep", "tiny.toml", cwd=folder)
+    scalectl("sweep", "tiny.toml", cwd=folder / "quiet")
+    pd.testing.assert_frame_equal(rows_of(folder), rows_of(folder / "quiet"), check_exact=True)
+    assert not rows_of(folder).duplicated(["run_id", "step", "split", "metric"]).any()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_checkpoints_and_the_same_command_resumes(scalectl, tmp_path, number, code):
+    (tmp_path / "tiny.toml").write_text(SWEEP.replace("steps = 30", "steps = 1000").replace("[8, 16, 32]", "[8]"))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "scalectl.cli", "sweep", "tiny.toml"],
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while not any(path.stat().st_size for path in tmp_path.glob("results/live/*/rows.jsonl")):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == code, err
+    assert "Stopping: " in err
+    assert "The same command resumes." in out
+    counts = json.loads(scalectl("status", "--json", cwd=tmp_path).stdout)["counts"]
+    assert "running" not in counts
+    assert counts["paused"] >= 1
+    assert "Finished: 2 done." in scalectl("sweep", "tiny.toml", cwd=tmp_path).stdout
+
+
+MALFORMED = {
+    "not TOML": ("name = ", 1),
+    "unknown key": (SWEEP.replace("n_layer = 1", "n_layr = 1"), 7),
+    "wrong type": (SWEEP.replace("[8, 16, 32]", '[8, "wide"]'), 6),
+    "bad cell": (SWEEP.replace("n_head = 2", "n_head = 3"), 6),
+    "two lengths": (SWEEP.replace("steps = 30", "steps = 30\ntokens = 1e6"), 16),
+    "negative rate": (SWEEP.replace("lr = 0.01", "lr = -0.01"), 18),
+    "NaN": (SWEEP.replace("lr = 0.01", "lr = nan"), 18),
+    "duplicate key": (SWEEP.replace("context = 16", "context = 16\ncontext = 32"), 10),
+    "no such text": (SWEEP.replace('"markov"\nlength = 200000', '"text:/nowhere"'), 12),
+    "bad rule": (SWEEP.replace("lr = 0.01", 'lr = { rule = "__import__(1)" }'), 18),
+    "bad name": (SWEEP.replace('"tiny"', '"../../x"'), 1),
+    "batch does not divide": (SWEEP.replace("batch_tokens = 64", "batch_tokens = 65"), 17),
+    "huge grid": (
+        SWEEP.replace("[0, 1]", str(list(range(2_000)))).replace("= 0.01", f"= {{ grid = {[0.01] * 2_000} }}"),
+        1,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", MALFORMED)
+def test_a_malformed_sweep_is_refused_with_its_line_and_nothing_starts(scalectl, tmp_path, case):
+    text, line = MALFORMED[case]
+    (tmp_path / "bad.toml").write_text(text)
+    done = scalectl("sweep", "bad.toml", cwd=tmp_path, code=2)
+    assert f"bad.toml:{line}" in done.stderr
+    assert "Nothing was started." in done.stderr
+    assert not (tmp_path / "results").exists()
+
+
+def test_all_mistakes_of_a_file_are_reported_at_once_with_guesses(scalectl, tmp_path):
+    text = SWEEP.replace("n_layer = 1", "n_layr = 1").replace("warmup = 4", "warmupp = 4").replace("= 480", '= "x"')
+    (tmp_path / "bad.toml").write_text(text)
+    error = scalectl("plan", "bad.toml", cwd=tmp_path, code=2).stderr
+    assert "did you mean n_layer?" in error
+    assert "did you mean warmup?" in error
+    assert "eval.tokens" in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["repot"], 2, "report"),
+        (["fit", "--boostrap", "3"], 2, "--boostrap"),
+        (["fit", "tinny"], 3, "did you mean tiny"),
+        (["fit", "tiny", "--law", "chinchila"], 2, "did you mean chinchilla"),
+        (["fit", "tiny", "--where", "loss <"], 2, "loss <"),
+        (["fit", "tiny", "--where", "train.lr > 7"], 3, "no row answers"),
+        (["fit", "tiny", "--metric", "held-out/accuracy"], 3, "loss"),
+        (["fit", "tiny", "--convention", "mine"], 2, "non_embedding"),
+        (["fit", "tiny", "--map", "N=x"], 2, "--map"),
+        (["predict", "tiny"], 2, "nothing to predict"),
+        (["predict", "tiny", "--n", "-3"], 2, "not a positive number"),
+        (["logs", "zzzz"], 3, "no run begins"),
+        (["sweep", "nowhere.toml"], 2, "nowhere.toml"),
+        (["sweep", "tiny.toml", "--retry", "all"], 2, "--retry failed"),
+        (["import", "nowhere.csv"], 3, "nowhere.csv"),
+        (["export", "tiny", "-o", "x.json"], 2, ".parquet"),
+        (["init"], 0, ""),
+    ],
+)
+def test_a_bad_request_is_said_in_a_few_lines_with_its_code(trained, scalectl, tmp_path, arguments, code, said):
+    folder = shutil.copytree(trained, tmp_path / "copy")
+    done = scalectl(*arguments, cwd=folder, code=code)
+    assert said in done.stderr
+    assert len(done.stderr.splitlines()) <= 4
+
+
+def test_a_budget_that_does_not_suffice_is_refused_before_anything_starts(scalectl, tmp_path):
+    (tmp_path / "tiny.toml").write_text(SWEEP + "\n[budget]\ndevice_hours = 1e-9\n")
+    done = scalectl("sweep", "tiny.toml", cwd=tmp_path, code=4)
+    assert "device-hours" in done.stderr
+    assert not (tmp_path / "results/runs").exists() or not list((tmp_path / "results/runs").iterdir())
+
+
+def test_an_axis_that_was_not_named_is_refused_not_pooled(scalectl, tmp_path):
+    text = SWEEP.replace("lr = 0.01", "lr = { grid = [0.003, 0.01] }").replace("steps = 30", "steps = 10")
+    (tmp_path / "tiny.toml").write_text(text)
+    scalectl("sweep", "tiny.toml", cwd=tmp_path)
+    refused = scalectl("fit", "tiny", cwd=tmp_path, code=2)
+    assert "train.lr" in refused.stderr
+    split = json.loads(scalectl("fit", "tiny", "--by", "train.lr", "--json", cwd=tmp_path).stdout)
+    assert [group["group"] for group in split["groups"]] == ["train.lr=0.003", "train.lr=0.01"]
+    one = json.loads(scalectl("fit", "tiny", "--where", "train.lr == 0.01", "--json", cwd=tmp_path).stdout)
+    assert one["fits"][0]["n"] == 6
+
+
+def test_a_reader_that_leaves_early_is_not_an_error(trained):
+    process = subprocess.Popen(
+        f"{sys.executable} -m scalectl.cli report tiny | head -1; exit ${{PIPESTATUS[0]}}",
+        shell=True,
+        executable="/bin/bash",
+        cwd=trained,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, "")
+    assert len(out.splitlines()) == 1
+
+
+def test_other_peoples_runs_come_in_and_are_fitted(scalectl, tmp_path):
+    sizes = np.geomspace(1e6, 1e9, 8)
+    with (tmp_path / "theirs.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["n_params", "tokens", "loss"])
+        writer.writerows([n, 2e10, 20 * n**-0.08] for n in sizes)
+    direct = json.loads(scalectl("fit", "theirs.csv", "--bootstrap", 50, "--json", cwd=tmp_path).stdout)
+    assert direct["fits"][0]["params"]["alpha"] == pytest.approx(0.08, rel=1e-6)
+    scalectl("import", "theirs.csv", cwd=tmp_path)
+    stored = json.loads(scalectl("fit", "theirs", "--bootstrap", 50, "--json", cwd=tmp_path).stdout)
+    assert stored["fits"][0]["params"]["alpha"] == pytest.approx(0.08, rel=1e-6)
+    assert "8 known" in scalectl("import", "results", "--results", "results", cwd=tmp_path).stdout
+
+
+def test_init_writes_a_sweep_file_that_plans(scalectl, tmp_path):
+    said = scalectl("init", "here", cwd=tmp_path).stdout
+    assert "scalectl sweep here/sweep.toml" in said
+    assert "8 runs" in scalectl("plan", "here/sweep.toml", cwd=tmp_path).stdout
+    assert "exists already" in scalectl("init", "here", cwd=tmp_path, code=2).stderr
+
+
+def test_the_shipped_results_answer_before_anything_was_trained(scalectl, tmp_path):
+    text = scalectl("report", "stdlib-ladder", cwd=tmp_path).stdout
+    assert "results shipped with scalectl" in text
+    assert "L = A/N^α" in text
+    same = scalectl("report", "stdlib-ladder", cwd=tmp_path, SCALECTL_RESULTS=str(REPOSITORY / "results/reference"))
+    assert "L = A/N^α" in same.stdout
+    assert not (tmp_path / "results").exists()
+
+
+def test_results_that_cannot_be_written_are_still_read(trained, scalectl, tmp_path):
+    folder = shutil.copytree(trained, tmp_path / "copy")
+    (folder / "results/index.parquet").unlink()
+    for path in (folder / "results", folder / "results/runs"):
+        path.chmod(0o555)
+    try:
+        assert "6 runs" in scalectl("fit", "tiny", cwd=folder).stdout
+        assert "tiny" in scalectl("status", cwd=folder).stdout
+    finally:
+        for path in (folder / "results", folder / "results/runs"):
+            path.chmod(0o755)
+
+
+def test_escape_codes_in_data_are_printed_harmlessly(scalectl, tmp_path):
+    (tmp_path / "x.csv").write_text("N,L,evil\n1e6,3.0,\x1b[31m\n1e7,2.5,[red]\n1e8,2.1,x\n")
+    done = scalectl("fit", "x.csv", "--by", "evil", cwd=tmp_path, code=None)
+    assert "\x1b" not in done.stdout + done.stderr
+
+
+def test_the_epoch_points_give_the_published_optimum(scalectl, tmp_path):
+    shared = Path(os.environ.get("SCALECTL_SHARED_DATA", REPOSITORY.parent / "shared/data"))
+    table = shared / "epoch_chinchilla/svg_extracted_data.csv"
+    if not table.exists():
+        pytest.skip(f"the published table is not at {table}")
+    flags = ["--map", "N=Model Size", "--map", "C=Training FLOP", "--map", "L=loss", "--where", "loss < 3.44"]
+    text = scalectl("fit", table, *flags, "--law", "chinchilla", "--bootstrap", 100, "--json", cwd=tmp_path).stdout
+    fit = json.loads(text)["fits"][0]
+    assert fit["n"] == 240
+    assert fit["objective"]["value"] <= 0.00101827402
+    assert fit["params"]["A"] == pytest.approx(477.83, abs=0.05)
+    assert fit["params"]["B"] == pytest.approx(2143.4, abs=0.3)
+    assert fit["params"]["E"] == pytest.approx(1.81722, abs=1e-5)
+    assert fit["params"]["alpha"] == pytest.approx(0.34731, abs=1e-5)
+    assert fit["params"]["beta"] == pytest.approx(0.36717, abs=1e-5)

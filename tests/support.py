@@ -1,0 +1,37 @@
+"""What tests of the command line share."""
+
+import os
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[1]
+SWEEP = """\
+name = "tiny"
+question = "Does loss fall with width?"
+
+[model]
+family = "decoder"
+d_model = { grid = [8, 16, 32] }
+n_layer = 1
+n_head = 2
+context = 16
+
+[data]
+source = "markov"
+length = 200000
+
+[train]
+steps = 30
+batch_tokens = 64
+lr = 0.01
+warmup = 4
+seed = { grid = [0, 1] }
+
+[eval]
+every = 10
+tokens = 480
+"""
+
+
+def environment(**more):
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("SCALECTL_", "COLUMNS"))}
+    return {**kept, "NO_COLOR": "1", "COLUMNS": "100", **more}
