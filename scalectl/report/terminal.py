@@ -23,7 +23,7 @@ from scalectl.report.advice import Advice, limit_of
 from scalectl.report.build import SHORT_ID, Ending, Group, Report, label, short_names, show
 from scalectl.report.look import Look
 from scalectl.report.plot import MARKS, Axis, Band, Layer, Line, Marks, draw
-from scalectl.report.table import Across, Cell, Column, Row, paragraph, table
+from scalectl.report.table import MOST_COLUMNS, Across, Cell, Column, Row, paragraph, table
 from scalectl.report.views import FitView, PlanGroup, PlanView, PredictView, StatusView
 
 ESTIMATE, CONTEXT, ADVICE, FAILURE = "bold", "dim", "yellow", "red"
@@ -519,7 +519,7 @@ def plan_lines(view: PlanView, look: Look) -> Lines:
     left = view.runs - view.done
     if left:
         time = f"about {units.duration(view.seconds)}" if view.seconds is not None else "time unknown"
-        source = "measured by a probe" if view.measured else "estimated, --probe measures it"
+        source = "measured" if view.measured else "estimated from shapes"
         disk = f", {units.size(view.disk)} on disk" if view.disk is not None else ""
         total = (
             f"to train: {_n(left, 'run')}, {units.si(view.flops, 'FLOP')}, {time} on {view.devices} ({source}){disk}"
@@ -540,47 +540,61 @@ def plan_lines(view: PlanView, look: Look) -> Lines:
 
 
 def _plan_table(view: PlanView, look: Look) -> Lines:
-    """One row per cell; what is the same in all of them stands in the title."""
+    """One row per cell; what is the same in all of them, or says nothing new, stands in the title."""
     groups = view.groups
     varied = _varying([group.cell for group in groups])
+    cell = ", ".join(varied.values()) or "cell"
     one_d = len({(group.D, group.epochs) for group in groups}) == 1
+    repeats = any(group.epochs > 1 for group in groups)
     packs = {group.pack for group in groups}
-    shared = ["per run"]
+    shared = [f"per run, N {CONVENTION[view.convention]}"]
     if one_d:
         shared.append(f"D = {units.count(groups[0].D)} tokens ({_epochs(groups[0])})")
+    elif not repeats:
+        shared.append("D under one epoch")
     if len(packs) == 1:
         shared.append(f"packs of {groups[0].pack} train in one step" if groups[0].pack > 1 else "trained one by one")
     shared.append(FLOPS[view.flops_by])
-    if any(group.memory is not None for group in groups):
+    facts: dict[str, tuple[Column, list[str]]] = {
+        "runs": (Column("runs", "decimal"), [_plan_runs(group) for group in groups]),
+        "pack": (Column("pack", "decimal"), [str(group.pack or "") for group in groups]),
+        "N": (Column("N", "decimal"), [units.count(group.N) for group in groups]),
+        "D": (
+            Column("D tokens (epochs)" if repeats else "D [tokens]", "decimal"),
+            [units.count(g.D) + (f" ({_epochs(g)})" if repeats else "") for g in groups],
+        ),
+        "C": (Column("C [FLOP]", "decimal"), [units.si(group.flops) for group in groups]),
+        "memory": (Column("memory", "decimal"), ["" if g.memory is None else units.size(g.memory) for g in groups]),
+        "time": (Column("time", "right"), ["?" if g.seconds is None else units.duration(g.seconds) for g in groups]),
+    }
+    known = {
+        "runs": set(facts["runs"][1]) != {"1"},
+        "pack": len(packs) > 1,
+        "D": not one_d,
+        "C": "train.flops" not in varied,  # the axis says it already
+        "memory": any(group.memory is not None for group in groups),
+        "time": any(group.seconds is not None for group in groups),
+    }
+    if known["memory"] and sum(known.values()) > MOST_COLUMNS - 2:  # the cell and N always stand
+        known["memory"] = False
+        shared.append(f"memory up to {units.size(max(group.memory or 0 for group in groups))} a pack")
+    elif known["memory"]:
         shared.append("memory per pack")
-    columns = [
-        Column(", ".join(varied.values()) or "cell"),
-        Column("runs", "decimal"),
-        Column(f"N {CONVENTION[view.convention]}", "decimal"),
-        *([] if one_d else [Column("D tokens (epochs)", "decimal")]),
-        Column("C [FLOP]", "decimal"),
-        *([Column("memory", "decimal")] if any(group.memory is not None for group in groups) else []),
-        *([Column("time", "right")] if any(group.seconds is not None for group in groups) else []),
-    ]
+    kept = [fact for name, fact in facts.items() if known.get(name, True)]
     rows: list[Row] = []
-    for group in groups:
-        named = {
-            columns[0].header: ", ".join(_value(group.cell, key) for key in varied),
-            "runs": _plan_runs(group, name_pack=len(packs) > 1),
-            f"N {CONVENTION[view.convention]}": units.count(group.N),
-            "D tokens (epochs)": f"{units.count(group.D)} ({_epochs(group)})",
-            "C [FLOP]": units.si(group.flops),
-            "memory": units.size(group.memory) if group.memory is not None else "",
-            "time": units.duration(group.seconds) if group.seconds is not None else "?",
-        }
-        rows.append([Cell(named[c.header], CONTEXT if group.done == group.runs else "") for c in columns])
-    return [*paragraph(", ".join(shared), look, style=CONTEXT), *table(columns, rows, look)]
+    for i, group in enumerate(groups):
+        style = CONTEXT if group.done == group.runs else ""
+        named = ", ".join(_value(group.cell, key) for key in varied)
+        rows.append([Cell(text, style) for text in (named, *(texts[i] for _, texts in kept))])
+    return [
+        *paragraph(", ".join(shared), look, style=CONTEXT),
+        *table([Column(cell), *(column for column, _ in kept)], rows, look),
+    ]
 
 
-def _plan_runs(group: PlanGroup, *, name_pack: bool) -> str:
+def _plan_runs(group: PlanGroup) -> str:
     done = "" if not group.done else ", done" if group.done == group.runs else f", {group.done} done"
-    pack = f", packs of {group.pack}" if name_pack and group.pack > 1 else ""
-    return f"{group.runs}{done}{pack}"
+    return f"{group.runs}{done}"
 
 
 def _epochs(group: PlanGroup) -> str:

@@ -141,7 +141,10 @@ def test_budgets_epochs_and_packs_that_differ_stand_in_the_rows() -> None:
     text = shown(plan_lines(replace(view, groups=groups), Look(120)))
     assert "D tokens (epochs)" in text
     assert "4.15 M (2 epochs)" in text
-    assert "4, packs of 5" in text
+    assert "memory up to 231 MiB a pack" in text
+    header = next(line.split() for line in text.splitlines() if line.split()[:1] == ["d_model"])
+    row = next(line.split() for line in text.splitlines() if line.split()[:1] == ["128"])
+    assert row[header.index("pack")] == "5"
 
 
 def test_a_time_that_nobody_measured_is_not_made_up() -> None:
