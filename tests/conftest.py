@@ -1,11 +1,14 @@
-"""What all tests share: golden files, rewritten with --update-golden and then read by a person."""
+"""What all tests share: golden files, rewritten with --update-golden and then read by a person; the command line."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support import environment
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -26,3 +29,24 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
         assert text == path.read_text(encoding="utf-8"), f"{name} changed; if that is right: pytest --update-golden"
 
     return compare
+
+
+@pytest.fixture(scope="session")
+def scalectl():
+    """Runs the command line in a folder; returns the finished process with its output as text."""
+
+    def run(*arguments, cwd, code=0, timeout=120, **more):
+        done = subprocess.run(
+            [sys.executable, "-m", "scalectl.cli", *map(str, arguments)],
+            cwd=cwd,
+            env=environment(**more),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        assert code is None or done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+        assert "Traceback" not in done.stderr, done.stderr
+        return done
+
+    return run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from scalectl.fit.summary import Summary
 from scalectl.laws import LAWS, Law, default_laws, law_on, varying
 from scalectl.report.views import Answer, FitView, Flops, PredictView
 from scalectl.store.points import columns_points, load_points, read_columns, vary
+from scalectl.tasks import TASKS
 
 UNUSABLE = ("not converged",)  # a status whose numbers nobody should use; the command then exits 1
 
@@ -177,7 +179,7 @@ def view(result: Result) -> FitView:
         fixed=fixed,
         derived=points.derived,
         opening=result.target.opening,
-        notes=(*points.notes, *(f"{law}: {why}" for law, why in result.refused.items())),
+        notes=(*points.notes, *_floor(points), *(f"{law}: {why}" for law, why in result.refused.items())),
     )
 
 
@@ -305,6 +307,26 @@ def _refuse_pooling(points: Points) -> None:
             f"{' and '.join(extra)} var{'ies' if len(extra) == 1 else 'y'} among these runs at equal N and D",
             remedy=f"split with --by {name}, or pick with --where '{name} == ...'; pooling would count it as noise",
         )
+
+
+def _floor(points: Points) -> tuple[str, ...]:
+    """The loss of the ideal predictor, where the data's entropy is known exactly and is one for all points."""
+    columns = points.columns
+    found = set()
+    for name, task in TASKS.items():
+        keys = {part.name: f"data.{part.name}" for part in dataclasses.fields(task.options)}
+        if not {"data.task", "model.context", *keys.values()} <= set(columns):
+            continue
+        for i in np.flatnonzero(np.array([held == name for held in columns["data.task"].tolist()])):
+            options = {key: columns[column][i] for key, column in keys.items()}
+            plain = {key: held.item() if isinstance(held, np.generic) else held for key, held in options.items()}
+            plain = {key: None if held != held else held for key, held in plain.items()}  # a missing number is NaN
+            plain = {key: int(held) if isinstance(held, float) else held for key, held in plain.items()}
+            found.add(task.floor(task.options(**plain), int(columns["model.context"][i])))
+    known = [floor for floor in found if floor is not None]
+    if len(found) != 1 or not known:
+        return ()
+    return (f"the entropy of these data is known: no predictor gets below {known[0]:.4f} nats/token",)
 
 
 def _seeds(points: Points) -> int | None:

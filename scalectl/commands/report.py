@@ -11,6 +11,7 @@ import numpy as np
 
 from scalectl.commands.fit import Request, Result
 from scalectl.commands.fit import run as fit
+from scalectl.commands.fit import view as fit_view
 from scalectl.commands.target import Target, find_target
 from scalectl.core import units
 from scalectl.core.errors import FitError, NothingMatched, UsageError
@@ -63,7 +64,7 @@ def run(request: Request) -> SweepView:
         fits=tuple(held.summary for held in result.fitted) if result else (),
         chosen=result.chosen if result else None,
         because=because,
-        notes=result.points.notes if result else (),
+        notes=fit_view(result).notes if result else (),
         provenance=_provenance(target, [row.run_id for row in runs if row.state is State.DONE]),
         reference=target.reference,
     )

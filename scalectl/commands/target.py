@@ -46,7 +46,7 @@ def find_target(named: str | None, results: str | None) -> Target:
             return Target(name, store, opening=f"{name} (the most recent sweep)")
         reference = open_store(reference_folder(), writable=False)
         name = latest_sweep(reference)
-        return Target(name, reference, opening=_shipped(name, store), reference=True)
+        return Target(name, reference, opening=_shipped(name), reference=True)
     if named.startswith("ref:"):
         raise UsageError(
             f"no published table is registered as {named[4:]!r}",
@@ -60,7 +60,7 @@ def find_target(named: str | None, results: str | None) -> Target:
     reference = open_store(reference_folder(), writable=False)
     if named in list_sweeps(reference):
         same = reference.root == store.root
-        return Target(named, reference, opening="" if same else _shipped(named, store), reference=True)
+        return Target(named, reference, opening="" if same else _shipped(named), reference=True)
     if path.suffix in (".csv", ".parquet", ".toml") or os.sep in named:
         hint = "scalectl sweep runs a sweep file; fit and report take its name" if path.suffix == ".toml" else None
         raise NothingMatched(f"no file {named}", where=os.getcwd(), remedy=hint)
@@ -75,5 +75,5 @@ def _meant(named: str, there: Iterable[str]) -> str | None:
     return did_you_mean(named, there)
 
 
-def _shipped(name: str, store: Store) -> str:
-    return f"{name}: results shipped with scalectl; {store.root} has no such sweep (train it: scalectl sweep {name})"
+def _shipped(name: str) -> str:
+    return f"{name}: shipped results; train your own: scalectl sweep {name}"

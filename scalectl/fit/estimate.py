@@ -23,7 +23,7 @@ from scalectl.fit.objective import Huber, Objective
 from scalectl.fit.problem import Problem, pose
 from scalectl.laws import Law, where
 
-STARTS = 8  # basins followed from the grid; the surfaces of fits.md need one. Ours.
+STARTS = 8  # basins followed from the grid; every published surface tried needs one. Ours.
 APART = 2  # grid steps within which two starts count as one. Ours.
 SAME_OPTIMUM = 1e-6  # relative difference of the objective below which two starts ended at one optimum. Ours.
 STAGE = 8.0  # ratio of one Huber width to the next. Ours: the product of stages and steps per stage is flat around it.

@@ -94,7 +94,7 @@ MIN_WIDTH = 40  # ours: below it no table holds a run id, a value and its interv
 
 
 def open_console(file: IO[str], environ: Mapping[str, str], *, width: int | None = None) -> Console:
-    """A console that follows cli.md: flag, then environment, then what the file is.
+    """A console whose width and colour follow the flag, then the environment, then what the file is.
 
     Escapes go to terminals only, unless FORCE_COLOR is set; NO_COLOR (any value but empty, no-color.org) and
     TERM=dumb end them altogether. Without a width from the caller, COLUMNS or a terminal, lines have 80 columns.

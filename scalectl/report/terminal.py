@@ -331,6 +331,9 @@ def fit_lines(view: FitView, look: Look) -> Lines:
     return lines
 
 
+FORMULA_BESIDE = 16  # characters; a longer formula stands above its parameters, or the intervals would not fit. Ours.
+
+
 def _fit_lines(
     fits: Sequence[Summary],
     chosen: Summary | None,
@@ -347,17 +350,21 @@ def _fit_lines(
     resampled = [unit for unit in RESAMPLED if any(_bounds(fit, unit) for fit in fits)]
     resampled.sort(key=lambda unit: unit != fits[0].unit)  # first the one that the fit believes
     resampled = resampled or [PROFILE]  # without a bootstrap, what the objective itself says
-    columns = [Column("law"), Column(""), Column("estimate", "decimal")]
+    stacked = any(len(fit.formula) > FORMULA_BESIDE for fit in fits)
+    columns = [] if stacked else [Column("law")]
+    columns += [Column(""), Column("estimate", "decimal")]
     columns += [Column(f"{_level(fits[0])} {_resampled(fits[0], unit)}", "interval") for unit in resampled]
     rows: list[Row] = []
     for fit in fits:
+        rows += [Across(fit.formula, indent=0)] if stacked else []
         for i, name in enumerate(fit.params):
             free = name in fit.identified
             known = fit.identified.get(name, True)
             bounds = [_bounds(fit, unit).get(name) for unit in resampled]
             value = _digits(fit.params[name], bounds[0] if bounds else None)
             style = CONTEXT if not known else ESTIMATE if fit is chosen else ""
-            row: list[str | Cell] = [Cell(fit.formula if i == 0 else ""), GREEK.get(name, name), Cell(value, style)]
+            row: list[str | Cell] = [] if stacked else [Cell(fit.formula if i == 0 else "")]
+            row += [GREEK.get(name, name), Cell(value, style)]
             for pair in bounds:
                 text = _interval(fit.params[name], pair) if free else "fixed"
                 row.append(Cell(text, CONTEXT if not (known and free) else ""))

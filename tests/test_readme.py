@@ -1,0 +1,46 @@
+"""Every example of the README is executed, in order, and says what the README shows (its numbers aside)."""
+
+import re
+import shlex
+
+import pytest
+from support import REPOSITORY
+
+README = REPOSITORY / "README.md"
+BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+VERBS = ("init", "plan", "sweep", "status", "logs", "fit", "predict", "report", "import", "export", "doctor")
+
+
+def examples(text):
+    """Command and shown output of each block; blocks hold one command."""
+    for block in BLOCK.findall(text):
+        command, _, shown = block.partition("\n")
+        assert command.startswith("$ scalectl "), command
+        yield command.removeprefix("$ "), shown
+
+
+def words(text):
+    """What does not depend on the machine: words, with every number alike."""
+    return [re.sub(r"[\d.,]*\d", "#", word) for word in text.split() if not re.search(r"[⠀-⣿░]", word)]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return tmp_path_factory.mktemp("readme")
+
+
+def test_the_examples_of_the_readme_run_and_say_what_it_shows(scalectl, place, request):
+    text = README.read_text(encoding="utf-8")
+    for command, shown in list(examples(text)):
+        said = scalectl(*shlex.split(command)[1:], cwd=place, COLUMNS="80").stdout
+        if request.config.getoption("--update-golden") and shown:
+            text = text.replace(f"$ {command}\n{shown}```", f"$ {command}\n{said.rstrip()}\n```", 1)
+        elif shown:
+            assert words(said) == words(shown), f"{command} says:\n{said}"
+    if request.config.getoption("--update-golden"):
+        README.write_text(text, encoding="utf-8")
+
+
+def test_every_verb_has_an_example_or_is_shown(scalectl):
+    text = README.read_text(encoding="utf-8")
+    assert all(f"scalectl {verb}" in text for verb in VERBS)
