@@ -218,7 +218,8 @@ def record_plan(prepared: Prepared) -> None:
     rows: list[dict[str, Any]] = [
         {"run_id": planned.run_id, "config": record(planned.run), **planned.cell} for planned in prepared.plan.runs
     ]
-    save_sweep(prepared.store, prepared.sweep.name, prepared.sweep.text, rows)
+    changes = "".join(f"\n# with --set {change!r}" for change in prepared.sweep.overrides)
+    save_sweep(prepared.store, prepared.sweep.name, prepared.sweep.text.rstrip() + changes + "\n", rows)
 
 
 def view(prepared: Prepared) -> PlanView:

@@ -36,9 +36,25 @@ class Expected:
 
 @dataclass
 class _Slot:
+    """A worker's last sign of life. since: clock [s] and step when its job began."""
+
+    ticket: str
     runs: dict[str, tuple[int, float | None]]
+    since: tuple[float, int]
     tokens_per_second: float = 0.0
     memory: int = 0
+
+    @property
+    def step(self) -> int:
+        """The step of its first run."""
+        return next(iter(self.runs.values()))[0]
+
+    def left(self, steps: int) -> str:
+        """Time to the end of a job of so many steps, at its pace so far."""
+        clock, first = self.since
+        if self.step == first:
+            return ""
+        return units.duration((time.monotonic() - clock) / (self.step - first) * (steps - self.step))
 
 
 @dataclass
@@ -58,7 +74,6 @@ class Progress:
     began: dict[str, int] = field(default_factory=dict)
     ended: dict[str, State] = field(default_factory=dict)
     slots: dict[int, _Slot] = field(default_factory=dict)
-    tickets: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.clock = self.said = time.monotonic()
@@ -89,9 +104,12 @@ class Progress:
         for run_id, (step, _) in runs.items():
             self.began.setdefault(run_id, step)
             self.steps[run_id] = step
-        self.slots[slot] = _Slot(dict(runs), rate, memory)
-        self.tickets[ticket] = slot
         clock = time.monotonic()
+        if not runs:
+            return
+        before = self.slots.get(slot)
+        since = before.since if before and before.ticket == ticket else (clock, next(iter(runs.values()))[0])
+        self.slots[slot] = _Slot(ticket, dict(runs), since, rate, memory)
         if self.live is None and clock - self.said >= SUMMARY_SECONDS:
             self.said = clock
             self._say(self._headline())
@@ -116,9 +134,9 @@ class Progress:
 
     def over(self, ticket: str) -> None:
         """A job left its slot."""
-        slot = self.tickets.pop(ticket, None)
-        if slot is not None:
-            self.slots.pop(slot, None)
+        for index, slot in list(self.slots.items()):
+            if slot.ticket == ticket:
+                del self.slots[index]
 
     def say(self, text: str, style: str = "") -> None:
         """Print a line above the display."""
@@ -165,22 +183,20 @@ class Progress:
         head.add_row(self.look.text(self.name), ProgressBar(total=1.0, completed=self.share, width=24), rest)
         workers = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
         workers.add_column("  worker")
-        for title in ("models in one step", "step", "loss", "tok/s", "memory"):
+        for title in ("models in one step", "step", "loss", "tok/s", "memory", "left"):
             workers.add_column(title, justify="left" if title.startswith("models") else "right")
         for index, slot in sorted(self.slots.items()):
-            if not slot.runs:
-                continue
-            first = next(iter(slot.runs))
-            step, _ = slot.runs[first]
+            steps = self.expected[next(iter(slot.runs))].steps
             losses = [loss for _, loss in slot.runs.values() if loss is not None]
             shared = self._shared(list(slot.runs))
             workers.add_row(
                 f"  {self.device} {index}",
                 Text(self.look.text(f"{len(slot.runs)}  ({shared})" if shared else str(len(slot.runs)))),
-                f"{step}/{self.expected[first].steps}",
+                f"{slot.step}/{steps}",
                 f"{sum(losses) / len(losses):.3f}" if losses else "",
                 units.count(slot.tokens_per_second, 2),
                 units.size(slot.memory, 2) if slot.memory else "",
+                slot.left(steps),
             )
         return Group(head, workers)
 

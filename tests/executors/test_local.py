@@ -2,7 +2,8 @@
 
 import os
 import signal
-import time
+import subprocess
+import sys
 
 import psutil
 import pytest
@@ -139,22 +140,30 @@ def test_a_stopped_job_is_paused_at_a_checkpoint(store, executor):
     assert live(store, run.run_id).checkpoint.exists()
 
 
+ORPHANING = """
+import sys, time
+from pathlib import Path
+from scalectl.executors.local import LocalExecutor, slots
+from scalectl.train.worker import decode
+
+root = Path(sys.argv[1])
+executor = LocalExecutor(root, slots("cpu", 1))
+executor.submit(decode(sys.stdin.read()))
+print(executor.workers[0].process.pid, flush=True)
+time.sleep(60)
+"""
+
+
 def test_workers_die_with_the_process_that_started_them(store):
-    pid = os.fork()
-    if pid == 0:  # an orchestrator that is killed without a chance to clean up
-        orphaned = LocalExecutor(store.root, slots("cpu", 1))
-        orphaned.submit(job_of(run_of(steps=10**6)))
-        (store.root / "worker").write_text(str(worker_pids(orphaned)[0]))
-        time.sleep(60)
-        os._exit(0)
-    path = store.root / "worker"
-    deadline = time.monotonic() + 20
-    while not path.exists() or not path.read_text():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    worker = psutil.Process(int(path.read_text()))
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
+    orchestrator = subprocess.Popen(
+        [sys.executable, "-c", ORPHANING, store.root], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with orchestrator.stdin as pipe:
+        pipe.write(encode(job_of(run_of(steps=10**6))))
+    with orchestrator.stdout as pipe:
+        worker = psutil.Process(int(pipe.readline()))
+    orchestrator.kill()
+    orchestrator.wait()
     assert psutil.wait_procs([worker], timeout=3)[1] == []
 
 

@@ -1,0 +1,25 @@
+"""Twenty steps on the language that is the same on every machine. Kernels differ between CPUs, so to 1e-4."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from scalectl.core.job import Job, Placement
+from scalectl.core.rows import Row
+from scalectl.train.loop import train
+
+GOLDEN = Path(__file__).parent / "golden/twenty-steps.json"
+
+
+@pytest.mark.parametrize("position", ["learned", "sinusoidal", "rotary"])
+def test_twenty_steps_give_the_losses_of_the_golden_file(make_run, request, position):
+    run = make_run(steps=20, every=5, position=position)
+    rows = [event for event in train(Job((run,), Placement())) if isinstance(event, Row)]
+    found = [[row.step, row.split, row.metric, row.value] for row in rows]
+    held = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {}
+    if request.config.getoption("--update-golden"):
+        GOLDEN.write_text(json.dumps(held | {position: found}, indent=1) + "\n")
+        return
+    assert [row[:3] for row in found] == [row[:3] for row in held[position]]
+    assert [row[3] for row in found] == pytest.approx([row[3] for row in held[position]], rel=1e-4)
