@@ -104,7 +104,7 @@ def plan(
 ) -> None:
     """Show runs, packs, costs and what is done already; trains nothing."""
     from scalectl.commands import sweep as command
-    from scalectl.report import document, terminal
+    from scalectl.report import document, plan_screen, terminal
 
     prepared = command.prepare(file, results, changes or (), max_runs=max_runs)
     view = command.view(prepared)
@@ -112,7 +112,7 @@ def plan(
         print(document.document("plan", view))
     else:
         console, look = _stdout()
-        terminal.emit(terminal.plan_lines(view, look), console)
+        terminal.emit(plan_screen.plan_lines(view, look), console)
     raise typer.Exit(10 if detailed_exitcode and prepared.jobs else 0)
 
 
@@ -181,14 +181,14 @@ def status(
 ) -> None:
     """Show the truth about each run, even after a crash."""
     from scalectl.commands import status as command
-    from scalectl.report import document, terminal
+    from scalectl.report import document, plan_screen, terminal
 
     view = command.run(name, results, failed=failed)
     if as_json:
         print(document.document("status", view))
         return
     console, look = _stdout()
-    terminal.emit(terminal.status_lines(view, look), console)
+    terminal.emit(plan_screen.status_lines(view, look), console)
 
 
 @app.command()
@@ -240,7 +240,7 @@ def fit(
 ) -> None:
     """Fit scaling laws to losses, with an interval on everything."""
     from scalectl.commands import fit as command
-    from scalectl.report import document, terminal
+    from scalectl.report import document, fit_screen, terminal
 
     request = _request(
         target, results, metric, at, law, objective, maps, where, convention, flops, fix, bootstrap, unit, seed, level,
@@ -255,7 +255,7 @@ def fit(
         for group, view in views.items():
             if group:
                 console.print(look.text(group), style="bold")
-            terminal.emit(terminal.fit_lines(view, look), console)
+            terminal.emit(fit_screen.fit_lines(view, look), console)
     usable = all(result.best.summary.status not in command.UNUSABLE for result in found.values())
     raise typer.Exit(0 if usable else 1)
 
@@ -289,7 +289,7 @@ def predict(
     """Predict losses, compute-optimal sizes and costs."""
     from scalectl.commands import fit as command
     from scalectl.core.units import quantity
-    from scalectl.report import document, terminal
+    from scalectl.report import document, fit_screen, terminal
 
     request = _request(
         target, results, metric, at, law, objective, maps, where, convention, flops, fix, bootstrap, unit, seed, level,
@@ -306,7 +306,7 @@ def predict(
         print(document.document("predict", view))
         return
     console, look = _stdout()
-    terminal.emit(terminal.predict_lines(view, look), console)
+    terminal.emit(fit_screen.predict_lines(view, look), console)
 
 
 @app.command()
@@ -324,7 +324,7 @@ def report(
     from scalectl.commands import fit as fitting
     from scalectl.commands import report as command
     from scalectl.commands.target import find_target
-    from scalectl.report import document, terminal
+    from scalectl.report import document, report_screen, terminal
     from scalectl.report.build import build_report
 
     request = fitting.Request(
@@ -344,7 +344,7 @@ def report(
     opening = find_target(name, results).opening
     if opening and not view.reference:  # the report says by itself that its results are shipped ones
         console.print(look.text(opening), style="dim")
-    terminal.emit(terminal.report_lines(build_report(view), look), console)
+    terminal.emit(report_screen.report_lines(build_report(view), look), console)
 
 
 @app.command("import")

@@ -10,8 +10,10 @@ from rich.text import Text
 
 from scalectl.core.job import State
 from scalectl.fit.summary import Summary
+from scalectl.report.fit_screen import fit_lines, predict_lines
 from scalectl.report.look import Look
-from scalectl.report.terminal import fit_lines, plan_lines, predict_lines, status_lines, to_text
+from scalectl.report.plan_screen import plan_lines, status_lines
+from scalectl.report.terminal import to_text
 from scalectl.report.views import Answer, FitView, PlanGroup, PlanView, PredictView, StatusRow, StatusView
 
 Golden = Callable[[str, str], None]

@@ -15,7 +15,8 @@ from scalectl.core.job import State
 from scalectl.fit.summary import Summary
 from scalectl.report.build import build_report
 from scalectl.report.look import Look
-from scalectl.report.terminal import report_lines, to_text
+from scalectl.report.report_screen import report_lines
+from scalectl.report.terminal import to_text
 from scalectl.report.views import GridAxis, RunCurve, RunView, SweepView
 
 ESCAPES = re.compile(r"\x1b\[[0-9;]*m")

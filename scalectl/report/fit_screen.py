@@ -1,0 +1,253 @@
+"""The screens of `scalectl fit` and `scalectl predict`: estimates with their intervals, and what they rest on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from rich.cells import cell_len
+from rich.text import Text
+
+from scalectl.core import units
+from scalectl.fit.summary import Interval, Summary
+from scalectl.report.advice import limit_of
+from scalectl.report.look import Look
+from scalectl.report.table import Across, Cell, Column, Row, paragraph, table
+from scalectl.report.views import FitView, PredictView
+from scalectl.report.words import (
+    ADVICE,
+    CONTEXT,
+    CONVENTION,
+    ESTIMATE,
+    FLOPS,
+    GREEK,
+    NAMED,
+    PROFILE,
+    RESAMPLED,
+    UNIT_OF,
+    Lines,
+    counted,
+)
+
+INSIDE = 1.005  # factor beyond the data up to which a point is inside them: N and D are rounded when typed (ours)
+
+
+def fit_lines(view: FitView, look: Look) -> Lines:
+    """The screen of `scalectl fit`: what was fitted, one block per law, which one to trust and why."""
+    lines = paragraph(view.opening, look, style=CONTEXT) if view.opening else []
+    if not view.fits:
+        lines += paragraph(f"{view.target}: {view.because or 'no law was fitted'}", look, style=ADVICE)
+        return lines
+    first = view.fits[0]
+    per = (
+        f"{counted(first.sizes, 'size')} × {counted(view.seeds, 'seed')}"
+        if view.seeds
+        else counted(first.sizes, "size")
+    )
+    left = f"{counted(first.n, 'run')}: {per}"
+    left += f", N {CONVENTION.get(first.convention, first.convention)}" if first.convention else ""
+    left += "".join(
+        f", {axis} = {units.si(value, 'FLOP') if axis == 'C' else units.count(value) + ' ' + UNIT_OF[axis]}"
+        for axis, value in view.fixed.items()
+    )
+    if view.derived:
+        left += f", {view.derived} from C = 6 N D"
+    if first.flops and any("C" in fit.axis for fit in view.fits):
+        left += f", {FLOPS.get(first.flops, f'C {first.flops}')}"
+    drawn = f"bootstrap over {RESAMPLED.get(first.unit, first.unit)}, {first.draws} draws"
+    right = f"{_objective(first)}, {drawn if first.draws else 'no bootstrap'}"
+    if cell_len(left) + cell_len(right) + 3 <= look.width:
+        gap = " " * (look.width - cell_len(left) - cell_len(right))
+        line = Text(look.text(left) + gap)
+        lines.append(line.append(look.text(right), style=CONTEXT))
+    else:
+        lines += [*paragraph(left, look), *paragraph(right, look, style=CONTEXT)]
+    lines.append(Text())
+    chosen = next((fit for fit in view.fits if fit.law == view.chosen), None)
+    lines += law_block(view.fits, chosen, view.because, view.seeds or 1, look, certified=True)
+    for note in view.notes:
+        lines += paragraph(note, look, style=CONTEXT)
+    return lines
+
+
+FORMULA_BESIDE = 16  # characters; a longer formula stands above its parameters, or the intervals would not fit. Ours.
+
+
+def law_block(
+    fits: Sequence[Summary],
+    chosen: Summary | None,
+    because: str,
+    seeds: int,
+    look: Look,
+    *,
+    certified: bool = False,
+) -> Lines:
+    """One block per law: estimates with their intervals, then what they say in words.
+
+    Args: certified: whether to say how sure the search is to have found the optimum.
+    """
+    resampled = [unit for unit in RESAMPLED if any(_bounds(fit, unit) for fit in fits)]
+    resampled.sort(key=lambda unit: unit != fits[0].unit)  # first the one that the fit believes
+    resampled = resampled or [PROFILE]  # without a bootstrap, what the objective itself says
+    stacked = any(len(fit.formula) > FORMULA_BESIDE for fit in fits)
+    columns = [] if stacked else [Column("law")]
+    columns += [Column(""), Column("estimate", "decimal")]
+    columns += [Column(f"{level_words(fits[0])} {_resampled(fits[0], unit)}", "interval") for unit in resampled]
+    rows: list[Row] = []
+    for fit in fits:
+        rows += [Across(fit.formula, indent=0)] if stacked else []
+        for i, name in enumerate(fit.params):
+            free = name in fit.identified
+            known = fit.identified.get(name, True)
+            bounds = [_bounds(fit, unit).get(name) for unit in resampled]
+            value = _digits(fit.params[name], bounds[0] if bounds else None)
+            style = CONTEXT if not known else ESTIMATE if fit is chosen else ""
+            row: list[str | Cell] = [] if stacked else [Cell(fit.formula if i == 0 else "")]
+            row += [GREEK.get(name, name), Cell(value, style)]
+            for pair in bounds:
+                text = _interval(fit.params[name], pair) if free else "fixed"
+                row.append(Cell(text, CONTEXT if not (known and free) else ""))
+            rows.append(row)
+        rows += [Across(sentence, style) for sentence, style in _sentences(fit, seeds)]
+        rows += [Across(_certificate(fit), CONTEXT)] if certified else []
+    lines = table(columns, rows, look)
+    if chosen is not None and because:
+        lines += paragraph(f"chosen: {chosen.formula}, {_greek(because)}", look, indent=2, hanging=2)
+    elif because:
+        lines += paragraph(f"no law chosen: {_greek(because)}", look, indent=2, hanging=2, style=ADVICE)
+    named = [name for name in ("E", "A", "B") if any(name in fit.params for fit in fits)]
+    if named:
+        lines += paragraph(f"{_and(named)} in nats/token", look, indent=2, style=CONTEXT)
+    return lines
+
+
+def _greek(sentence: str) -> str:
+    return NAMED.sub(lambda match: GREEK[match[0]], sentence)
+
+
+def _bounds(fit: Summary, unit: str) -> Mapping[str, Interval]:
+    if unit == PROFILE:
+        return fit.profile
+    return fit.intervals_by_unit.get(unit) or (fit.intervals if fit.unit == unit else {})
+
+
+def _resampled(fit: Summary, unit: str) -> str:
+    if unit == PROFILE:
+        return "profile likelihood"
+    return f"over {counted(fit.sizes if unit == 'size' else fit.n, unit)}"
+
+
+def _certificate(fit: Summary) -> str:
+    """What makes the optimum believable: starts that met in it, and the gradient there."""
+    starts = f"{fit.starts_at_optimum}/{fit.starts} starts met here"
+    return f"{starts}, objective {fit.value:.5g}, gradient {fit.gradient_norm:.0e}, AICc {fit.aicc:.1f}"
+
+
+def _sentences(fit: Summary, seeds: int) -> list[tuple[str, str]]:
+    said: list[tuple[str, str]] = []
+    if fit.doubling is not None:
+        share, low, high = (100 * part for part in fit.doubling)
+        known = math.isfinite(low) and math.isfinite(high)
+        value, down, up = units.estimate(share, low, high)
+        span = f"{down} … {up}" if known else "no interval"
+        said.append((f"doubling {fit.axis} lowers the loss by {value} % ({span})", ""))
+    for name, exponent in fit.optimal.items():
+        pair = fit.optimal_intervals.get(name)
+        of = {"a": "N* ~ C^a", "b": "D* ~ C^b"}.get(name, name)
+        said.append((f"compute-optimal {of}: {name} = {_digits(exponent, pair)} ({_interval(exponent, pair)})", ""))
+    missing = [name for name, known in fit.identified.items() if not known]
+    if missing and not fit.advice:
+        said.append((f"{_and(missing)} not identified by these runs", ADVICE))
+    if fit.advice:
+        said.append((_greek(fit.advice), ADVICE))
+    said += [
+        (f"held out: {held.where}, error {units.percent(held.relative_error)} (n = {held.n})", "")
+        for held in fit.holdout
+    ]
+    if fit.misfit is not None or fit.seed_noise is not None:
+        parts = [f"between seeds {units.percent(fit.seed_noise)}"] if fit.seed_noise is not None else []
+        parts += [f"misfit {units.percent(fit.misfit)}"] if fit.misfit is not None else []
+        verdict = {"law": ": the law, not the noise, limits this fit", "noise": ": noise between seeds limits this fit"}
+        said.append((", ".join(parts) + verdict.get(limit_of(fit, seeds), ""), ""))
+    if fit.outliers:
+        shown = ", ".join(fit.outliers[:5]) + (", …" if len(fit.outliers) > 5 else "")
+        said.append((f"{counted(len(fit.outliers), 'point')} beyond 5 robust deviations: {shown}", ADVICE))
+    if fit.status != "converged" and not fit.advice:
+        said.append((f"the search ended {fit.status}", ADVICE))
+    return said
+
+
+def _digits(value: float, pair: Interval | None) -> str:
+    if pair is None or not (math.isfinite(pair[0]) and math.isfinite(pair[1])):
+        return f"{value:.3g}"
+    return units.estimate(value, *pair)[0]
+
+
+def _interval(value: float, pair: Interval | None) -> str:
+    if pair is None or math.isnan(pair[0]) or math.isnan(pair[1]):
+        return "not computed"
+    low, high = pair
+    _, down, up = units.estimate(value, low, high)
+    return _unbounded(f"{down} … {up}")
+
+
+def _objective(fit: Summary) -> str:
+    name = {"huber": "Huber", "lad": "LAD", "mse": "MSE", "log-mse": "log-MSE"}.get(fit.objective, fit.objective)
+    if fit.delta is None or ":" in name:
+        return name
+    mantissa, _, exponent = f"{fit.delta:.0e}".partition("e")
+    return f"{name} {mantissa}e{int(exponent)}"
+
+
+def level_words(fit: Summary) -> str:
+    """The confidence of a fit's intervals: "95 %"."""
+    return f"{100 * fit.level:g} %"
+
+
+def predict_lines(view: PredictView, look: Look) -> Lines:
+    """The screen of `scalectl predict`."""
+    lines = paragraph(view.opening, look, style=CONTEXT) if view.opening else []
+    convention = f", N {CONVENTION[view.convention]}" if view.convention else ""
+    lines += paragraph(
+        f"{view.target}: {view.formula} from {counted(view.n, 'run')}{convention}; "
+        f"{100 * view.level:g} % over {RESAMPLED.get(view.unit, view.unit)}, {view.draws} draws",
+        look,
+    )
+    columns = [
+        Column("asked", wrap=True),
+        Column("predicted", "decimal", ESTIMATE),
+        Column(f"{100 * view.level:g} % interval", "interval"),
+        Column("unit"),
+        Column("beyond data", wrap=True),
+    ]
+    rows: list[Row] = []
+    for answer in view.answers:
+        low, high = answer.interval
+        if answer.what == "L":
+            value, down, up = units.estimate(answer.value, low, high)
+        else:
+            shown = units.si if answer.what == "C" else units.count
+            value, down, up = units.estimate_scaled(answer.value, low, high, shown)
+        far = {axis: factor for axis, factor in answer.extrapolation.items() if factor > INSIDE}
+        beyond = ", ".join(f"{axis} {_factor(factor)}" for axis, factor in far.items()) or "inside"
+        pair = _unbounded(f"{down} … {up}")
+        rows.append([answer.asked, _unbounded(value), pair, UNIT_OF[answer.what], Cell(beyond, ADVICE if far else "")])
+        if answer.impossible > 0:
+            share = units.percent(answer.impossible)
+            rows.append(Across(f"{share} of the draws never get there: their floor lies above", ADVICE))
+    lines += [Text(), *table(columns, rows, look)]
+    for note in view.notes:
+        lines += paragraph(note, look, style=CONTEXT)
+    return lines
+
+
+def _unbounded(text: str) -> str:
+    return text.replace("inf", "∞")
+
+
+def _factor(factor: float) -> str:
+    return f"{units.count(factor, 2).replace(' ', '')}×"
+
+
+def _and(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
