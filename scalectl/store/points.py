@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from scalectl.core.cost import Convention
 from scalectl.core.errors import NothingMatched, StoreError, UsageError
@@ -79,12 +80,20 @@ def load_points(
     sweep = load_sweep(store, name)
     wanted = set(sweep.current) | (set(sweep.earlier) if all else set())
     index = refresh(store)
-    table = index.table.filter([run_id in wanted for run_id in index.table["run_id"].to_pylist()])
+    mask = pa.array([run_id in wanted for run_id in index.table["run_id"].to_pylist()], pa.bool_())
+    table = index.table.filter(mask)
     columns = schema.columns_of(table)
     notes = [str(damaged) for damaged in index.damaged]
     if sweep.earlier:
         said = "included" if all else "left out; --all adds them"
         notes.append(f"{_runs(len(sweep.earlier))} of earlier versions of the sweep {said}")
+    if not len(table):  # before `where`: an index without runs has no config columns that it could be about
+        raise NothingMatched(
+            f"no finished run in sweep {name}: "
+            + (f"none of its {_runs(len(wanted))} has ended" if wanted else "it has no runs"),
+            where="; ".join(notes) or None,
+            remedy=f"scalectl status {name}",
+        )
     if where is not None:
         columns = _masked(columns, where(columns))
     notes += _left_out(columns)

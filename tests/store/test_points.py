@@ -133,8 +133,18 @@ def test_a_sweep_without_a_finished_run_matches_nothing(store, lab):
     with pytest.raises(NothingMatched, match="no finished run"):
         load_points(store, "s")
     save_sweep(store, "empty", "", [])
-    with pytest.raises(NothingMatched, match="no finished run"):
+    with pytest.raises(NothingMatched, match="it has no runs"):
         load_points(store, "empty")
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_a_sweep_whose_runs_are_all_pending_matches_nothing_and_says_what_is_missing(store, lab, others):
+    for seed in range(others):
+        lab.stored(store, lab.run(seed=9 + seed))
+    save_sweep(store, "s", "", [{"run_id": lab.run(seed=seed).run_id, "config": {}} for seed in range(2)])
+    with pytest.raises(NothingMatched, match="none of its 2 runs has ended") as caught:
+        load_points(store, "s", where=lambda columns: columns["model.d_model"] > 8)
+    assert "scalectl status s" in str(caught.value)
 
 
 def test_earlier_runs_join_only_when_all_are_asked_for(store, lab, ladder):
