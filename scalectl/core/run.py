@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from typing import Any
 
 ID_DIGITS = 16  # hexadecimal: 64 bits; at 10^6 runs the chance of one collision is 3e-8
-_MISSING = object()
 
 
 def new_field(*, default: Any = dataclasses.MISSING, as_before: Any) -> Any:
@@ -104,13 +103,6 @@ class RunConfig:
         """Identity of the run: 16 hexadecimal digits."""
         text = json.dumps(canonical(self), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return hashlib.sha256(b"scalectl-run-1\n" + text.encode()).hexdigest()[:ID_DIGITS]
-
-    def column(self, name: str, default: Any = _MISSING) -> Any:
-        """The value of one sweep-file key, such as `train.lr`."""
-        columns = flat(self)
-        if default is _MISSING:
-            return columns[name]
-        return columns.get(name, default)
 
 
 def canonical(value: Any) -> Any:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -86,11 +86,6 @@ class Plan:
     def flops(self) -> float:
         """Exact training FLOPs of all runs."""
         return sum(planned.flops for planned in self.runs)
-
-    def without(self, run_ids: Collection[str]) -> Plan:
-        """Leave out runs that are done: the whole of resume."""
-        done = frozenset(run_ids)
-        return replace(self, runs=tuple(planned for planned in self.runs if planned.run_id not in done))
 
 
 def expand(sweep: Sweep) -> Plan:

@@ -247,14 +247,6 @@ def test_one_learning_rate_for_all_widths_is_noted():
     assert not noted(d_model="8")
 
 
-def test_without_is_the_whole_of_resume():
-    planned = plan(seed="{ grid = [0, 1, 2] }")
-    left = planned.without(planned.run_ids[:4])
-    assert left.run_ids == planned.run_ids[4:]
-    assert left.without(planned.run_ids).runs == ()
-    assert planned.without([]) == planned
-
-
 def test_the_shipped_ladder_is_the_documented_grid():
     planned = expand(load(Path(__file__).parents[2] / "sweeps/stdlib-ladder.toml"))
     assert [(p.cell["model.d_model"], p.cell["train.seed"]) for p in planned.runs] == [
