@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -20,12 +21,17 @@ def reference_folder() -> Path:
 
 
 def sweep_file(named: str) -> Path:
-    """The sweep file that a user means: a path that exists, or the name of a shipped sweep.
+    """The sweep file that a user means: a file that exists, or the name of a shipped sweep.
 
-    `sweeps/stdlib-ladder.toml` and `stdlib-ladder` both find the shipped file where no such path exists.
+    Where there is no such file, `stdlib-ladder`, `stdlib-ladder.toml` and `sweeps/stdlib-ladder.toml` find the shipped
+    one. Any other path stands for itself alone, so that a mistyped one is an error and not another sweep.
     """
     path = Path(named)
-    if path.exists():
+    if path.is_file():
         return path
-    shipped = sweeps_folder() / f"{path.name.removesuffix('.toml')}.toml"
-    return shipped if shipped.is_file() else path
+    bare = not any(separator in named for separator in (os.sep, os.altsep) if separator)
+    if bare or named == f"sweeps/{path.stem}.toml":
+        shipped = sweeps_folder() / f"{path.name.removesuffix('.toml')}.toml"
+        if shipped.is_file():
+            return shipped
+    return path
