@@ -49,6 +49,10 @@ _NO_AXIS = ("train.seed", "train.steps", "train.tokens", "data.origin", "eval.ev
 # ours; 2 % covers that from 50 steps on, and stays below the spacing of any grid over D that could be fitted.
 _SAME_D = 0.02
 
+# Repeats of the same data are worth nearly as much as fresh ones up to about four epochs, then less and less. Source:
+# Muennighoff et al. 2023, arXiv 2305.16264: up to 4 epochs the loss changes negligibly against unique data.
+_EPOCHS_LIKE_FRESH = 4.0
+
 
 def load_points(
     store: Store,
@@ -113,6 +117,7 @@ def load_points(
         notes.append(f"{_runs(int(np.count_nonzero(~has)))} left out: no {full}")
     columns = _masked(columns, has)
     _refuse_mixtures(columns, by)
+    notes += _repeated(columns)
 
     N = _axis(columns, f"N_{convention}")
     D = _axis(columns, "D")
@@ -263,6 +268,18 @@ def _left_out(columns: Columns) -> list[str]:
         shown_ids = ", ".join(run_id[:6] for run_id in ids[:4]) + (", ..." if len(ids) > 4 else "")
         notes.append(f"{_runs(len(ids), state)} left out: {shown_ids}")
     return notes
+
+
+def _repeated(columns: Columns) -> list[str]:
+    """One sentence if runs saw their data so often that D counts for less than it says."""
+    epochs = columns["epochs"].astype(np.float64)
+    over = epochs[epochs > _EPOCHS_LIKE_FRESH]
+    if not over.size:
+        return []
+    return [
+        f"{_runs(over.size)} with more than {_EPOCHS_LIKE_FRESH:g} epochs (up to {over.max():.3g}): tokens repeated "
+        "that often are worth less than fresh ones, and D counts them alike"
+    ]
 
 
 def _runs(count: int, kind: str = "") -> str:

@@ -186,6 +186,18 @@ def test_splitting_by_an_unknown_column_is_a_usage_error(store, lab, ladder):
         load_points(store, "ladder", by="train.sead")
 
 
+@pytest.mark.parametrize(("steps", "said"), [((781, 60), False), ((782, 60), True), ((782, 7812), True)])
+def test_data_repeated_beyond_four_epochs_are_noted_with_the_most_epochs(store, lab, ladder, steps, said):
+    """256 tokens a step of 50,000 unique ones: four epochs are 781.25 steps."""
+    runs = ladder([lab.run(steps=number) for number in steps])
+    notes = [note for note in load_points(store, "ladder").notes if "epochs" in note]
+    assert len(notes) == said
+    if said:
+        over = [run.tokens / 50_000 for run in runs if run.tokens > 200_000]
+        assert notes[0].startswith(f"{len(over)} run")
+        assert f"(up to {max(over):.3g})" in notes[0]
+
+
 def test_unknown_flops_are_a_usage_error(store, lab, ladder):
     ladder(grid(lab))
     with pytest.raises(UsageError, match="flops"):
