@@ -73,7 +73,9 @@ def import_table(
 ) -> tuple[str, ...]:
     """Other people's runs as a sweep of the store: one run per row of a table.
 
-    The id of a run is the digest of its row and of the source, so importing the same file again changes nothing.
+    The id of a run is the digest of its row, of the source and of what its columns were taken for, so importing the
+    same file in the same way again changes nothing, and with another mapping or convention makes other runs.
+    C is stored where the source counts it, not where it is computed through C = 6 N D.
 
     Args: source: a CSV or Parquet file; name: of the sweep; mapping, where: as in `table_points`;
     convention: how the source counts parameters.
@@ -93,10 +95,14 @@ def import_table(
         row = {key: schema.plain(values[i]) for key, values in points.columns.items()}
         text = json.dumps(row, sort_keys=True)
         seen[text] += 1  # rows that are equal in every column are still several runs
-        identity = f"scalectl-import-1\n{digest}\n{seen[text]}\n{text}"
-        run_id = hashlib.sha256(identity.encode()).hexdigest()[:ID_DIGITS]
         N, D, C = (None if axis is None else float(axis[i]) for axis in (points.N, points.D, points.C))
+        if points.derived == "C":
+            C = None  # nobody counted it
         step = int(steps[i]) if counted and np.isfinite(steps[i]) else 0
+        seed = None if points.seed is None else schema.plain(points.seed[i])
+        meaning = json.dumps([convention, N, D, C, float(points.L[i]), seed, step])
+        identity = f"scalectl-import-2\n{digest}\n{meaning}\n{seen[text]}\n{text}"
+        run_id = hashlib.sha256(identity.encode()).hexdigest()[:ID_DIGITS]
         known: dict[str, Any] = {f"column.{key}" if key in reserved else key: value for key, value in row.items()}
         known |= {"data.fingerprint": digest, "D": None if D is None else round(D), "C_exact": C, "steps": step}
         if N is not None:
@@ -104,7 +110,7 @@ def import_table(
         if N is not None and D is not None and convention == "non_embedding":
             known["C_6nd"] = 6 * N * D
         if points.seed is not None:
-            known["train.seed"] = schema.plain(points.seed[i])
+            known["train.seed"] = seed
         loss = Row(run_id, step, round(D or 0), C or 0.0, HELD_OUT, LOSS, float(points.L[i]), 0.0)
         provenance = {"source": origin, "source_sha256": digest, "row": int(points.ids[i]), "derived": points.derived}
         write_file(store, run_id, [loss], State.DONE, {"imported": row}, known, provenance)

@@ -105,6 +105,37 @@ def test_an_imported_table_counts_N_as_told_and_no_other_way(store, table):
     assert caught.value.exit_code == 2
 
 
+def test_flops_that_nobody_counted_are_not_stored_as_exact(store, table):
+    import_table(store, table, "theirs")
+    assert load_index(store)["C_exact"].isna().all()
+    assert load_points(store, "theirs", flops="exact").C is None
+    points = load_points(store, "theirs")
+    np.testing.assert_array_equal(points.C, 6 * points.N * points.D)
+
+
+@pytest.mark.parametrize(
+    "other", [{"mapping": {"L": "lr"}}, {"mapping": {"N": "tokens", "D": "params"}}, {"convention": "total"}]
+)
+def test_an_import_with_another_mapping_or_convention_makes_other_runs(store, table, other):
+    import_table(store, table, "theirs")
+    first = set(load_sweep(store, "theirs").current)
+    import_table(store, table, "theirs", **other)
+    again = load_sweep(store, "theirs")
+    assert not first & set(again.current)
+    assert set(again.earlier) == first
+    direct = table_points(table, other.get("mapping"))
+    points = load_points(store, "theirs", convention=other.get("convention", "non_embedding"))
+    for axis in ("N", "D", "L"):
+        assert sorted(getattr(points, axis)) == sorted(getattr(direct, axis))
+
+
+def test_a_mapping_that_says_what_the_names_say_makes_the_same_runs(store, table):
+    import_table(store, table, "theirs")
+    first = load_sweep(store, "theirs").current
+    import_table(store, table, "theirs", {"N": "params", "D": "tokens", "L": "loss"})
+    assert load_sweep(store, "theirs").current == first
+
+
 def test_an_import_says_where_each_run_is_from(store, table):
     import_table(store, table, "theirs")
     frame = export(store, "theirs")
