@@ -9,11 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
 class Options:
-    """warmup: steps of linear rise; decay: steps of the cooldown (wsd, linear); final: factor at the last step."""
+    """warmup: steps of linear rise; decay: steps of the cooldown (wsd alone); final: the factor that a fall leads to.
+
+    The fall would reach `final` one step after the last, so that no step of a run to zero is trained at rate zero.
+    """
 
     warmup: int
     decay: int = 0
@@ -22,13 +26,25 @@ class Options:
 
 @dataclass(frozen=True)
 class Schedule:
-    """A schedule: factor(options, step, steps) is the multiplier of the learning rate at 0-based `step`."""
+    """A schedule: factor(options, step, steps) is the multiplier of the learning rate at 0-based `step`.
+
+    takes: options beside the warm-up that can mean something to it.
+    """
 
     name: str
     version: int
     factor: Callable[[Options, int, int], float]
-    decays: bool  # whether `decay` means something to it
+    takes: tuple[str, ...]
     options: type[Options] = Options
+
+    def reads(self, o: Options) -> tuple[str, ...]:
+        """Options that mean something beside these others: without a cooldown nothing leads to `final`."""
+        return ("decay",) if "decay" in self.takes and not o.decay else self.takes
+
+    def normal(self, o: Options) -> Options:
+        """The same schedule with what it does not read at its default: equal schedules have equal options."""
+        kept: dict[str, Any] = {name: getattr(o, name) for name in ("warmup", *self.reads(o))}
+        return self.options(**kept)
 
 
 def warm(o: Options, step: int) -> float:
@@ -42,7 +58,7 @@ def constant(o: Options, step: int, steps: int) -> float:
 
 
 def cosine(o: Options, step: int, steps: int) -> float:
-    """Warm-up, then half a cosine down to `final`."""
+    """Warm-up, then half a cosine towards `final`."""
     if step < o.warmup:
         return warm(o, step)
     done = (step - o.warmup) / max(1, steps - o.warmup)
@@ -50,7 +66,7 @@ def cosine(o: Options, step: int, steps: int) -> float:
 
 
 def linear(o: Options, step: int, steps: int) -> float:
-    """Warm-up, then a straight line down to `final`."""
+    """Warm-up, then a straight line towards `final`."""
     if step < o.warmup:
         return warm(o, step)
     return 1 - (1 - o.final) * (step - o.warmup) / max(1, steps - o.warmup)
@@ -68,9 +84,9 @@ def wsd(o: Options, step: int, steps: int) -> float:
 SCHEDULES: dict[str, Schedule] = {
     schedule.name: schedule
     for schedule in (
-        Schedule("wsd", 1, wsd, decays=True),
-        Schedule("cosine", 1, cosine, decays=False),
-        Schedule("linear", 1, linear, decays=False),
-        Schedule("constant", 1, constant, decays=False),
+        Schedule("wsd", 1, wsd, takes=("decay", "final")),
+        Schedule("cosine", 1, cosine, takes=("final",)),
+        Schedule("linear", 1, linear, takes=("final",)),
+        Schedule("constant", 1, constant, takes=()),
     )
 }

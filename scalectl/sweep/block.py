@@ -29,6 +29,7 @@ from scalectl.tasks.windows import Description
 
 HORIZONS = ("train.tokens", "train.tokens_per_param", "train.flops", "train.steps")
 SEQUENCES = 32  # in a batch when the file gives no batch_tokens; ours: a common size for small models
+SHAPE = ("train.decay", "train.min_decay", "train.final")  # of a schedule, after its warm-up
 COUNTS = tuple(f"N_{convention}" for convention in CONVENTIONS)
 DERIVED = (*COUNTS, "D", "C_6nd", "C_exact", "unique_tokens", "epochs", "tokens_per_param")
 
@@ -97,6 +98,14 @@ class Cell:
     description: Description
     ledger: Ledger
     asked: float
+
+    @property
+    def idle(self) -> tuple[str, ...]:
+        """Keys of [train] that mean nothing to its schedule."""
+        options: ScheduleOptions = self.run.schedule.options
+        reads = SCHEDULES[self.run.schedule.name].reads(options)
+        dead = {"train.decay": "decay" not in reads, "train.min_decay": not options.decay}
+        return tuple(key for key in SHAPE if dead.get(key, key.removeprefix("train.") not in reads))
 
 
 @dataclass(frozen=True)
@@ -365,13 +374,14 @@ class _Resolution:
             raise _Wrong("train.warmup", f"{warmup:g} is neither whole steps nor a share below 1")
         warm = int(warmup) if warmup >= 1 else round(warmup * steps)
         cool = 0
-        if SCHEDULES[name].decays and self.get("train.decay"):
+        if "decay" in SCHEDULES[name].takes and self.get("train.decay"):
             cool = max(1, self.get("train.min_decay"), round(self.get("train.decay") * steps))
         if warm + cool > steps:
             key = "train.warmup" if "train.warmup" in self.block.settings else self.block.horizon
             raise _Wrong(key, f"a warm-up of {warm} and a decay of {cool} steps do not fit into a run of {steps}")
         others = {name: self.get(f"train.{name}") for name in SCHEDULE_KEYS}
-        return self.shared.schedule(name, ScheduleOptions(warmup=warm, decay=cool, **others))
+        asked = ScheduleOptions(warmup=warm, decay=cool, **others)
+        return self.shared.schedule(name, SCHEDULES[name].normal(asked))
 
     def cell(self) -> Cell:
         task, description = self.data()

@@ -13,6 +13,7 @@ from scalectl.core.errors import ExpressionError, Problem, SweepFileError
 from scalectl.core.names import shown
 from scalectl.core.run import RunConfig, flat
 from scalectl.core.units import count, percent
+from scalectl.optim.schedules import SCHEDULES
 from scalectl.sweep.block import HORIZONS, Cell
 from scalectl.sweep.spec import Sweep
 
@@ -191,13 +192,22 @@ def _notes(sweep: Sweep, runs: tuple[PlannedRun, ...]) -> list[str]:
     short = [p for p in runs if p.run.task.held_out_tokens > _held_out(sweep, p)]
     if short:
         found.append(f"eval.tokens asks for more held-out data than there is ({_held_out(sweep, short[0])} tokens)")
-    idle = {s.name for s in (p.run.schedule for p in runs) if not s.options.decay}
-    for block in sweep.blocks:
-        given = block.settings.get("train.decay")
-        if given is not None and given.values != (0.0,) and idle - {"wsd"}:
-            found.append(f"train.decay means nothing to the schedule {', '.join(sorted(idle - {'wsd'}))}")
-            break
-    return found + _width_notes(runs)
+    return found + _idle_notes(sweep) + _width_notes(runs)
+
+
+def _idle_notes(sweep: Sweep) -> list[str]:
+    """Keys that the file gives and that change nothing."""
+    deaf: dict[str, dict[str, None]] = {}
+    for cell in sweep.cells:
+        name = cell.run.schedule.name
+        for key in cell.idle:
+            if cell.values.get(key):
+                takes = SCHEDULES[name].takes
+                deaf.setdefault(key, {})[f"{name} without a decay" if "decay" in takes else name] = None
+    found = [f"{key} means nothing to the schedule {', '.join(names)}" for key, names in deaf.items()]
+    if sweep.slurm:
+        found.append("[slurm] is read and not used by this version")
+    return found
 
 
 def _held_out(sweep: Sweep, planned: PlannedRun) -> int:

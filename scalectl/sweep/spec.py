@@ -61,7 +61,7 @@ SLURM = {
 class Runtime:
     """Where and how fast; never hashed.
 
-    micro_batch: sequences per forward pass, None ("auto") for whatever fits; checkpoint_seconds: wall time between
+    micro_batch: sequences per forward pass, None ("auto") for the whole batch; checkpoint_seconds: wall time between
     checkpoints; slots: workers at once, None ("auto") for one a core or device.
     """
 
@@ -82,7 +82,8 @@ class Budget:
 class OnError:
     """When to give up.
 
-    retries: consecutive attempts without a new checkpoint, for lost, timeout and oom; stop_after_identical: failures.
+    retries: consecutive attempts without a new checkpoint, of runs whose process died (lost); runs that ended by
+    timeout or oom are tried again by the next sweep; stop_after_identical: failures.
     """
 
     retries: int = 2

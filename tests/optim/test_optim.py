@@ -1,5 +1,7 @@
 """AdamW against torch's own, and the shapes of the schedules."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -63,3 +65,24 @@ def test_two_horizons_of_wsd_share_their_trunk():
     short = [SCHEDULES["wsd"].factor(Options(5, 10), step, 50) for step in range(40)]
     long = [SCHEDULES["wsd"].factor(Options(5, 20), step, 100) for step in range(40)]
     assert short == long
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=lambda schedule: schedule.name)
+@pytest.mark.parametrize(
+    "options", [Options(10, 20, 0.3), Options(10, 0, 0.3), Options(0, 20, 0.0), Options(0, 0, 1.0)]
+)
+def test_the_normal_form_of_a_schedule_has_the_same_factors_and_forgets_what_is_not_read(schedule, options):
+    normal = schedule.normal(options)
+    assert all(schedule.factor(normal, step, 100) == schedule.factor(options, step, 100) for step in range(100))
+    assert schedule.normal(normal) == normal
+    for name, other in (("decay", 5), ("final", 0.5)):
+        moved = replace(normal, **{name: other})
+        same = all(schedule.factor(moved, step, 100) == schedule.factor(normal, step, 100) for step in range(100))
+        assert same is (schedule.normal(moved) == normal)
+
+
+@pytest.mark.parametrize("name", ["wsd", "cosine", "linear"])
+def test_a_fall_would_reach_its_end_one_step_after_the_last(name):
+    options = Options(warmup=10, decay=20, final=0.25)
+    assert SCHEDULES[name].factor(options, 100, 100) == pytest.approx(0.25)
+    assert SCHEDULES[name].factor(options, 99, 100) > 0.25

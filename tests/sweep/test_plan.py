@@ -161,6 +161,41 @@ def test_warm_up_and_decay_become_steps():
     )
 
 
+@pytest.mark.parametrize(
+    ("train", "idle", "schedule"),
+    [
+        ('schedule = "cosine"\ndecay = 0.3', "train.decay", "cosine"),
+        ('schedule = "linear"\nmin_decay = 3', "train.min_decay", "linear"),
+        ('schedule = "constant"\nfinal = 0.5', "train.final", "constant"),
+        ("decay = 0\nfinal = 0.5", "train.final", "wsd without a decay"),
+        ("decay = 0\nmin_decay = 5", "train.min_decay", "wsd without a decay"),
+        ('schedule = { grid = ["wsd", "constant"] }\ndecay = 0.3', "train.decay", "constant"),
+    ],
+)
+def test_an_option_that_its_schedule_does_not_read_is_noted_and_moves_no_id(train, idle, schedule):
+    planned = plan(train=f"steps = 100\n{train}", d_model="8")
+    assert f"{idle} means nothing to the schedule {schedule}" in planned.notes
+    without = "\n".join(line for line in train.split("\n") if not line.startswith(idle.removeprefix("train.")))
+    silent = plan(train=f"steps = 100\n{without}", d_model="8")
+    assert planned.run_ids[-1] == silent.run_ids[-1]
+    assert not any("means nothing" in note for note in silent.notes)
+
+
+def test_a_final_factor_moves_the_id_where_the_schedule_falls():
+    for schedule in ("wsd", "cosine", "linear"):
+        ids = [
+            plan(train=f'steps = 100\nschedule = "{schedule}"\nfinal = {final}', d_model="8").run_ids
+            for final in (0.0, 0.1)
+        ]
+        assert ids[0] != ids[1]
+
+
+def test_a_table_that_this_version_does_not_use_is_noted():
+    said = "[slurm] is read and not used by this version"
+    assert said in plan(more='[slurm]\naccount = "x"').notes
+    assert said not in plan().notes
+
+
 def test_a_batch_is_32_sequences_unless_the_file_says_otherwise():
     sweep = parse_sweep(text(train="steps = 2").replace("batch_tokens = 64\n", ""))
     assert sweep.cells[0].run.sequences == 32
