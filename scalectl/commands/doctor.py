@@ -13,7 +13,7 @@ from scalectl.core import units
 from scalectl.core.errors import ScalectlError
 from scalectl.core.job import State
 from scalectl.executors.local import slots
-from scalectl.store.index import rebuild, refresh
+from scalectl.store.index import damaged_runs, rebuild, refresh
 from scalectl.store.layout import Store
 from scalectl.store.live import state_of
 from scalectl.store.sweeps import list_sweeps
@@ -94,11 +94,13 @@ def _space(store: Store) -> Check:
 
 def _store(store: Store, *, remake: bool) -> tuple[list[Check], bool]:
     index = rebuild(store) if remake else refresh(store)
-    broken = [str(damaged) for damaged in index.damaged]
+    broken = [str(damaged) for damaged in damaged_runs(store, index)]
     verified = "every file verified, index rebuilt" if remake else "index up to date; --rebuild verifies every file"
     found = f"{index.table.num_rows} runs, {len(list_sweeps(store))} sweeps; {verified}"
     checks = [Check("store", not broken, found)]
-    checks += [Check("damage", False, text, "repeat its sweep: the run is trained again") for text in broken]
+    checks += [
+        Check("damage", False, text, "repeat its sweep, which trains it again, or remove the file") for text in broken
+    ]
     lost = 0
     if store.lives.is_dir():
         states = [state_of(store, entry.name).state for entry in store.lives.iterdir() if entry.is_dir()]

@@ -18,9 +18,9 @@ from scalectl.core.errors import FitError, NothingMatched, UsageError
 from scalectl.core.job import State
 from scalectl.core.rows import HELD_OUT, LOSS
 from scalectl.report.views import GridAxis, RunCurve, RunView, SweepView
-from scalectl.store.index import load_index
+from scalectl.store.index import damaged_runs, refresh
 from scalectl.store.live import Standing, states
-from scalectl.store.reader import load_rows, read_meta
+from scalectl.store.reader import Damaged, load_rows, read_meta
 from scalectl.store.sweeps import StoredSweep, load_sweep
 
 SHARED = ("data.source", "model.family", "model.n_layer", "model.n_head", "model.context", "D", "train.precision")
@@ -38,11 +38,13 @@ def run(request: Request) -> SweepView:
             remedy=f"scalectl fit {target.name}, or scalectl import {target.name} --name NAME first",
         )
     sweep = load_sweep(target.store, target.name)
-    index = load_index(target.store)
-    index = index[index["run_id"].isin(sweep.current)].set_index("run_id", drop=False)
-    columns: dict[str, dict[str, Any]] = {str(key): row for key, row in index.to_dict("index").items()}
-    curves = _curves(target, sweep)
-    standings = states(target.store, sweep.current)
+    curves, left = _curves(target, sweep)  # first: what its thorough reading sets aside is then in no table either
+    index = refresh(target.store)
+    frame = index.frame()
+    frame = frame[frame["run_id"].isin(sweep.current)].set_index("run_id", drop=False)
+    columns: dict[str, dict[str, Any]] = {str(key): row for key, row in frame.to_dict("index").items()}
+    standings = states(target.store, sweep.current, index)
+    damaged = [*left, *damaged_runs(target.store, index, sweep.current)]
     axes = _axes(sweep)
     runs = tuple(
         _run_view(
@@ -64,7 +66,7 @@ def run(request: Request) -> SweepView:
         fits=tuple(held.summary for held in result.fitted) if result else (),
         chosen=result.chosen if result else None,
         because=because,
-        notes=fit_view(result).notes if result else (),
+        notes=tuple(dict.fromkeys([*map(str, damaged), *(fit_view(result).notes if result else ())])),
         provenance=_provenance(target, [row.run_id for row in runs if row.state is State.DONE]),
         reference=target.reference,
     )
@@ -89,14 +91,15 @@ def _axes(sweep: StoredSweep) -> tuple[GridAxis, ...]:
     return tuple(GridAxis(key, tuple(values)) for key, values in keys.items())
 
 
-def _curves(target: Target, sweep: StoredSweep) -> dict[str, RunCurve]:
-    frame, _ = load_rows(target.store, sweep.current, metric=LOSS, split=HELD_OUT)
+def _curves(target: Target, sweep: StoredSweep) -> tuple[dict[str, RunCurve], list[Damaged]]:
+    """Loss curves by run, and the damaged files that could not be moved aside."""
+    frame, damaged = load_rows(target.store, sweep.current, metric=LOSS, split=HELD_OUT)
     found = {}
     for run_id, rows in frame.groupby("run_id", sort=False):
         ordered = rows.sort_values("step")
         tokens, flops, loss = (ordered[name].to_numpy(np.float64) for name in ("tokens", "flops", "value"))
         found[str(run_id)] = RunCurve(tokens, flops, loss)
-    return found
+    return found, [held for held in damaged if held.moved_to is None]
 
 
 def _run_view(

@@ -13,7 +13,7 @@ from scalectl.commands.target import find_target, results_store
 from scalectl.core.errors import UsageError
 from scalectl.core.job import State
 from scalectl.report.views import StatusRow, StatusView
-from scalectl.store.index import find_run
+from scalectl.store.index import damaged_runs, find_run, refresh
 from scalectl.store.layout import Store
 from scalectl.store.live import Standing, live, standing, states
 from scalectl.store.reader import RunMeta, read_meta
@@ -42,7 +42,8 @@ def run(named: str | None, results: str | None, *, failed: bool = False) -> Stat
     if target.file is not None:
         raise UsageError(f"{target.name} is a file, and status is of a sweep", remedy="scalectl status NAME")
     sweep = load_sweep(target.store, target.name)
-    found = states(target.store, sweep.current)
+    index = refresh(target.store)
+    found = states(target.store, sweep.current, index)
     broken = (State.FAILED, State.DIVERGED, State.LOST, State.OOM, State.TIMEOUT)
     rows = [
         _row(target.store, row, found[row["run_id"]])
@@ -55,6 +56,7 @@ def run(named: str | None, results: str | None, *, failed: bool = False) -> Stat
         counts=dict(Counter(held.state for held in found.values())),
         rows=tuple(rows),
         selection="runs that failed, diverged or were lost" if failed else "runs that are not done",
+        notes=tuple(map(str, damaged_runs(target.store, index, sweep.current))),
     )
 
 

@@ -116,8 +116,10 @@ def _epochs(group: PlanGroup) -> str:
 
 
 def status_lines(view: StatusView, look: Look) -> Lines:
-    """The screen of `scalectl status`: counts of the whole sweep, then the runs that were selected."""
+    """The screen of `scalectl status`: counts of the whole sweep, warnings, then the runs that were selected."""
     lines = opening(view.name, state_counts(view.counts), "", look)
+    for note in view.notes:
+        lines += paragraph(f"warning: {note}", look, hanging=2, style=ADVICE)
     if not view.rows:
         return [*lines, *paragraph(f"No {view.selection}.", look, style=CONTEXT)]
     varied = varying_keys([row.cell for row in view.rows])

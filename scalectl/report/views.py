@@ -150,12 +150,16 @@ class StatusRow:
 
 @dataclass(frozen=True)
 class StatusView:
-    """The truth about each run. counts: by state, whole sweep; rows: what the caller selected; selection: in words."""
+    """The truth about each run.
+
+    counts: by state, whole sweep; rows: what the caller selected; selection: in words; notes: one sentence each.
+    """
 
     name: str
     counts: Mapping[State, int]
     rows: tuple[StatusRow, ...]
     selection: str = "runs that are not done"
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from scalectl.core.rows import INDEX_COLUMNS, STORE_VERSION
 from scalectl.store import schema
 from scalectl.store.files import atomic_write
 from scalectl.store.layout import Store
-from scalectl.store.reader import Damaged, DamagedRun, RunMeta, read_run, set_aside
+from scalectl.store.reader import Damaged, DamagedRun, RunMeta, quarantined, read_run, set_aside
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -75,6 +76,17 @@ def refresh(store: Store) -> Index:
     if table.schema.metadata[_MIXED] == b"yes":
         return rebuild(store)  # a number that became text beside text is a number again once that run is gone
     return _update(store, stamps, table.to_pylist())
+
+
+def damaged_runs(store: Store, index: Index, run_ids: Iterable[str] | None = None) -> tuple[Damaged, ...]:
+    """Return every damaged file whose run has no good one, whether this reader found it or an earlier one.
+
+    Args: index: from `refresh`, just now; run_ids: only these, all if None.
+    Returns: those left where they are first, then those in the quarantine.
+    """
+    wanted = None if run_ids is None else set(run_ids)
+    left = [held for held in index.damaged if held.moved_to is None and (wanted is None or held.path.stem in wanted)]
+    return (*left, *quarantined(store, wanted))
 
 
 def find_run(store: Store, prefix: str) -> str:

@@ -16,7 +16,7 @@ from scalectl.core.job import State
 from scalectl.core.names import did_you_mean, escaped, shown
 from scalectl.core.rows import HELD_OUT, Floats, Points
 from scalectl.store import schema
-from scalectl.store.index import refresh
+from scalectl.store.index import damaged_runs, refresh
 from scalectl.store.layout import Store
 from scalectl.store.reader import DamagedRun, read_run
 from scalectl.store.sweeps import load_sweep
@@ -87,7 +87,8 @@ def load_points(
     mask = pa.array([run_id in wanted for run_id in index.table["run_id"].to_pylist()], pa.bool_())
     table = index.table.filter(mask)
     columns = schema.columns_of(table)
-    notes = [str(damaged) for damaged in index.damaged]
+    damaged = damaged_runs(store, index, wanted)
+    notes = [str(held) for held in damaged]
     if sweep.earlier:
         said = "included" if all else "left out; --all adds them"
         notes.append(f"{_runs(len(sweep.earlier))} of earlier versions of the sweep {said}")
@@ -101,7 +102,7 @@ def load_points(
     if where is not None:
         columns = _masked(columns, where(columns))
     notes += _left_out(columns)
-    if where is None and (missing := len(wanted) - len(table)):
+    if where is None and (missing := len(wanted) - len(table) - len(damaged)) > 0:
         notes.append(f"{_runs(missing)} left out: not ended yet")
     columns = _masked(columns, columns["state"] == str(State.DONE))
     if not len(columns["run_id"]):

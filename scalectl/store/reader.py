@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 # What pyarrow and json answer to bytes that are not what they should be; real trouble of the disk is caught before.
 _MALFORMED = (pa.ArrowException, OSError, ValueError, KeyError, TypeError, MemoryError, OverflowError)
+
+_QUARANTINED = re.compile(r"(?P<run_id>[^.].*?)(?:\.(?P<number>[0-9]+))?\.parquet")  # as `set_aside` names files
 
 
 class DamagedRun(StoreError):
@@ -113,6 +116,11 @@ def read_run(path: Path) -> RunFile:
         raise
     except OSError as error:
         raise DamagedRun(path, f"it cannot be read: {error.strerror}", movable=False) from error
+    return _verified(path, content)
+
+
+def _verified(path: Path, content: bytes) -> RunFile:
+    """Return a run file of which these are the bytes. path: where it lies, or lay when it was a run's."""
     if not content:
         raise DamagedRun(path, "it is empty")
     with _naming_damage(path):
@@ -180,6 +188,49 @@ def set_aside(store: Store, error: DamagedRun) -> Damaged:
             os.rename(error.path, target)
             return Damaged(error.path, error.reason, target)
     return Damaged(error.path, error.reason, None)
+
+
+def quarantined(store: Store, run_ids: Iterable[str] | None = None) -> tuple[Damaged, ...]:
+    """Return the damaged files that were moved aside and whose runs have no file since, sorted by run id.
+
+    Where a file was set aside says nothing to whoever reads the store next; this is how later commands can still name
+    it. A run that was trained again, or whose good file came from another store, is named no more.
+
+    Args: run_ids: only these, all if None.
+    Returns: one entry per run, its latest file; the reason is found again from the file.
+    """
+    wanted = None if run_ids is None else set(run_ids)
+    found: dict[str, tuple[int, Path]] = {}
+    try:
+        names = os.listdir(store.quarantine)
+    except (FileNotFoundError, NotADirectoryError):
+        return ()
+    except OSError as error:
+        raise StoreError("the store cannot be read", where=f"{store.quarantine}: {error.strerror}") from error
+    for name in names:
+        match = _QUARANTINED.fullmatch(name)
+        if match is None or (wanted is not None and match["run_id"] not in wanted):
+            continue
+        latest = (int(match["number"] or 0), store.inside("quarantine", name))
+        found[match["run_id"]] = max(latest, found.get(match["run_id"], latest))
+    return tuple(
+        Damaged(path, _reason(path, moved), moved)
+        for run_id, (_, moved) in sorted(found.items())
+        if not (path := store.runs / f"{run_id}.parquet").exists()
+    )
+
+
+def _reason(path: Path, moved: Path) -> str:
+    """Why a file that lies in the quarantine was moved there."""
+    try:
+        _verified(path, moved.read_bytes())
+    except DamagedRun as error:
+        return error.reason
+    except OSError as error:
+        return f"it cannot be read: {error.strerror}"
+    except StoreError as error:
+        return error.what
+    return "it was moved aside, and is whole now"
 
 
 def load_rows(
