@@ -99,6 +99,26 @@ class Cell:
     ledger: Ledger
     asked: float
 
+    def value(self, key: str) -> Any:
+        """What a key of the file is for this run: as given, by its rule, by default, or as the run turns out.
+
+        Returns: 0 for what its schedule does not read; None for a key that its members do not have.
+        """
+        if key in SHAPE and key in self.idle:
+            return 0
+        if key in self.values:
+            return self.values[key]
+        run = self.run
+        if key in HORIZONS:
+            turned_out = {"train.tokens": run.tokens, "train.steps": run.steps}
+            if key in turned_out:
+                return turned_out[key]
+            per_param = key == "train.tokens_per_param"
+            return run.tokens / self.ledger.params("total") if per_param else self.ledger.flops_per_token() * run.tokens
+        if key == "train.batch_tokens":
+            return run.batch_tokens
+        return self.block.fields[key].default if key in self.block.fields else None
+
     @property
     def idle(self) -> tuple[str, ...]:
         """Keys of [train] that mean nothing to its schedule."""

@@ -14,7 +14,6 @@ from scalectl.core.names import shown
 from scalectl.core.run import RunConfig, flat
 from scalectl.core.units import count, percent
 from scalectl.optim.schedules import SCHEDULES
-from scalectl.sweep.block import HORIZONS, Cell
 from scalectl.sweep.spec import Sweep
 
 NOTED_LOSS = 1e-3  # share of the tokens lost by rounding down that is worth a note; ours: below it no fit can tell
@@ -113,7 +112,7 @@ def expand(sweep: Sweep) -> Plan:
         planned[run_id] = PlannedRun(
             run=run,
             run_id=run_id,
-            cell={axis: _on_axis(cell, axis) for axis in axes},
+            cell={axis: cell.value(axis) for axis in axes},
             n=n,
             tokens=run.tokens,
             flops=float(cell.ledger.flops_per_token()) * run.tokens,
@@ -128,16 +127,6 @@ def expand(sweep: Sweep) -> Plan:
         notes.append(f"{twice} of {len(sweep.cells)} runs are asked for more than once; each is trained once")
     notes += _notes(sweep, runs)
     return Plan(sweep.name, sweep.question, axes, runs, dropped, tuple(notes))
-
-
-def _on_axis(cell: Cell, axis: str) -> Any:
-    """Where a run stands on an axis of the sweep; its own block may leave the key to its default, or not have it."""
-    if axis in cell.values:
-        return cell.values[axis]
-    if axis == "train.batch_tokens":
-        return cell.run.batch_tokens
-    field = None if axis in HORIZONS else cell.block.fields.get(axis)
-    return None if field is None else field.default
 
 
 def _constrained(

@@ -25,7 +25,7 @@ from scalectl.models import MODELS
 from scalectl.optim import OPTIMIZERS
 from scalectl.optim.schedules import SCHEDULES
 from scalectl.optim.schedules import Options as ScheduleOptions
-from scalectl.sweep.block import DERIVED, HORIZONS, Block, Cell, Fault, Setting, cells, cycle, readable
+from scalectl.sweep.block import DERIVED, HORIZONS, SHAPE, Block, Cell, Fault, Setting, cells, cycle, readable
 from scalectl.sweep.fields import MISSING, Field, fields_of
 from scalectl.sweep.locate import Path, Place, Places, locate, snippet
 from scalectl.tasks import TASKS, TaskMember
@@ -40,6 +40,7 @@ PRECISIONS = ("fp32", "bf16")
 HELD_OUT_TOKENS = 65_536  # default of eval.tokens; ours: a standard error near 0.5 % of the loss of text
 SETS = ("held-out",)
 
+SEED = "train.seed"
 SCIENCE = ("model", "data", "train")
 TABLES = (*SCIENCE, "eval", "constraints", "runtime", "budget", "on_error", "slurm", "block")
 TOP = ("name", "question", *TABLES)
@@ -123,13 +124,39 @@ class Sweep:
 
     @property
     def axes(self) -> tuple[str, ...]:
-        """Keys that take more than one value over the cells because the file says so, rules left out."""
-        seen: dict[str, set[Any]] = {}
-        ruled = {key for block in self.blocks for key, s in block.settings.items() if s.rule is not None}
+        """Keys that tell runs apart, in the file's order: two runs that agree on them differ in the seed alone.
+
+        Those to which the file gives more than one value; then those whose resolved value, a rule's or a default
+        included, is not settled by the axes before it. Seeds settle nothing: runs that differ in them are repeats.
+        """
+        given: dict[str, set[Any]] = {}
         for block in self.blocks:
             for key, setting in block.settings.items():
-                seen.setdefault(key, set()).update(setting.values)
-        return tuple(key for key, values in seen.items() if len(values) > 1 and key not in ruled)
+                given.setdefault(key, set()).update(setting.values)
+        members = {key for block in self.blocks for key in block.fields if key not in HORIZONS} - given.keys()
+        unlike = sorted(key for key in members if len({_default(block, key) for block in self.blocks}) > 1)
+        columns = {key: [cell.value(key) for cell in self.cells] for key in (*given, *unlike)}
+        columns = {key: column for key, column in columns.items() if len(set(column)) > 1}
+        chosen = {key for key in columns if len(given.get(key, ())) > 1}
+        told = _told_apart(len(self.cells), [columns[key] for key in chosen if key != SEED])
+        order = list(columns)
+        for key in sorted(columns.keys() - chosen, key=lambda key: (key == SEED, key in SHAPE, order.index(key))):
+            finer = _told_apart(len(self.cells), [told, columns[key]])
+            if len(set(finer)) > len(set(told)):
+                chosen.add(key)
+                told = finer
+        return tuple(key for key in columns if key in chosen)
+
+
+def _default(block: Block, key: str) -> Any:
+    return block.fields[key].default if key in block.fields else None
+
+
+def _told_apart(count: int, columns: Sequence[Sequence[Any]]) -> list[int]:
+    """A number for every row, equal where the rows of the columns are equal."""
+    numbers: dict[Any, int] = {}
+    rows = zip(*columns, strict=True) if columns else [()] * count
+    return [numbers.setdefault(row, len(numbers)) for row in rows]
 
 
 def load(path: str | os.PathLike[str], overrides: Sequence[str] = (), *, max_runs: int = MAX_RUNS) -> Sweep:

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 import time
 from pathlib import Path
@@ -101,6 +102,116 @@ def test_a_key_that_only_one_block_varies_has_its_default_in_the_others():
     planned = plan(d_model="8", more="[[block]]\ntrain.weight_decay = { grid = [0.0, 0.3] }\n")
     assert [p.cell["train.weight_decay"] for p in planned.runs] == [0.1, 0.0, 0.3]
     assert [p.run.optim.options.weight_decay for p in planned.runs] == [0.1, 0.0, 0.3]
+
+
+def repeats(planned):
+    """Runs of one cell, the seed left out."""
+    groups = {}
+    for p in planned.runs:
+        groups.setdefault(tuple((k, v) for k, v in p.cell.items() if k != "train.seed"), []).append(p.run)
+    return list(groups.values())
+
+
+BLOCKS = {
+    "another position than the default": (
+        {},
+        'model.position = "rotary"',
+        ("model.position",),
+        [{"model.position": "learned"}, {"model.position": "rotary"}],
+    ),
+    "a learning rate against a rule": (
+        {"lr": '{ rule = "0.08 / d_model" }'},
+        "train.lr = 0.02",
+        ("train.lr",),
+        [{"train.lr": 0.01}, {"train.lr": 0.02}],
+    ),
+    "two rules": (
+        {"lr": '{ rule = "0.08 / d_model" }'},
+        'train.lr = { rule = "0.16 / d_model" }',
+        ("train.lr",),
+        [{"train.lr": 0.01}, {"train.lr": 0.02}],
+    ),
+    "two lengths": (
+        {},
+        "train.steps = 3",
+        ("train.tokens",),
+        [{"train.tokens": 6400}, {"train.tokens": 192}],
+    ),
+    "another batch": (
+        {"train": "steps = 4"},
+        "train.batch_tokens = 512",
+        ("train.batch_tokens",),
+        [{"train.batch_tokens": 64}, {"train.batch_tokens": 512}],
+    ),
+    "another schedule, whose decay follows from it": (
+        {"train": "tokens = 6400\ndecay = 0.4"},
+        'train.schedule = "cosine"',
+        ("train.schedule",),
+        [{"train.schedule": "wsd"}, {"train.schedule": "cosine"}],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BLOCKS.values(), ids=BLOCKS)
+def test_runs_of_two_blocks_are_no_repeats_of_one_another(case):
+    given, block, axes, cells = case
+    base = text(seed="{ grid = [0, 1] }", d_model="8", **given)
+    planned = expand(parse_sweep(f"{base}[[block]]\n{block}\n"))
+    assert set(planned.axes) == {*axes, "train.seed"}
+    found = [dict(cell) for cell in dict.fromkeys(tuple((k, p.cell[k]) for k in axes) for p in planned.runs)]
+    assert found == cells
+    assert [sorted(run.seed for run in group) for group in repeats(planned)] == [[0, 1], [0, 1]]
+
+
+def test_a_batch_by_default_and_a_batch_of_a_block_are_told_apart():
+    base = text(d_model="8", train="steps = 4").replace("batch_tokens = 64\n", "")
+    planned = expand(parse_sweep(f"{base}[[block]]\ntrain.batch_tokens = 64\n"))
+    assert [dict(p.cell) for p in planned.runs] == [{"train.batch_tokens": 512}, {"train.batch_tokens": 64}]
+
+
+def test_a_setting_that_goes_with_the_seed_is_an_axis_and_no_repeat():
+    planned = plan(d_model="8", seed="{ grid = [0, 1] }", lr='{ rule = "0.01 * (1 + seed)" }')
+    assert planned.axes == ("train.lr", "train.seed")
+    assert [len(group) for group in repeats(planned)] == [1, 1]
+
+
+def test_what_follows_from_the_axes_is_no_axis():
+    planned = plan(
+        lr='{ rule = "0.08 / d_model" }',
+        train='flops = { grid = [1e8, 2e8] }\nwarmup = { rule = "floor(steps / 10)" }',
+        seed='{ rule = "d_model" }',
+    )
+    assert planned.axes == ("model.d_model", "train.flops")
+    assert len({p.run.steps for p in planned.runs}) == 4
+
+
+def test_an_option_that_no_run_reads_is_no_axis():
+    planned = plan(train='steps = 100\nschedule = "cosine"\ndecay = { grid = [0.1, 0.2] }')
+    assert planned.axes == ("model.d_model",)
+    assert len(planned) == 2
+
+
+@given(st.data())
+@settings(max_examples=40, deadline=None)
+def test_runs_that_agree_on_the_axes_differ_in_the_seed_alone(data):
+    lines = {
+        "model.d_model": ["8", "{ grid = [8, 16] }", '{ rule = "4 * n_head" }'],
+        "model.position": ['"rotary"', '"learned"', '{ grid = ["rotary", "sinusoidal"] }'],
+        "train.lr": ["0.02", '{ rule = "0.08 / d_model" }', '{ rule = "0.01 * (1 + seed)" }'],
+        "train.steps": ["100", "{ grid = [50, 100] }", '{ rule = "10 * d_model" }'],
+        "train.flops": ["1e8", "{ grid = [1e8, 2e8] }"],
+        "train.seed": ["0", "3", "{ grid = [0, 1] }", '{ rule = "d_model" }'],
+        "train.schedule": ['"cosine"', '"wsd"', '{ grid = ["wsd", "constant"] }'],
+        "train.decay": ["0.3", "{ grid = [0.1, 0.2] }"],
+    }
+    blocks = data.draw(st.lists(st.dictionaries(st.sampled_from(sorted(lines)), st.none()), min_size=1, max_size=3))
+    more = ""
+    for block in blocks:
+        keys = [key for key in block if not (key == "train.steps" and "train.flops" in block)]
+        more += "[[block]]\n" + "".join(f"{key} = {data.draw(st.sampled_from(lines[key]))}\n" for key in keys)
+    planned = expand(parse_sweep(text(seed="{ grid = [0, 1] }", more=more)))
+    for group in repeats(planned):
+        assert len({dataclasses.replace(run, seed=0) for run in group}) == 1
 
 
 @pytest.mark.parametrize("horizon", ["tokens", "tokens_per_param", "flops", "steps"])
