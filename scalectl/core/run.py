@@ -12,7 +12,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,11 @@ def new_field(*, default: Any = dataclasses.MISSING, as_before: Any) -> Any:
 def unhashed(default: Any) -> Any:
     """A field that changes what is recorded on the way, never a number that is."""
     return dataclasses.field(default=default, metadata={"hashed": False})
+
+
+def hashed_as(what: Callable[[Any], Any]) -> Any:
+    """A field of which only a part is identity: `what(value)` is hashed in its place."""
+    return dataclasses.field(metadata={"hashed_as": what})
 
 
 @dataclass(frozen=True)
@@ -115,7 +120,7 @@ def canonical(value: Any) -> Any:
                 continue
             if "as_before" in field.metadata and held == field.metadata["as_before"]:
                 continue
-            fields[field.name] = canonical(held)
+            fields[field.name] = canonical(field.metadata.get("hashed_as", _itself)(held))
         return fields
     if isinstance(value, Mapping):
         return {str(key): canonical(held) for key, held in value.items()}
@@ -130,6 +135,10 @@ def canonical(value: Any) -> Any:
             raise ValueError(f"{value} has no place in an identity")
         return int(value) if value.is_integer() else value
     raise TypeError(f"{type(value).__name__} has no place in an identity")
+
+
+def _itself(value: Any) -> Any:
+    return value
 
 
 def record(run: RunConfig) -> dict[str, Any]:

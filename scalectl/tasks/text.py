@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from scalectl.core.errors import UsageError
+from scalectl.core.run import hashed_as
 from scalectl.tasks.windows import Description, Windows
 
 HELD_OUT_SHARE = 16  # one file of so many; ours: leaves the stdlib 0.8 MB to be judged on
@@ -26,14 +27,20 @@ SKIPPED = ("site-packages", "dist-packages", "__pycache__", "test", "tests", "id
 SUFFIXES = (".txt", ".md", ".rst", ".py", ".c", ".h", ".html", ".tex", ".json", ".csv", ".log")
 
 
+def _kind(source: str) -> str:
+    """What of a source is identity: where a text lies is not, its content is, by the task's fingerprint."""
+    return source.partition(":")[0]
+
+
 @dataclass(frozen=True)
 class Options:
     """What a sweep file may say in [data] for text.
 
-    source: `stdlib` or `text:PATH`; unique_tokens: repeat only this much of the training text, None for all of it.
+    source: `stdlib` or `text:PATH`, a relative path from the working directory; unique_tokens: repeat only this much of
+    the training text, None for all of it.
     """
 
-    source: str
+    source: str = hashed_as(_kind)
     unique_tokens: int | None = None
 
 

@@ -160,3 +160,17 @@ def test_what_changes_the_number_changes_the_id():
         run_id(more="[eval]\ntokens = 640"),
     ]
     assert len(set(ids)) == len(ids)
+
+
+def test_a_text_in_another_place_is_the_same_run_and_its_record_knows_the_place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "t.txt").write_text("some text " * 5_000)
+    (tmp_path / "other.txt").write_text("other text " * 5_000)
+
+    def planned(path):
+        text = SWEEP.format(width="8", tokens="640", lr="0.01", more="")
+        return parse_sweep(text.replace('"markov"\nsymbols = 8', f'"text:{path}"')).cells[0].run
+
+    here, there = planned("./t.txt"), planned(tmp_path / "t.txt")
+    assert here.run_id == there.run_id != planned("other.txt").run_id
+    assert restore(record(there), OPTIONS).task.options.source == f"text:{tmp_path / 't.txt'}"

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from scalectl.core.errors import UsageError
+from scalectl.core.run import canonical
 from scalectl.tasks import TASKS, markov, text
 from scalectl.tasks.windows import Windows
 
@@ -87,6 +88,21 @@ def test_a_file_and_a_folder_of_text_are_split_and_fingerprinted(tmp_path):
     (tmp_path / "a.txt").write_text("another text " * 2_000)
     text._streams.cache_clear()
     assert text.describe(text.Options(f"text:{tmp_path}")).fingerprint != folder.fingerprint
+
+
+def test_the_place_of_a_text_is_no_part_of_its_identity(tmp_path, monkeypatch):
+    (tmp_path / "t.txt").write_text("some text " * 5_000)
+    (tmp_path / "copy").mkdir()
+    (tmp_path / "copy" / "u.txt").write_text("some text " * 5_000)
+    monkeypatch.chdir(tmp_path)
+    sources = ["text:t.txt", "text:./t.txt", f"text:{tmp_path / 't.txt'}", "text:copy/u.txt"]
+    abouts = {text.describe(text.Options(source)).fingerprint for source in sources}
+    assert len(abouts) == 1
+    identities = [canonical(text.Options(source)) for source in sources]
+    assert all(identity == identities[0] for identity in identities)
+    assert canonical(text.Options("stdlib")) == {"source": "stdlib", "unique_tokens": None}
+    assert canonical(text.Options("stdlib")) != identities[0]
+    assert canonical(text.Options("text:t.txt", unique_tokens=5)) != identities[0]
 
 
 @pytest.mark.parametrize("content", [b"", b"x"])
