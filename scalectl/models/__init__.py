@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from scalectl.core.cost import Ledger
-from scalectl.models.decoder import spec as decoder
+from scalectl.models.decoder import spec as decoder_spec
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,13 @@ class Model:
 MODELS: dict[str, Model] = {
     model.name: model
     for model in (
-        Model("decoder", 1, decoder.Options, decoder.problems, decoder.ledger, "scalectl.models.decoder.forward"),
+        Model(
+            "decoder",
+            1,
+            decoder_spec.Options,
+            decoder_spec.problems,
+            decoder_spec.ledger,
+            "scalectl.models.decoder.forward",
+        ),
     )
 }

@@ -64,7 +64,8 @@ def rotate(x_NHTE: Tensor, positions: Tensor) -> Tensor:
     angle = positions.to(torch.float64)[:, None] * rate
     cos, sin = angle.cos().to(x_NHTE.dtype), angle.sin().to(x_NHTE.dtype)
     first, second = x_NHTE[..., :half], x_NHTE[..., half:]
-    return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)
+    turned = torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)
+    return turned.contiguous()  # cat keeps the strides of its input, on which fused attention rounds by pack size
 
 
 def sinusoid(T: int, D: int, like: Tensor) -> Tensor:

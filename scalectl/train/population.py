@@ -20,6 +20,7 @@ from torch import Tensor
 from scalectl.core.cost import Tensor as Shape
 
 INIT_STREAM = 0x1417
+ALIGNED = 32  # numbers: 64 bytes of bf16, 128 of fp32
 COMPUTE = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp64": torch.float64}
 
 # The preset gradients are columns of one matrix, so in a pack their strides differ from a fresh tensor's. That costs
@@ -31,7 +32,9 @@ warnings.filterwarnings("ignore", message=r".*grad and param do not obey the gra
 class Layout:
     """Where each tensor of a model lies in a row.
 
-    spans: name -> (first column, end column, shape); decayed: columns under weight decay, all at the front; width: P.
+    spans: name -> (first column, end column, shape); decayed: columns under weight decay, all at the front; width: P,
+    rounded up so that every row begins on a boundary of 64 bytes: kernels treat the ends of unaligned arrays apart, and
+    row 1 of a pack would then round otherwise than the same model alone.
     """
 
     spans: dict[str, tuple[int, int, tuple[int, ...]]]
@@ -47,7 +50,7 @@ class Layout:
         for tensor in ordered:
             spans[tensor.name] = (at, at + tensor.size, tensor.shape)
             at += tensor.size
-        return Layout(spans, sum(t.size for t in tensors if t.decay), at)
+        return Layout(spans, sum(t.size for t in tensors if t.decay), -(-at // ALIGNED) * ALIGNED)
 
     def views(self, matrix: Tensor) -> dict[str, Tensor]:
         """Every tensor as a view (K, *shape) of a (K, P) matrix."""
@@ -61,7 +64,7 @@ def initial_row(tensors: Sequence[Shape], seed: int) -> Tensor:
     it; numpy's Philox makes it the same on every machine and torch version.
     """
     layout = Layout.of(tensors)
-    row = np.empty(layout.width, dtype=np.float32)
+    row = np.zeros(layout.width, dtype=np.float32)
     for tensor in tensors:
         a, b, _ = layout.spans[tensor.name]
         if tensor.std == 0:

@@ -37,6 +37,13 @@ def planned(widths=(8,), rates=(0.01,), steps=(10,), seeds=(0,)):
     return expand(parse_sweep(text)).runs
 
 
+def test_runs_that_would_round_otherwise_in_a_pack_train_alone():
+    text = SWEEP.format(widths=8, rates=0.01, steps=10, seeds=grid([0, 1]))
+    even, odd = (expand(parse_sweep(text.replace("d_model = 8", f"d_model = {d}"))).runs for d in (8, 10))
+    assert len(pack(even)) == 1
+    assert len(pack(odd)) == 2
+
+
 def ids(jobs):
     return sorted(run.run_id for job in jobs for run in job.runs)
 
