@@ -17,7 +17,7 @@ SLOTS = 2  # matrices of state: first and second moment
 
 @dataclass(frozen=True)
 class Rows:
-    """Options of K rows as columns of shape (K, 1) in float32."""
+    """Options of K rows as columns of shape (K, 1) in float64."""
 
     lr: Tensor
     weight_decay: Tensor

@@ -27,6 +27,7 @@ from scalectl.train.loop import Ended, Progress, Trainer
 from scalectl.train.provenance import now, provenance
 
 BEAT_SECONDS = 0.5  # between messages; a live display redraws at most four times a second
+CPU_OUT_OF_MEMORY = "DefaultCPUAllocator: can't allocate memory"  # torch raises a bare RuntimeError
 LEASE_BEAT_SECONDS = 20.0  # between renewals of the claims; a lease ends after two minutes
 
 Tell = Callable[[Mapping[str, Any]], None]
@@ -48,6 +49,7 @@ class Attempt:
         self.lives: dict[str, Live] = {}
         self.claims: dict[str, Claim] = {}
         self.started = now()
+        self.pack = len(job.runs)
 
     def run(self) -> None:
         """Train to the end, or to the request to stop. Errors of the code end the runs as failed.
@@ -59,13 +61,14 @@ class Attempt:
             if not self.runs:
                 return
             self._train(begin)
-        except torch.OutOfMemoryError as error:
-            self._stand_still(State.OOM, str(error).splitlines()[0])
         except ScalectlError as error:  # a full disk, say: earlier checkpoints are whole, the runs can go on later
             self._stand_still(State.PAUSED, error.what)
             raise
         except Exception as error:  # noqa: BLE001 whatever the code did, its runs have failed and say why
-            self._fail(error)
+            if isinstance(error, torch.OutOfMemoryError | MemoryError) or CPU_OUT_OF_MEMORY in str(error):
+                self._stand_still(State.OOM, str(error).splitlines()[0])
+            else:
+                self._fail(error)
 
     def _claim(self) -> dict[str, Progress]:
         begin = {}
@@ -96,6 +99,7 @@ class Attempt:
             return None
 
     def _train(self, begin: Mapping[str, Progress]) -> None:
+        self.pack = len(self.runs)
         trainer = Trainer(Job(tuple(self.runs.values()), self.job.placement), begin)
         self.tell({"event": "began", "runs": {seat.run_id: seat.step for seat in trainer.seats}})
         since = beat = lease = saved = time.monotonic()
@@ -119,11 +123,24 @@ class Attempt:
                 )
                 since, beat, tokens = clock, clock, 0
             if clock - lease >= LEASE_BEAT_SECONDS:
-                self.claims = {run_id: claim.beat() for run_id, claim in self.claims.items()}
+                self._renew(trainer)
                 lease = clock
             if clock - saved >= self.job.placement.checkpoint_seconds:
                 self._checkpoint(trainer)
                 saved = clock
+
+    def _renew(self, trainer: Trainer) -> None:
+        """Renew the claims; a run that somebody else has taken over since leaves the pack."""
+        for run_id, claim in list(self.claims.items()):
+            try:
+                self.claims[run_id] = claim.beat()
+            except StoreBusy as busy:
+                trainer.leave(run_id)
+                self._forget(run_id, busy.what)
+
+    def _forget(self, run_id: str, why: str) -> None:
+        del self.runs[run_id], self.lives[run_id], self.claims[run_id]
+        self.tell({"event": "busy", "run_id": run_id, "message": why})
 
     def _record(self, events: list[Row | Ended]) -> None:
         rows: dict[str, list[Row]] = {}
@@ -141,15 +158,21 @@ class Attempt:
             checkpoint.save(self.lives[seat.run_id], trainer.progress(seat.run_id))
 
     def _end(self, run_id: str, state: State, step: int, message: str) -> None:
-        """Write the run's one file, then remove its folder."""
+        """Write the run's one file, then remove its folder; that of a failed run stays, to be retried from."""
         run, folder = self.runs[run_id], self.lives[run_id]
+        if not self.claims[run_id].held():
+            self._forget(run_id, "taken over by another process")
+            return
         rows, notes = folder.rows()
         for note in notes:
             self._log(run_id, note)
-        about = provenance(self.job.placement, len(self.job.runs), self.started)
+        about = provenance(self.job.placement, self.pack, self.started)
         write_run(self.store, run, rows, state, about, index_columns(run, step, about), message)
         self._log(run_id, f"{state} at step {step} {message}".rstrip())
-        folder.clear(keep_log=state is State.FAILED)
+        if state is State.FAILED:
+            self.claims[run_id].release()
+        else:
+            folder.clear()
         del self.runs[run_id], self.lives[run_id], self.claims[run_id]
         final = {f"{row.split}/{row.metric}": row.value for row in rows}
         seconds = rows[-1].seconds if rows else 0.0

@@ -17,7 +17,7 @@ from scalectl.core.job import Placement
 
 def device_name(device: str) -> str:
     """The model of a device, such as `AMD EPYC` or `NVIDIA H200`."""
-    if device.startswith("cuda"):
+    if device.startswith("cuda") and torch.cuda.is_available():
         return torch.cuda.get_device_name(torch.device(device))
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []

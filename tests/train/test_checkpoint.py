@@ -1,5 +1,7 @@
 """Checkpoints hold everything a run needs, and run no code."""
 
+import hashlib
+import io
 import pickle
 
 import pytest
@@ -45,15 +47,27 @@ def test_a_hostile_pickle_is_refused_without_being_run(folder, tmp_path):
     folder.checkpoint.write_bytes(pickle.dumps(Hostile()))
     with pytest.raises(checkpoint.DamagedCheckpoint):
         checkpoint.load(folder)
-    torch.save({"version": 1, "x": Hostile()}, folder.checkpoint)
+    buffer = io.BytesIO()
+    torch.save({"version": 1, "x": Hostile()}, buffer)
+    digest = hashlib.sha256(buffer.getvalue()).digest()
+    folder.checkpoint.write_bytes(checkpoint.MAGIC + digest + buffer.getvalue())  # whole, but hostile
     with pytest.raises(checkpoint.DamagedCheckpoint):
         checkpoint.load(folder)
     assert not (tmp_path / "was-here").exists()
 
 
-def test_a_truncated_checkpoint_is_damaged(make_run, folder):
+def test_a_checkpoint_that_is_cut_short_or_has_one_bit_flipped_is_damaged(make_run, folder):
     run = make_run()
     checkpoint.save(folder, Trainer(Job((run,), Placement())).progress(run.run_id))
-    folder.checkpoint.write_bytes(folder.checkpoint.read_bytes()[:-100])
+    whole = folder.checkpoint.read_bytes()
+    for place in (3, 30, len(whole) // 2, len(whole) - 1):
+        flipped = bytearray(whole)
+        flipped[place] ^= 4
+        folder.checkpoint.write_bytes(flipped)
+        with pytest.raises(checkpoint.DamagedCheckpoint, match="cannot be read"):
+            checkpoint.load(folder)
+    folder.checkpoint.write_bytes(whole[:-100])
     with pytest.raises(checkpoint.DamagedCheckpoint, match="cannot be read"):
         checkpoint.load(folder)
+    folder.checkpoint.write_bytes(whole)
+    assert checkpoint.load(folder).step == 0

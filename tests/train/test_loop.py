@@ -19,7 +19,7 @@ VARIANTS = [
     {"position": "rotary", "norm": "rms", "bias": False},
     {"position": "sinusoidal", "tie": False},
     {"d_model": 64},
-    {"sequences": 1, "context": 90},
+    {"sequences": 1, "context": 32, "d_model": 8, "position": "rotary"},
 ]
 
 
@@ -56,6 +56,25 @@ def test_a_row_that_becomes_nan_leaves_the_others_bit_equal_and_ends_diverged(ma
     assert end.state is State.DIVERGED
     assert f"diverged at step {end.step + 1} (loss " in end.message
     assert all(math.isfinite(row.value) for row in packed[bad.run_id][:-1])
+
+
+def test_a_run_that_ends_far_worse_than_a_guess_has_diverged_however_finite(make_run):
+    run = make_run(lr=5.0, clip=0.0, steps=30, every=10)
+    events = list(train(Job((run,), Placement())))
+    end = events[-1]
+    assert (end.state, end.step) == (State.DIVERGED, 30)
+    assert "a uniform guess has 3.466" in end.message
+    assert all(math.isfinite(event.value) for event in events[:-1])
+
+
+def test_a_run_that_leaves_its_pack_leaves_the_others_bit_equal(make_run):
+    stays, goes = make_run(seed=1), make_run(seed=2)
+    trainer = Trainer(Job((stays, goes), Placement()))
+    events = [event for _ in range(4) for event in trainer.step()]
+    trainer.leave(goes.run_id)
+    while trainer.running:
+        events += trainer.step()
+    assert by_run(events)[stays.run_id] == by_run(train(Job((stays,), Placement())))[stays.run_id]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
