@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from scalectl.core.job import Job, State, Ticket
-from scalectl.executors.executor import Event, Executor, JobOver, RunEnded
+from scalectl.executors.executor import Beat, Event, Executor, RunEnded
 from scalectl.store.layout import Store
 from scalectl.store.live import live, state_of
 
@@ -19,7 +19,7 @@ class Policy:
     """When to give up.
 
     retries: attempts in a row without a new checkpoint, for runs whose process died; identical: stop the sweep after so
-    many failures with the same message, 0 for never.
+    many jobs that failed with the same message, 0 for never.
     """
 
     retries: int = 2
@@ -46,8 +46,9 @@ def drive(
     """
     waiting = deque(jobs)
     running: dict[Ticket, Job] = {}
+    began: set[Ticket] = set()
     retries = _Retries(store, policy.retries)
-    failures: Counter[str] = Counter()
+    failures = _Failures(policy.identical)
     asked = 0
     while waiting or running:
         if stopping() > asked:
@@ -62,21 +63,46 @@ def drive(
             job = waiting.popleft()
             running[executor.submit(job)] = job
         for event in executor.poll(POLL_SECONDS):
-            yield event
-            if isinstance(event, RunEnded) and event.state is State.FAILED:
-                failures[event.message] += 1
-                if policy.identical and failures[event.message] == policy.identical:
-                    yield Halted(f"{policy.identical} runs failed alike: {event.message}", 1)
-                    waiting.clear()
-            if isinstance(event, JobOver):
+            halted = None
+            if isinstance(event, Beat):
+                began.add(event.ticket)
+            elif isinstance(event, RunEnded):
+                if event.state is State.FAILED:
+                    halted = failures.count(event.message, next((t for t in running if event.run_id in t), ""))
+            else:
                 job = running.pop(event.ticket)
-                if event.exit_code:
-                    yield Halted(event.message, event.exit_code)
-                    waiting.clear()
-                elif event.died and not asked:
+                if event.died and asked:
+                    event = replace(event, died=False)  # it was told to
+                elif event.died:
+                    if event.ticket not in began:  # it never got as far as its job: so will the next
+                        halted = failures.count(event.message, f"{event.ticket} {len(failures.seen)}")
                     again = retries.left(job)
                     if again.runs:
                         waiting.appendleft(again)
+                elif event.exit_code:
+                    halted = Halted(event.message, event.exit_code)
+            yield event
+            if halted is not None:
+                yield halted
+                waiting.clear()
+                for ticket in running:
+                    executor.cancel(ticket)
+
+
+class _Failures:
+    """Counts jobs that ended alike; a pack that fails as one counts once."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.seen: set[tuple[str, str]] = set()
+
+    def count(self, message: str, job: str) -> Halted | None:
+        """Count a failure. Returns: the reason to stop, once there are too many of its kind."""
+        if (message, job) in self.seen:
+            return None
+        self.seen.add((message, job))
+        alike = sum(said == message for said, _ in self.seen)
+        return Halted(f"{alike} jobs failed alike: {message}", 1) if alike == self.most else None
 
 
 class _Retries:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import json
 import os
 import queue
@@ -49,6 +50,8 @@ def slots(device: str = "auto", count: int | None = None) -> tuple[Slot, ...]:
 
 def gpu_indices() -> list[int]:
     """Indices of the NVIDIA GPUs that CUDA_VISIBLE_DEVICES leaves visible, found without importing torch."""
+    if importlib.metadata.version("torch").endswith("+cpu"):  # a build that can use none
+        return []
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return list(range(len([part for part in visible.split(",") if part.strip() not in ("", "-1")])))
@@ -110,7 +113,7 @@ class LocalExecutor:
         for index, line in waiting:
             worker = self.workers.get(index)
             if worker is not None:
-                event = self._buried(worker) if line is None else self._event(worker, json.loads(line))
+                event = self._buried(worker) if line is None else self._event(worker, _message(line))
                 if event is not None:
                     events.append(event)
         return events
@@ -209,6 +212,15 @@ class LocalExecutor:
     def _kill(worker: _Worker) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(worker.process.pid, signal.SIGKILL)
+
+
+def _message(line: str) -> dict[str, Any]:
+    """A message of a worker; a line that was torn when it died says nothing."""
+    try:
+        message: dict[str, Any] = json.loads(line)
+    except ValueError:
+        return {"event": "torn"}
+    return message
 
 
 def _close(worker: _Worker) -> None:

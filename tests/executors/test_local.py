@@ -95,6 +95,18 @@ def test_a_failing_job_ends_failed_with_its_traceback_and_the_sweep_stops_after_
     assert state_of(store, runs[3].run_id).state is State.PENDING
 
 
+def test_workers_that_die_before_their_job_begins_stop_the_sweep(store, executor, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(store.root))
+    (store.root / "torch.py").write_text("raise ImportError('no torch here')")
+    runs = [run_of(seed) for seed in range(6)]
+    events = list(drive([job_of(run) for run in runs], executor, store, Policy(identical=3), lambda: 0))
+    assert sum(isinstance(event, JobOver) for event in events) == 3
+    halted = next(event for event in events if isinstance(event, Halted))
+    assert halted.exit_code == 1
+    assert "no torch here" in halted.why
+    assert all(state_of(store, run.run_id).state is State.PENDING for run in runs)
+
+
 def test_a_killed_worker_loses_its_run_which_goes_on_from_its_checkpoint_bit_equal(store, executor, tmp_path):
     run = run_of(steps=4_000)
     killed = False
@@ -184,6 +196,9 @@ def test_two_executors_never_train_a_run_twice(store, tmp_path):
 def test_slots_are_cores_that_this_process_may_use_or_visible_gpus(monkeypatch):
     assert [slot.cpu for slot in slots("cpu")] == sorted(os.sched_getaffinity(0))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    monkeypatch.setattr("importlib.metadata.version", lambda package: "2.13.0+cpu")
+    assert gpu_indices() == []
+    monkeypatch.setattr("importlib.metadata.version", lambda package: "2.13.0")
     assert gpu_indices() == [0, 1]
     assert slots() == (Slot("cuda:0"), Slot("cuda:1"))
     assert len(slots("cuda", 1)) == 1
