@@ -134,9 +134,9 @@ def sweep(
     if not prepared.jobs:
         command.record_plan(prepared)
         console.print(look.text(_nothing_to_do(prepared)))
-        raise typer.Exit(1 if prepared.waiting else 0)
+        raise typer.Exit(75 if prepared.elsewhere else 1 if prepared.waiting else 0)
     progress = command.progress(prepared, *_console(sys.stderr))
-    signals = _Signals(lambda count: progress.say(_STOPPING[min(count, 2)].format(runs=len(progress.running))))
+    signals = _Signals(lambda count: progress.say(_stopping(count, len(progress.running))))
     halted = None
     with progress:
         for event in command.execute(prepared, lambda: signals.count):
@@ -151,13 +151,14 @@ def sweep(
         raise typer.Exit(halted.exit_code)
     if outcome.complete:
         console.print(look.text(f"Next:  scalectl fit {prepared.sweep.name}    scalectl report {prepared.sweep.name}"))
-    raise typer.Exit(0 if outcome.sound else 1)
+    raise typer.Exit(outcome.exit_code)
 
 
-_STOPPING = {
-    1: "Stopping: {runs} runs will checkpoint (Ctrl-C again to kill).",
-    2: "Killed. The runs go on from their last checkpoints.",
-}
+def _stopping(count: int, running: int) -> str:
+    if count > 1:
+        return "Killed. The runs go on from their last checkpoints."
+    what = f"{running} runs will checkpoint" if running else "no run has begun"
+    return f"Stopping: {what} (Ctrl-C again to kill)."
 
 
 def _nothing_to_do(prepared: Prepared) -> str:

@@ -31,6 +31,8 @@ from scalectl.tasks import TASKS
 
 UNUSABLE = ("not converged",)  # a status whose numbers nobody should use; the command then exits 1
 
+FEWEST_DRAWS = 100  # the ends of a 95 % interval are then the third draws from either end; ours
+
 Columns = Mapping[str, npt.NDArray[Any]]
 
 
@@ -104,10 +106,10 @@ def run_by(request: Request, column: str) -> dict[str, Result]:
     points = load(request, target, by=column)
     if column not in points.columns:
         raise UsageError(f"no column {shown(column)}", remedy=did_you_mean(column, points.columns))
-    values = points.columns[column]
+    values = [None if held != held else held for held in points.columns[column].tolist()]  # NaN is a missing value
     results = {}
-    for value in sorted(set(values.tolist()), key=lambda held: (str(type(held)), held)):
-        part = points.take(np.array([held == value for held in values.tolist()]))
+    for value in sorted(set(values), key=lambda held: (str(type(held)), held or 0)):
+        part = points.take(np.array([held == value for held in values]))
         _refuse_pooling(part)
         results[f"{column}={value}"] = _fit(request, target, part)
     return results
@@ -198,12 +200,14 @@ def predict(
     Raises: UsageError if nothing is asked or the law has no such axis; FitError without draws for an interval.
     """
     if request.draws < 1:
-        raise UsageError("a prediction needs an interval", remedy="give --bootstrap at least 100")
+        raise UsageError("a prediction needs an interval", remedy=f"give --bootstrap at least {FEWEST_DRAWS}")
     result = run(request)
     best = result.best
     if best.draws is None:
         raise FitError(f"no interval could be computed: {best.summary.advice}", remedy="add runs")
     law = best.fit.law
+    if request.flops == "exact" and law.axes == ("N", "D") and (C is not None or loss is not None):
+        raise UsageError("budgets of a law of N and D are counted as C = 6 N D", remedy="leave --flops exact out")
     given = {name: value for name, value in (("N", N), ("D", D)) if value is not None}
     rows: list[Answer] = []
     if loss is not None:
@@ -243,6 +247,11 @@ def predict(
 
 
 def _fit(request: Request, target: Target, points: Points) -> Result:
+    if 0 < request.draws < FEWEST_DRAWS:
+        raise UsageError(
+            f"{request.draws} resamples are too few for an interval",
+            remedy=f"give --bootstrap at least {FEWEST_DRAWS}, or 0 for no interval",
+        )
     laws = _laws(request, points)
     objective = parse_objective(request.objective)
     fixed = _pairs(request.fix, "--fix")
@@ -292,10 +301,19 @@ def _hold(where: str, points: Points) -> tuple[str, npt.NDArray[np.bool_]] | Non
 def _laws(request: Request, points: Points) -> tuple[Law, ...]:
     if not request.laws:
         return default_laws(points)
+    varies = varying(points)
     for name in request.laws:
         if name not in LAWS:
             raise UsageError(f"no law {shown(name)}", remedy=did_you_mean(name, LAWS))
-    return tuple(law_on(name, varying(points) or points.axes()) for name in request.laws)
+    laws = tuple(law_on(name, varies or points.axes()) for name in request.laws)
+    for law in laws:
+        unread = [axis for axis in varies if axis not in law.axes]
+        if unread and law.axes != ("C",):
+            raise UsageError(
+                f"{law.name} reads {' and '.join(law.axes)}, and {' and '.join(unread)} varies too",
+                remedy=f"pick with --where '{unread[0]} == ...', split with --by {unread[0]}, or use --law chinchilla",
+            )
+    return laws
 
 
 def _refuse_pooling(points: Points) -> None:
@@ -330,10 +348,11 @@ def _floor(points: Points) -> tuple[str, ...]:
 
 
 def _seeds(points: Points) -> int | None:
-    """Runs per size, None where sizes differ in it."""
-    if points.size is None:
+    """Runs per place on the axes, None where places differ in it."""
+    axes = [getattr(points, axis) for axis in ("N", "D") if getattr(points, axis) is not None]
+    if points.size is None or not axes:
         return None
-    counts = set(Counter(points.size.tolist()).values())
+    counts = set(Counter(zip(*(values.tolist() for values in axes), strict=True)).values())
     return counts.pop() if len(counts) == 1 else None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import replace
@@ -17,6 +18,7 @@ from scalectl.core import units
 from scalectl.core.errors import FitError, NothingMatched, UsageError
 from scalectl.core.job import State
 from scalectl.core.rows import HELD_OUT, LOSS
+from scalectl.models import MODELS
 from scalectl.report.views import GridAxis, RunCurve, RunView, SweepView
 from scalectl.store.index import damaged_runs, refresh
 from scalectl.store.live import Standing, states
@@ -76,7 +78,7 @@ def _fit(request: Request, target: Target) -> tuple[Result | None, str]:
     try:
         result = fit(request)
     except (FitError, UsageError, NothingMatched) as error:
-        return None, error.what
+        return None, f"{error.what}; {error.remedy}" if error.remedy else error.what
     return result, result.because
 
 
@@ -114,13 +116,16 @@ def _run_view(
         value = known.get(name)
         return None if value is None or not np.isfinite(float(value)) else float(value)
 
-    C = number("C_6nd" if request.flops == "6nd" else "C_exact")
+    planned = _planned(json.loads(row["config"]), request)
+    N = number(f"N_{request.convention}") or planned[0]
+    D = number("D") or planned[1]
+    C = number("C_6nd" if request.flops == "6nd" else "C_exact") or planned[2]
     return RunView(
         run_id=row["run_id"],
         cell={axis.key: row[axis.key] for axis in axes if axis.key in row},
-        N=int(number(f"N_{request.convention}") or 0),
-        D=int(number("D") or 0),
-        C=C or 0.0,
+        N=int(N),
+        D=int(D),
+        C=C,
         state=standing.state,
         loss=number(f"{HELD_OUT}/{LOSS}") if standing.state is State.DONE else None,
         loss_se=number(f"{HELD_OUT}/loss_se"),
@@ -129,6 +134,17 @@ def _run_view(
         message=standing.message,
         curve=curve if curve is not None and len(curve.tokens) > 1 else None,
     )
+
+
+def _planned(config: Mapping[str, Any], request: Request) -> tuple[float, float, float]:
+    """N, D and C of a run that has not ended, from its record; zeros for an imported one, which has none."""
+    if "model" not in config:
+        return 0.0, 0.0, 0.0
+    model = MODELS[config["model"]["name"]]
+    ledger = model.ledger(model.options(**config["model"]["options"]))
+    D = float(config["steps"] * config["sequences"] * config["model"]["options"]["context"])
+    C = ledger.flops_6n() * D if request.flops == "6nd" else ledger.flops_per_token() * D
+    return float(ledger.params(request.convention)), D, C
 
 
 def _about(sweep: StoredSweep, columns: Mapping[str, Mapping[str, Any]]) -> tuple[str, tuple[tuple[str, str], ...]]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from scalectl.commands.shipped import sweep_file
 from scalectl.commands.target import results_store
 from scalectl.core import units
-from scalectl.core.errors import BudgetRefused
+from scalectl.core.errors import BudgetRefused, NothingMatched
 from scalectl.core.job import Job, Placement, State
 from scalectl.core.run import record
 from scalectl.executors.drive import Halted, Policy, drive
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 ROW_BYTES = 12  # of one measurement on disk, compressed; measured on the demo sweep
 FILE_BYTES = 9_000  # of a run file beside its rows: config, provenance, Parquet footer; measured likewise
+LIVE_ROW_BYTES = 200  # of one measurement while its run trains, a line of JSON
 CHECKPOINT_BYTES = 12  # per parameter: weights and two moments in fp32
 DISK_MARGIN = 1.2  # a disk that would be filled beyond this is refused; ours
 
@@ -74,7 +75,9 @@ class Prepared:
         rows = sum(4 * (-(-p.run.steps // p.run.evaluation.every)) for p in self.todo)
         widest = sorted((len(job.runs) for job in self.jobs), reverse=True)[: self.places]
         params = max((p.n["total"] for p in self.todo), default=0)
-        return ROW_BYTES * rows + FILE_BYTES * len(self.todo) + CHECKPOINT_BYTES * params * sum(widest)
+        live_rows = max((4 * (-(-p.run.steps // p.run.evaluation.every)) for p in self.todo), default=0) * sum(widest)
+        flying = LIVE_ROW_BYTES * live_rows + 2 * CHECKPOINT_BYTES * params * sum(widest)  # the new one beside the old
+        return ROW_BYTES * rows + FILE_BYTES * len(self.todo) + flying
 
 
 def prepare(
@@ -87,10 +90,14 @@ def prepare(
 ) -> Prepared:
     """Read a sweep file and compare it with the store; starts and writes nothing.
 
-    Raises: SweepFileError with every problem of the file.
+    Raises: SweepFileError with every problem of the file; NothingMatched if its constraints leave no run.
     """
     sweep = load(sweep_file(path), overrides, max_runs=max_runs or MAX_RUNS)
     plan = expand(sweep)
+    if not plan.runs:
+        raise NothingMatched(
+            "the constraints drop every run", where=sweep.path, remedy="loosen [constraints] drop, or widen the grids"
+        )
     store = results_store(results)
     standings = states(store, plan.run_ids)
     found = {run_id: held.state for run_id, held in standings.items()}
@@ -118,7 +125,8 @@ def check_budget(prepared: Prepared) -> None:
     """
     budget = prepared.sweep.budget
     hours = sum(job.seconds for job in prepared.jobs) / 3600
-    if budget.device_hours is not None and hours > budget.device_hours:
+    on_cpu = slots(count=1)[0].device == "cpu"  # expected seconds are those of a CPU core; a GPU's are not known yet
+    if budget.device_hours is not None and on_cpu and hours > budget.device_hours:
         raise BudgetRefused(
             f"the sweep needs about {hours:.3g} device-hours, and its budget is {budget.device_hours:g}",
             where=f"{prepared.sweep.path} [budget] device_hours",
@@ -162,10 +170,14 @@ def execute(prepared: Prepared, stopping: Callable[[], int]) -> Iterator[Event |
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a sweep stands after training. sound: nothing failed or was lost; complete: every run has ended for good."""
+    """How a sweep stands after training.
+
+    exit_code: 0 where every run has ended for good, 75 where what is missing is held by another process, else 1;
+    complete: every run has ended for good.
+    """
 
     counts: Mapping[State, int]
-    sound: bool
+    exit_code: int
     complete: bool
     sentence: str
 
@@ -174,11 +186,13 @@ def outcome(prepared: Prepared) -> Outcome:
     """Read from the store how every run of the plan ended."""
     counts = Counter(held.state for held in states(prepared.store, prepared.plan.run_ids).values())
     said = ", ".join(f"{number} {state}" for state, number in counts.most_common())
-    complete = counts.total() == counts[State.DONE] + counts[State.DIVERGED]
+    finished = counts[State.DONE] + counts[State.DIVERGED]
+    complete = counts.total() == finished
     whole = "Finished" if complete else "Stopped"
     broken = counts[State.FAILED] + counts[State.LOST] + counts[State.OOM] + counts[State.TIMEOUT]
     rest = "" if complete or broken else " The same command resumes."
-    return Outcome(counts, not broken, complete, f"{whole}: {said}.{rest}")
+    elsewhere = counts[State.RUNNING] and counts.total() == finished + counts[State.RUNNING]
+    return Outcome(counts, 0 if complete else 75 if elsewhere else 1, complete, f"{whole}: {said}.{rest}")
 
 
 def progress(prepared: Prepared, console: Console, look: Look) -> Progress:
@@ -206,6 +220,8 @@ def tell(display: Progress, event: Event | Halted) -> Halted | None:
         display.end(event.run_id, event.state, event.loss, event.seconds, event.message)
     elif isinstance(event, JobOver):
         display.over(event.ticket)
+        for run_id in event.busy:
+            display.say(f"  {run_id[:6]} is being trained by another process")
         if event.died:
             display.say(f"  {event.message}; its runs are lost and go on from their checkpoints", "red")
     else:
@@ -242,11 +258,11 @@ def view(prepared: Prepared) -> PlanView:
         name=prepared.plan.name,
         question=prepared.plan.question,
         groups=tuple(_group(dict(cell), held, prepared, packs, seconds) for cell, held in groups.items()),
+        todo=len(prepared.todo),
         flops=sum(planned.flops for planned in prepared.todo),
         seconds=prepared.seconds,
         disk=float(prepared.disk),
         devices=_devices(prepared.sweep.runtime.slots),
-        measured=False,
         shared=shared_settings(prepared.plan),
         dropped=tuple(dropped.items()),
         warnings=(*prepared.plan.notes, *_left_notes(prepared)),

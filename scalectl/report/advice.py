@@ -130,7 +130,7 @@ def _rising(facts: Facts) -> Advice | None:
     return Advice(
         f"the loss rises with N from {pairs}",
         "a learning rate that does not suit both sizes, or too few tokens for the larger one",
-        "sweep train.lr at these sizes and fit with --best-over train.lr",
+        f"sweep train.lr at these sizes, and compare: scalectl fit {facts.name} --by train.lr",
     )
 
 
@@ -162,8 +162,8 @@ def _no_fit(facts: Facts) -> Advice | None:
         return None
     return Advice(
         "no law was fitted",
-        "the runs are there, and no default law suits the axes that vary",
-        f"scalectl fit {facts.name} --law power",
+        "the runs are there, and no law could be chosen for the axes that vary",
+        f"scalectl fit {facts.name} says what it needs: --by splits, --where picks, --law names one",
     )
 
 
@@ -173,7 +173,7 @@ def _unusable(facts: Facts) -> Advice | None:
     return Advice(
         f"{_laws(len(facts.fits))} by these runs",
         "the runs cover too little of the axis for the parameters of the law",
-        "add sizes, or fix a parameter that is known: scalectl fit --fix NAME=VALUE",
+        f"add sizes, or fix a parameter that is known: scalectl fit {facts.name} --fix NAME=VALUE",
     )
 
 
@@ -184,7 +184,7 @@ def _optimum(facts: Facts) -> Advice | None:
     return Advice(
         f"{fit.starts_at_optimum} of {fit.starts} starts reached the best optimum of {fit.law}",
         "the objective has several basins, often through outliers",
-        "look at the residuals: scalectl fit --json; drop points that are wrong with --where",
+        f"scalectl fit {facts.name} --where leaves points out that are wrong; --law tries another law",
     )
 
 
@@ -196,7 +196,7 @@ def _outliers(facts: Facts) -> Advice | None:
     return Advice(
         f"{_runs(len(fit.outliers))} beyond 5 robust deviations of {fit.law}: {shown}",
         "runs that went wrong, or a law that does not hold there",
-        f"scalectl logs {fit.outliers[0]}; compare with scalectl fit --where without them",
+        f"scalectl logs {fit.outliers[0]}; compare with scalectl fit {facts.name} --where without them",
     )
 
 
@@ -217,7 +217,7 @@ def _limit(facts: Facts) -> Advice | None:
         return Advice(
             f"misfit {percent(fit.misfit)} against {percent(fit.seed_noise)} between seeds",
             "the law bends or a size is badly tuned; more seeds will not narrow the interval over sizes",
-            "tune train.lr per size, add sizes, or compare laws: scalectl fit --law",
+            f"tune train.lr per size, add sizes, or compare laws: scalectl fit {facts.name} --law LAW",
         )
     if limit == "noise":
         return Advice(

@@ -32,15 +32,14 @@ def plan_lines(view: PlanView, look: Look) -> Lines:
         lines += paragraph(f"all runs: {shared}", look, style=CONTEXT)
     if view.groups:
         lines += [Text(), *_plan_table(view, look), Text()]
-    left = view.runs - view.done
-    if left:
+    if view.todo:
         time = f"about {units.duration(view.seconds)}" if view.seconds is not None else "time unknown"
-        source = "measured" if view.measured else "estimated from shapes"
         disk = f", {units.size(view.disk)} on disk" if view.disk is not None else ""
-        total = f"to train: {counted(left, 'run')}, {units.si(view.flops, 'FLOP')}, {time} on {view.devices}"
-        lines += paragraph(f"{total} ({source}){disk}", look)
+        total = f"to train: {counted(view.todo, 'run')}, {units.si(view.flops, 'FLOP')}, {time} on {view.devices}"
+        lines += paragraph(f"{total} (estimated from shapes){disk}", look)
     else:
-        done = f"Nothing to do: {view.done}/{view.runs} done.  Next:  scalectl fit {view.name}"
+        done = f"Nothing to do: {view.done}/{view.runs} done."
+        done += f"  Next:  scalectl fit {view.name}" if view.done == view.runs else ""
         lines += paragraph(done, look)
     for constraint, dropped in view.dropped:
         lines += paragraph(f"dropped by {constraint}: {counted(dropped, 'run')}", look, hanging=2)

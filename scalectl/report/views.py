@@ -105,18 +105,18 @@ class PlanGroup:
 class PlanView:
     """A plan before it runs.
 
-    flops, seconds, disk: of what is left to do, seconds by the wall clock on `devices`; measured: whether times come
-    from a probe on these devices; dropped: constraint and number of runs it drops; warnings: one sentence each.
+    todo, flops, seconds, disk: of what the next `sweep` would train, seconds by the wall clock on `devices`, estimated
+    from shapes; dropped: constraint and number of runs it drops; warnings: one sentence each.
     """
 
     name: str
     question: str
     groups: tuple[PlanGroup, ...]
+    todo: int
     flops: float
     seconds: float | None
     disk: float | None
     devices: str
-    measured: bool
     convention: Convention = "non_embedding"
     flops_by: Flops = "exact"
     shared: tuple[Setting, ...] = ()

@@ -170,6 +170,7 @@ def test_a_signal_checkpoints_and_the_same_command_resumes(scalectl, tmp_path, n
     assert process.returncode == code, err
     assert "Stopping: " in err
     assert "The same command resumes." in out
+    assert "lost" not in err
     counts = json.loads(scalectl("status", "--json", cwd=tmp_path).stdout)["counts"]
     assert "running" not in counts
     assert counts["paused"] >= 1
@@ -263,6 +264,42 @@ def test_an_axis_that_was_not_named_is_refused_not_pooled(scalectl, tmp_path):
     assert one["fits"][0]["n"] == 6
 
 
+def test_budgets_that_vary_are_not_seeds_and_not_noise(scalectl, tmp_path):
+    rows = [(n, d, 1.8 + 480 / n**0.35 + 2100 / d**0.37) for n in (1e6, 3e6, 1e7, 3e7, 1e8) for d in (1e8, 1e9, 1e10)]
+    (tmp_path / "x.csv").write_text("N,D,L\n" + "".join(f"{n},{d},{loss}\n" for n, d, loss in rows))
+    refused = scalectl("fit", "x.csv", "--law", "power", cwd=tmp_path, code=2)
+    assert "D varies too" in refused.stderr
+    joint = json.loads(scalectl("fit", "x.csv", "--json", cwd=tmp_path).stdout)
+    assert joint["seeds"] == 1
+    assert "between seeds" not in scalectl("fit", "x.csv", cwd=tmp_path).stdout
+    few = scalectl("fit", "x.csv", "--bootstrap", 5, cwd=tmp_path, code=2)
+    assert "at least 100" in few.stderr
+
+
+def test_before_any_run_has_ended_the_report_says_what_is_missing(scalectl, tmp_path):
+    (tmp_path / "tiny.toml").write_text(SWEEP.replace("steps = 30", "steps = 100000"))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "scalectl.cli", "sweep", "tiny.toml"],
+        cwd=tmp_path,
+        env=environment(),
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("results/live/*/rows.jsonl")):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    elsewhere = scalectl("sweep", "tiny.toml", "--max-runs", 10, cwd=tmp_path, code=None)
+    process.send_signal(signal.SIGINT)
+    process.wait(30)
+    assert elsewhere.returncode in (1, 75)
+    text = scalectl("report", "tiny", cwd=tmp_path).stdout
+    assert "1.6" in text or "784" in text  # N of the smallest size, though nothing of it has ended
+    assert "6 runs" in text
+    assert scalectl("fit", "tiny", cwd=tmp_path, code=3).stderr
+    assert scalectl("predict", "tiny", "--n", "1M", cwd=tmp_path, code=3).stderr
+
+
 def test_a_reader_that_leaves_early_is_not_an_error(trained):
     process = subprocess.Popen(
         f"{sys.executable} -m scalectl.cli report tiny | head -1; exit ${{PIPESTATUS[0]}}",
@@ -285,10 +322,10 @@ def test_other_peoples_runs_come_in_and_are_fitted(scalectl, tmp_path):
         writer = csv.writer(file)
         writer.writerow(["n_params", "tokens", "loss"])
         writer.writerows([n, 2e10, 20 * n**-0.08] for n in sizes)
-    direct = json.loads(scalectl("fit", "theirs.csv", "--bootstrap", 50, "--json", cwd=tmp_path).stdout)
+    direct = json.loads(scalectl("fit", "theirs.csv", "--bootstrap", 100, "--json", cwd=tmp_path).stdout)
     assert direct["fits"][0]["params"]["alpha"] == pytest.approx(0.08, rel=1e-6)
     scalectl("import", "theirs.csv", cwd=tmp_path)
-    stored = json.loads(scalectl("fit", "theirs", "--bootstrap", 50, "--json", cwd=tmp_path).stdout)
+    stored = json.loads(scalectl("fit", "theirs", "--bootstrap", 100, "--json", cwd=tmp_path).stdout)
     assert stored["fits"][0]["params"]["alpha"] == pytest.approx(0.08, rel=1e-6)
     assert "8 known" in scalectl("import", "results", "--results", "results", cwd=tmp_path).stdout
 

@@ -41,7 +41,7 @@ CASES: dict[str, tuple[Callable[[Facts], Facts], str]] = {
     "rising": (lambda f: replace(f, rising=(("d_model=64", "d_model=128"),)), "d_model=64 to d_model=128"),
     "few sizes": (lambda f: replace(f, sizes=SIZES[:2]), "2 sizes finished"),
     "short span": (lambda f: replace(f, sizes=(2_000, 4_000, 8_000)), "the sizes span a factor 4"),
-    "no fit": (lambda f: replace(f, fits=(), chosen=None), "scalectl fit ladder --law power"),
+    "no fit": (lambda f: replace(f, fits=(), chosen=None), "scalectl fit ladder says what it needs"),
     "nothing identified": (lambda f: replace(f, chosen=None), "the law is not identified"),
     "chosen, but not identified": (
         lambda f: replace(f, chosen=_with(f, identified={"A": True, "α": False})),

@@ -46,7 +46,7 @@ def plan_view() -> PlanView:
         seconds=147.0,
         disk=2.1e6,
         devices="2 CPU threads",
-        measured=False,
+        todo=9,
         shared=(("n_layer", "2"), ("context", "96"), ("precision", "fp32")),
         dropped=(("tokens_per_param < 2", 3),),
         warnings=("tokens = 1382500 is rounded down to 1382400, 600 whole steps",),
@@ -131,8 +131,14 @@ def shown(lines: list[Text]) -> str:
 
 def test_a_plan_with_nothing_to_do_says_what_comes_next() -> None:
     view = plan_view()
-    done = replace(view, groups=tuple(replace(group, done=group.runs) for group in view.groups))
+    done = replace(view, todo=0, groups=tuple(replace(group, done=group.runs) for group in view.groups))
     assert "Nothing to do: 15/15 done.  Next:  scalectl fit stdlib-ladder" in shown(plan_lines(done, Look()))
+
+
+def test_runs_that_wait_for_somebody_else_are_not_counted_as_work() -> None:
+    text = shown(plan_lines(replace(plan_view(), todo=0), Look()))
+    assert "Nothing to do: 6/15 done." in text
+    assert "Next:" not in text
 
 
 def test_budgets_epochs_and_packs_that_differ_stand_in_the_rows() -> None:
