@@ -167,7 +167,7 @@ def needs(name: str, block_fields: Mapping[str, Field], horizon: str) -> tuple[s
         "C_6nd": ("train.steps", "N_total"),
         "C_exact": ("train.steps", "N_total"),
         "unique_tokens": data,
-        "epochs": ("train.steps", *data),
+        "epochs": ("train.steps", "model.context", *data),
         "tokens_per_param": ("train.steps", "N_total"),
     }
     return table.get(name, ())
@@ -355,10 +355,24 @@ class _Resolution:
         if name == "C_exact":
             return self.model()[2]["flops_per_token"] * self.get("D")
         if name == "epochs":
-            return self.get("D") / self.get("unique_tokens")
+            context = max(1, int(self.get("model.context")))  # none at all is for the model to refuse
+            return self.get("D") / self.description().reachable(context)
         if name == "tokens_per_param":
             return self.get("D") / self.get("N_total")
         raise KeyError(name)
+
+    def description(self) -> Description:
+        """What the data are like, once it is known that a window fits into them."""
+        d, context = self.data()[1], int(self.get("model.context"))
+        if d.longest > context:
+            return d
+        key, what = "data.source", f"{d.longest} tokens"
+        if d.longest == d.segment:
+            key, what = "model.context", f"segments of {d.longest} tokens"
+        elif d.longest == d.train_tokens and "data.unique_tokens" in self.block.settings:
+            key = "data.unique_tokens"
+        fits = f"the longest context of these data is {d.longest - 1}" if d.longest > 1 else None
+        raise _Wrong(key, f"{what} are fewer than one window of context + 1 = {context + 1}", fits)
 
     def batch_tokens(self) -> int:
         batch, context = int(self.get("train.batch_tokens")), int(self.get("model.context"))
@@ -404,13 +418,10 @@ class _Resolution:
         return self.shared.schedule(name, SCHEDULES[name].normal(asked))
 
     def cell(self) -> Cell:
-        task, description = self.data()
+        task = self.data()[0]
         model, ledger, _ = self.model()
+        description = self.description()
         context, batch = int(model.options.context), self.batch_tokens()
-        shortest = min(description.train_tokens, description.held_out_tokens)
-        if shortest < context + 1:
-            short = "data.unique_tokens" if "data.unique_tokens" in self.block.settings else "data.source"
-            raise _Wrong(short, f"{shortest} tokens are fewer than one window of context + 1 = {context + 1}")
         if self.shared.held_out_tokens < context:
             raise _Wrong(
                 "model.context", f"{context} tokens are more than eval.tokens = {self.shared.held_out_tokens} held out"

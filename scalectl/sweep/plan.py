@@ -25,7 +25,7 @@ class PlannedRun:
 
     cell: the values of the sweep's axes, by key; n: parameters by convention; tokens: D; flops: exact training FLOPs of
     the whole run; c_6nd: 6 N D with N non-embedding; bytes: memory of one training step; unique_tokens: distinct ones
-    that exist for it.
+    that exist for it; epoch: those of them that its windows reach [tokens].
     """
 
     run: RunConfig
@@ -37,12 +37,13 @@ class PlannedRun:
     c_6nd: float
     bytes: int
     unique_tokens: int
+    epoch: int
     ledger: Ledger
 
     @property
     def epochs(self) -> float:
-        """Passes over the distinct tokens, D / unique_tokens."""
-        return self.tokens / self.unique_tokens
+        """Passes over the tokens that its windows reach."""
+        return self.tokens / self.epoch
 
     def columns(self) -> dict[str, Any]:
         """Flat columns: every key of the sweep file, and what the index names N_total, D, C_6nd, ..."""
@@ -119,6 +120,7 @@ def expand(sweep: Sweep) -> Plan:
             c_6nd=6.0 * n["non_embedding"] * run.tokens,
             bytes=cell.ledger.train_bytes(sequences * run.context, run.precision),
             unique_tokens=cell.description.train_tokens,
+            epoch=cell.description.reachable(run.context),
             ledger=cell.ledger,
         )
     runs, dropped = _constrained(sweep, tuple(planned.values()))

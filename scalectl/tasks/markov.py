@@ -56,6 +56,7 @@ def describe(options: Options) -> Description:
         train_tokens=_segments(options) * SEGMENT,
         held_out_tokens=HELD_OUT_SEGMENTS * SEGMENT,
         bytes_per_token=None,
+        segment=SEGMENT,
     )
 
 

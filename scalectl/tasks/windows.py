@@ -23,7 +23,7 @@ class Description:
 
     vocab: symbols; fingerprint: digest of everything a run could see; origin: what else names it;
     train_tokens: distinct training tokens; held_out_tokens: tokens kept apart; bytes_per_token: of text, None if no
-    text.
+    text; segment: tokens in one segment, which no window crosses, None where all of the text is one.
     """
 
     vocab: int
@@ -32,6 +32,20 @@ class Description:
     train_tokens: int
     held_out_tokens: int
     bytes_per_token: float | None
+    segment: int | None = None
+
+    @property
+    def longest(self) -> int:
+        """Tokens in the longest stretch that holds a window for training and one to be judged on."""
+        return min(self.train_tokens, self.held_out_tokens, self.segment or self.train_tokens)
+
+    def reachable(self, context: int) -> int:
+        """Distinct training tokens that windows of this context hold as targets: one epoch.
+
+        The rest of a segment that is shorter than a window is never seen.
+        """
+        segment = self.segment or self.train_tokens
+        return self.train_tokens // segment * ((segment - 1) // context) * context
 
 
 @functools.lru_cache(maxsize=256)

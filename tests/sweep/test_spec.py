@@ -217,7 +217,25 @@ MALFORMED = {
             ("batch_tokens = 64", "batch_tokens = 8192"),
             ("tokens = 6400", "tokens = 81920"),
         ),
-        [(9, "data.source: 4097 tokens are fewer than one window of context + 1 = 8193", None)],
+        [
+            (
+                7,
+                "model.context: segments of 4097 tokens are fewer than one window of context + 1 = 8193",
+                "the longest context of these data is 4096",
+            )
+        ],
+    ),
+    "a context beyond every segment, read by a rule": (
+        changed(
+            ("tokens = 6400", "steps = 3"),
+            ("context = 16", 'context = 5000\nd_ff = { rule = "ceil(epochs)" }'),
+            ("batch_tokens = 64", "batch_tokens = 5000"),
+        ),
+        [(7, "model.context: segments of 4097 tokens are fewer than one window of context + 1 = 5001", "is 4096")],
+    ),
+    "fewer unique tokens than a window": (
+        changed(('"markov"\nsymbols = 8', '"stdlib"\nunique_tokens = 16')),
+        [(10, "data.unique_tokens: 16 tokens are fewer than one window of context + 1 = 17", "is 15")],
     ),
     "a size of the disk in words": (
         changed(more='[budget]\ndisk = "plenty"\n'),

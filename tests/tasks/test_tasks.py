@@ -1,6 +1,7 @@
 """The contract of every task, and what each of them promises beside it."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -34,6 +35,28 @@ def test_the_description_is_that_of_the_data(task):
     assert 0 <= held.min() <= held.max() < about.vocab
     assert np.array_equal(held, data.held_out(4_096, 32))
     assert task.accepts(SOURCES[task.name].source)
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
+@pytest.mark.parametrize("context", [16, 1_000])
+def test_the_description_says_how_many_tokens_an_epoch_holds(task, context):
+    about, data = task.describe(SOURCES[task.name]), task.open_data(SOURCES[task.name])
+    windows = about.reachable(context) // context
+    first = data.batch(0, 0, windows, context)
+    assert len({row.tobytes() for row in data.batch(0, 0, 2 * windows, context)}) == len(
+        {row.tobytes() for row in first}
+    )
+    assert windows == data.train.shape[0] * ((data.train.shape[1] - 1) // context)
+    assert not np.array_equal(data.batch(0, 1, windows, context), first)
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
+def test_the_description_knows_the_longest_window(task):
+    source = replace(SOURCES[task.name], unique_tokens=5_000)
+    longest, data = task.describe(source).longest - 1, task.open_data(source)
+    assert data.batch(0, 0, 1, longest).shape == data.held_out(1, longest).shape == (1, longest + 1)
+    with pytest.raises(ValueError, match="fewer than one window"):
+        data.batch(0, 0, 1, longest + 1)
 
 
 def test_an_epoch_visits_every_window_once_and_the_next_in_another_order():
