@@ -5,13 +5,17 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import secrets
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from scalectl.core.errors import BudgetRefused, StoreError
+
+_TEMPORARY = re.compile(r"\..+\.[0-9]+-[0-9a-f]+\.tmp")  # as `temporary_name` makes them
 
 Content = bytes | Callable[[BinaryIO], object]
 
@@ -59,7 +63,7 @@ def temporary_name(path: Path) -> Path:
 
 
 def remove_leftovers(folder: Path, older_than: float = 3600.0) -> None:
-    """Remove temporary files that killed writers left in a folder; a leftover breaks `polars.read_parquet(folder)`.
+    """Remove what killed writers left in a folder; a temporary file breaks `polars.read_parquet(folder)`.
 
     Args: older_than: seconds since the last byte; ours: no write of a file pauses that long.
     """
@@ -67,9 +71,13 @@ def remove_leftovers(folder: Path, older_than: float = 3600.0) -> None:
         return
     limit = time.time() - older_than
     for entry in os.scandir(folder):
-        if entry.name.startswith(".") and entry.name.endswith(".tmp"):
+        if _TEMPORARY.fullmatch(entry.name):
             with contextlib.suppress(OSError):
-                if entry.stat(follow_symlinks=False).st_mtime < limit:
+                if entry.stat(follow_symlinks=False).st_mtime >= limit:
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(entry.path, ignore_errors=True)
+                else:
                     os.unlink(entry.path)
 
 

@@ -28,7 +28,7 @@ from typing import Any, BinaryIO, NamedTuple
 from scalectl.core.errors import BudgetRefused, StoreBusy
 from scalectl.core.job import State
 from scalectl.core.rows import Row
-from scalectl.store.files import atomic_write, sync_folder, temporary_name, writing
+from scalectl.store.files import atomic_write, temporary_name, writing
 from scalectl.store.index import Index, refresh
 from scalectl.store.layout import Store
 from scalectl.store.reader import DamagedRun, read_meta
@@ -37,6 +37,9 @@ from scalectl.store.schema import exact
 # A holder on another host is dead after this long without a heartbeat [s]. Source: ours; four missed beats at one per
 # 30 s, beyond the attribute caches of network file systems (60 s on NFS by default).
 LEASE = 120.0
+# How often a folder that vanishes under a claim is made again. Source: ours; each time another process has begun and
+# ended the run, or seen that it is settled, between two system calls.
+_CLAIM_TRIES = 16
 _TAIL = 65_536  # bytes; the last row is looked for in this much of rows.jsonl
 
 
@@ -150,16 +153,35 @@ class Live:
         here = host_identity() if host is None else host
         time_now = time.time() if now is None else now
         with writing(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-        number = max(_numbers(self.folder), default=0)
+            for _ in range(_CLAIM_TRIES):
+                with contextlib.suppress(FileExistsError):  # the folder itself, which may be gone again by now
+                    self.folder.mkdir(parents=True)
+                try:
+                    folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                except FileNotFoundError:
+                    continue
+                try:
+                    claim = self._claim(folder, here, time_now)
+                finally:
+                    os.close(folder)
+                if claim is not None:
+                    return claim
+        raise self._busy(self.holder())
+
+    def _claim(self, folder: int, host: str, now: float) -> Claim | None:
+        """Take the run in the open folder; None if that was cleared away meanwhile.
+
+        Raises: StoreBusy if a living process holds it.
+        """
+        number = max(_numbers(folder), default=0)
         if number:
             holder = _read_holder(self.folder / f"claim.{number}")
-            if holder is not None and holder.alive(here, time_now):
+            if holder is not None and holder.alive(host, now):
                 raise self._busy(holder)
         started = process_start(os.getpid())
-        holder = Holder(here, os.getpid(), started or 0, secrets.token_hex(8), time_now)
-        claim = Claim(self.folder, number + 1, holder)
-        self._link(claim)
+        claim = Claim(self.folder, number + 1, Holder(host, os.getpid(), started or 0, secrets.token_hex(8), now))
+        if not self._link(claim, folder):
+            return None
         # What an earlier holder left as its reason is over; a marker from now on is this holder's.
         (self.folder / "state.json").unlink(missing_ok=True)
         for old in _numbers(self.folder):
@@ -167,21 +189,34 @@ class Live:
                 (self.folder / f"claim.{old}").unlink(missing_ok=True)
         return claim
 
-    def _link(self, claim: Claim) -> None:
-        temporary = temporary_name(claim.path)
+    def _link(self, claim: Claim, folder: int) -> bool:
+        """Link a claim into the open folder; False if that is no longer the run's folder.
+
+        The number was read from this very folder, so it says nothing in another one under the same name: there a claim
+        of that number could stand above a living holder's.
+
+        Raises: StoreBusy if somebody else has the number or a higher one.
+        """
+        temporary = temporary_name(self.folder.with_name(f"{self.run_id}.claim"))  # outlives a clearing of the folder
         try:
             atomic_write(temporary, json.dumps(asdict(claim.holder)).encode())
-            with writing(claim.path), contextlib.suppress(FileExistsError):
-                os.link(temporary, claim.path)
+            with contextlib.suppress(FileExistsError, FileNotFoundError):
+                os.link(temporary, claim.path.name, dst_dir_fd=folder)
             # The link count tells who won even where a network file system repeats a request and answers "exists".
             won = temporary.stat().st_nlink == 2
         finally:
             temporary.unlink(missing_ok=True)
+        if not _is_at(folder, self.folder):
+            if won:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(claim.path.name, dir_fd=folder)
+            return False
         if won and claim.held():
-            sync_folder(self.folder)
-            return
+            os.fsync(folder)
+            return True
         if won:  # a rival went on to a higher number while this one looked at an old list
-            claim.path.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(claim.path.name, dir_fd=folder)
         raise self._busy(self.holder())
 
     def _busy(self, holder: Holder | None) -> StoreBusy:
@@ -308,19 +343,30 @@ class Live:
     def clear(self, *, keep_log: bool = False) -> None:
         """Remove the folder once the run's file is written; links in it are unlinked, never followed.
 
-        Args: keep_log: leave the log for `scalectl logs`, as for a run that failed.
+        For who holds the run. Args: keep_log: leave the log for `scalectl logs`, as for a run that failed.
         """
         if not self.folder.is_dir():
             return
         with writing(self.folder):
             if not keep_log or not self.log.exists():
-                shutil.rmtree(self.folder)
+                # Under another name first: who claims the run meanwhile makes a folder of his own, and is not hit.
+                gone = temporary_name(self.folder)
+                with contextlib.suppress(FileNotFoundError):
+                    os.rename(self.folder, gone)
+                for _ in range(_CLAIM_TRIES):  # a rival may link a claim into it a last time, and takes it back
+                    shutil.rmtree(gone, ignore_errors=True)
+                    if not gone.exists():
+                        break
                 return
+            highest = max(_numbers(self.folder), default=0)
+            kept = (self.log.name, f"claim.{highest}")
             for entry in os.scandir(self.folder):
                 if entry.is_dir(follow_symlinks=False):
                     shutil.rmtree(entry.path)
-                elif entry.name != self.log.name:
+                elif entry.name not in kept:
                     os.unlink(entry.path)
+            if highest:  # last, and emptied: nobody's from now on, but still the number below which nobody claims
+                os.truncate(self.folder / f"claim.{highest}", 0)
 
 
 def live(store: Store, run_id: str) -> Live:
@@ -421,8 +467,16 @@ def process_start(pid: int) -> int | None:
     return None if fields[0] in "ZXx" else int(fields[19])
 
 
-def _numbers(folder: Path) -> list[int]:
-    """Numbers of the claims in a folder."""
+def _is_at(folder: int, path: Path) -> bool:
+    """Whether the open folder is the one that now lies at the path."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(folder))
+    except FileNotFoundError:
+        return False
+
+
+def _numbers(folder: Path | int) -> list[int]:
+    """Numbers of the claims in a folder, given by path or open."""
     try:
         names = os.listdir(folder)
     except FileNotFoundError:

@@ -304,10 +304,100 @@ def test_a_rival_that_looked_before_two_others_came_and_went_does_not_take_the_r
         Claim(flight.folder, max(numbers(flight)), flight.holder()).release()
         last = flight.claim()
     assert not slow.path.exists()
-    with pytest.raises(StoreBusy):
-        flight._link(slow)
+    folder = os.open(flight.folder, os.O_RDONLY)
+    try:
+        with pytest.raises(StoreBusy):
+            flight._link(slow, folder)
+    finally:
+        os.close(folder)
     assert numbers(flight) == [last.number]
     assert last.held()
+
+
+def test_a_claim_is_not_linked_into_a_folder_that_took_the_place_of_the_one_that_was_read(flight):
+    flight.claim().release()
+    slow = Claim(flight.folder, 2, flight.holder())
+    folder = os.open(flight.folder, os.O_RDONLY)
+    try:
+        flight.clear()
+        first = flight.claim()
+        assert first.number == 1
+        assert not flight._link(slow, folder)
+    finally:
+        os.close(folder)
+    assert first.held()
+    assert [entry.name for entry in flight.folder.parent.iterdir()] == ["ab"]
+
+
+def test_clearing_all_but_the_log_frees_the_run_and_keeps_the_number(store, flight):
+    flight.log.write_text("said")
+    claim = flight.claim()
+    flight.append([row(1)])
+    flight.clear(keep_log=True)
+    assert sorted(entry.name for entry in flight.folder.iterdir()) == ["claim.1", "log"]
+    assert state_of(store, "ab") == Standing(State.PENDING, "", 0)
+    assert flight.claim().number == claim.number + 1
+
+
+def test_a_folder_left_by_a_killed_clearing_is_removed_later(store, flight):
+    left = store.lives / ".ab.123-0badcafe.tmp"
+    flight.folder.rename(left)
+    (left / "log").write_text("said")
+    (store.lives / ".mine.tmp").mkdir()
+    for entry in store.lives.iterdir():
+        os.utime(entry, (0, 0))
+    store.prepare()
+    assert [entry.name for entry in store.lives.iterdir()] == [".mine.tmp"]
+
+
+CLAIMER = """
+import os, random, sys, time
+from pathlib import Path
+from scalectl.core.errors import StoreBusy
+from scalectl.store.live import Live
+lives, seed = Path(sys.argv[1]), int(sys.argv[2])
+flight, mark, draw = Live("ab", lives / "ab"), lives.parent / "held", random.Random(seed)
+print("ready", flush=True)
+while not (lives.parent / "go").exists():
+    pass
+taken, end = 0, time.monotonic() + 1.5
+while time.monotonic() < end:
+    try:
+        claim = flight.claim()
+    except StoreBusy:
+        continue
+    os.close(os.open(mark, os.O_CREAT | os.O_EXCL))  # fails if another process holds the run as well
+    assert claim.held()
+    flight.log.write_text("said")
+    os.unlink(mark)
+    taken += 1
+    how = draw.random()
+    if how < 0.6:
+        flight.clear()
+    elif how < 0.8:
+        flight.clear(keep_log=True)
+    else:
+        claim.release()
+print(taken, flush=True)
+"""
+
+
+def test_claims_against_clearings_meet_nothing_but_busy_and_never_two_holders(store):
+    arguments = [sys.executable, "-c", CLAIMER, str(store.lives)]
+    rivals = [
+        subprocess.Popen([*arguments, str(seed)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for seed in range(4)
+    ]
+    try:
+        assert [rival.stdout.readline() for rival in rivals] == ["ready\n"] * 4
+        (store.root / "go").touch()
+        answers = [rival.communicate(timeout=20) for rival in rivals]
+    finally:
+        for rival in rivals:
+            ended(rival)
+    assert [error for _, error in answers] == [""] * 4
+    assert sum(int(taken) for taken, _ in answers) > 100
+    assert {entry.name for entry in store.lives.iterdir()} <= {"ab"}
 
 
 def numbers(flight):
