@@ -101,13 +101,9 @@ def _store(store: Store, *, remake: bool) -> tuple[list[Check], bool]:
     checks += [
         Check("damage", False, text, "repeat its sweep, which trains it again, or remove the file") for text in broken
     ]
-    lost = 0
-    if store.lives.is_dir():
-        states = [state_of(store, entry.name).state for entry in store.lives.iterdir() if entry.is_dir()]
-        lost = sum(state is State.LOST for state in states)
-        going = sum(state is State.RUNNING for state in states)
-        if going:
-            checks.append(Check("running", True, f"{going} runs are being trained"))
-    if lost:
+    states = [state_of(store, run_id).state for run_id in store.in_flight()]
+    if going := states.count(State.RUNNING):
+        checks.append(Check("running", True, f"{going} runs are being trained"))
+    if lost := states.count(State.LOST):
         checks.append(Check("lost", False, f"{lost} runs lost their process", "repeat the sweep: they go on"))
     return checks, bool(broken)

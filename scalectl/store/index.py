@@ -94,9 +94,7 @@ def find_run(store: Store, prefix: str) -> str:
 
     Raises: NothingMatched if there is none, UsageError if there are several.
     """
-    known = set(_stamps(store))
-    if store.lives.is_dir():
-        known |= {name for name in os.listdir(store.lives) if not name.startswith(".")}
+    known = {*_stamps(store), *store.in_flight()}
     found = sorted(run_id for run_id in known if run_id.startswith(prefix))
     if prefix in known:
         return prefix

@@ -81,6 +81,15 @@ class Store:
         """Folder of a sweep, whether or not it exists."""
         return self.inside("sweeps", checked_name(name, "sweep name"))
 
+    def in_flight(self) -> list[str]:
+        """Run ids that have a live folder, sorted; what else lies there (a cache, a file) is none of ours."""
+        try:
+            return sorted(e.name for e in os.scandir(self.lives) if is_name(e.name) and e.is_dir())
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise StoreError("the store cannot be read", where=f"{self.lives}: {error.strerror}") from error
+
     def inside(self, *parts: str) -> Path:
         """Return a path in the store. Raises: StoreError if a symbolic link on the way leads out of the store."""
         path = self.root.joinpath(*parts)

@@ -1,4 +1,4 @@
-"""Damage and foreign things in a store are named by every command that reads it, and stop none of them."""
+"""Damage and foreign things in a store or in the way of an output: said or passed over, never a crash."""
 
 import json
 import shutil
@@ -30,3 +30,13 @@ def test_a_damaged_run_is_named_by_the_command_that_finds_it_and_by_those_after_
     scalectl("sweep", "tiny.toml", cwd=folder)
     assert "damaged" not in scalectl(*reader, cwd=folder).stdout
     scalectl("doctor", cwd=folder)
+
+
+def test_what_is_no_run_among_the_runs_in_flight_is_passed_over(trained, scalectl, tmp_path):
+    folder = shutil.copytree(trained, tmp_path / "copy")
+    for name in (".cache", "with a blank"):
+        (folder / "results/live" / name).mkdir()
+    (folder / "results/live/notes.txt").write_text("")
+    scalectl("doctor", cwd=folder)
+    assert "no run begins" in scalectl("logs", "with", cwd=folder, code=3).stderr
+    assert "no run begins" in scalectl("logs", "notes", cwd=folder, code=3).stderr
