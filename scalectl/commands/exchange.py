@@ -9,7 +9,7 @@ from pathlib import Path
 from scalectl.commands.fit import _mapping, mask_of
 from scalectl.commands.target import find_target, results_store
 from scalectl.core.cost import Convention
-from scalectl.core.errors import NothingMatched, UsageError
+from scalectl.core.errors import NothingMatched, StoreError, UsageError
 from scalectl.store.exchange import export, import_store, import_table
 from scalectl.store.files import atomic_write
 from scalectl.store.sweeps import load_sweep
@@ -64,7 +64,7 @@ def take_out(named: str | None, results: str | None, output: str | None, *, long
     """Write a sweep's runs with their provenance to a CSV or Parquet file.
 
     Args: output: the file, NAME.parquet if None; long: one row per measurement.
-    Raises: UsageError for another ending, NothingMatched if no run has ended.
+    Raises: UsageError for another ending or a file that cannot be written, NothingMatched if no run has ended.
     """
     target = find_target(named, results)
     if target.file is not None:
@@ -73,8 +73,11 @@ def take_out(named: str | None, results: str | None, output: str | None, *, long
     if path.suffix not in (".csv", ".parquet"):
         raise UsageError(f"cannot write {path.name}", remedy="end the file's name in .parquet or .csv")
     frame = export(target.store, target.name, long=long)
-    if path.suffix == ".csv":
-        atomic_write(path, frame.to_csv(index=False).encode())
-    else:
-        atomic_write(path, frame.to_parquet(None, index=False))
+    content = frame.to_csv(index=False).encode() if path.suffix == ".csv" else frame.to_parquet(None, index=False)
+    try:
+        atomic_write(path, content)
+    except StoreError as error:  # the output is no part of the store, which is whole
+        raise UsageError(
+            f"{path} cannot be written", where=error.where, remedy="name a file in a writable folder: --output FILE"
+        ) from error
     return Exported(path, len(frame))

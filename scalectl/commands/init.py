@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from scalectl.core.errors import UsageError
+from scalectl.core.errors import StoreError, UsageError
 from scalectl.store.files import atomic_write
 
 TEMPLATE = """\
@@ -50,11 +50,17 @@ class Created:
 def run(folder: str) -> Created:
     """Write the file.
 
-    Raises: UsageError if it exists already.
+    Raises: UsageError if it exists already or cannot be written.
     """
     path = Path(folder) / "sweep.toml"
     if path.exists():
         raise UsageError(f"{path} exists already", remedy="name another folder: scalectl init DIR")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write(path, TEMPLATE.format(file=path, name="my-ladder").encode())
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write(path, TEMPLATE.format(file=path, name="my-ladder").encode())
+    except (OSError, StoreError) as error:
+        said = error.where if isinstance(error, StoreError) else f"{path.parent}: {error.strerror}"
+        raise UsageError(
+            f"{path} cannot be written", where=said, remedy="name another folder: scalectl init DIR"
+        ) from error
     return Created(path)

@@ -40,3 +40,23 @@ def test_what_is_no_run_among_the_runs_in_flight_is_passed_over(trained, scalect
     scalectl("doctor", cwd=folder)
     assert "no run begins" in scalectl("logs", "with", cwd=folder, code=3).stderr
     assert "no run begins" in scalectl("logs", "notes", cwd=folder, code=3).stderr
+
+
+@pytest.mark.parametrize("output", ["nowhere/x.csv", "afile/x.parquet", "afolder.csv"])
+def test_an_output_that_cannot_be_written_is_no_damage_of_the_store(trained, scalectl, tmp_path, output):
+    folder = shutil.copytree(trained, tmp_path / "copy")
+    (folder / "afile").write_text("mine")
+    (folder / "afolder.csv").mkdir()
+    error = scalectl("export", "tiny", "-o", output, cwd=folder, code=2).stderr
+    assert f"{output} cannot be written" in error
+    assert "--output FILE" in error
+    assert (folder / "afile").read_text() == "mine"
+
+
+@pytest.mark.parametrize("named", ["afile", "afile/below"])
+def test_a_sweep_file_is_not_started_inside_a_file(scalectl, tmp_path, named):
+    (tmp_path / "afile").write_text("mine")
+    error = scalectl("init", named, cwd=tmp_path, code=2).stderr
+    assert "cannot be written" in error
+    assert "scalectl init DIR" in error
+    assert (tmp_path / "afile").read_text() == "mine"
