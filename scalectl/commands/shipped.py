@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from scalectl.core.names import is_name
+from scalectl.store.layout import Store
+
 _PACKAGE = Path(__file__).resolve().parents[1]
 
 
@@ -20,11 +23,14 @@ def reference_folder() -> Path:
     return inside if inside.is_dir() else _PACKAGE.parent / "results" / "reference"
 
 
-def sweep_file(named: str) -> Path:
-    """The sweep file that a user means: a file that exists, or the name of a shipped sweep.
+def sweep_file(named: str, store: Store | None = None) -> Path:
+    """The sweep file that a user means: a file that exists, or the name of a shipped sweep or of one of the store.
 
     Where there is no such file, `stdlib-ladder`, `stdlib-ladder.toml` and `sweeps/stdlib-ladder.toml` find the shipped
-    one. Any other path stands for itself alone, so that a mistyped one is an error and not another sweep.
+    one, and the name of a sweep finds the file with which the store last ran it. Any other path stands for itself
+    alone, so that a mistyped one is an error and not another sweep.
+
+    Raises: StoreError if a link leads out of the store.
     """
     path = Path(named)
     if path.is_file():
@@ -34,4 +40,13 @@ def sweep_file(named: str) -> Path:
         shipped = sweeps_folder() / f"{path.name.removesuffix('.toml')}.toml"
         if shipped.is_file():
             return shipped
+    if store is not None and is_name(named):
+        stored = store.sweep_folder(named) / "sweep.toml"
+        if stored.is_file():
+            return stored
     return path
+
+
+def is_recorded(file: Path, store: Store) -> bool:
+    """Whether a sweep file is the store's own, which remembers its overrides."""
+    return Path(os.path.realpath(file)).is_relative_to(store.sweeps)

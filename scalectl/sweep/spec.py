@@ -8,12 +8,14 @@ know its line; what would be left for it is the check of one value (`fields.Fiel
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import json
 import os
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from scalectl.core.cost import BYTES
@@ -36,6 +38,7 @@ MAX_RUNS = 100_000  # without --max-runs
 MAX_PROBLEMS = 50  # listed; ours: more is one mistake repeated
 ENOUGH_PROBLEMS = 200  # reading ends here, so that a file of nonsense is answered at once
 MAX_PARTS = 30  # of a dotted key; ours: tomllib takes quadratic time, and no key has more than four
+RECORDED = "#: --set "  # begins a line that remembers an override
 PRECISIONS = ("fp32", "bf16")
 HELD_OUT_TOKENS = 65_536  # default of eval.tokens; ours: a standard error near 0.5 % of the loss of text
 SETS = ("held-out",)
@@ -159,11 +162,53 @@ def _told_apart(count: int, columns: Sequence[Sequence[Any]]) -> list[int]:
     return [numbers.setdefault(row, len(numbers)) for row in rows]
 
 
-def load(path: str | os.PathLike[str], overrides: Sequence[str] = (), *, max_runs: int = MAX_RUNS) -> Sweep:
+def with_overrides_recorded(text: str, overrides: Sequence[str]) -> str:
+    """A sweep file that remembers its overrides, as comments at its end; `recorded_overrides` reads them back.
+
+    Args: text: of the file; what it remembered before is replaced; overrides: `KEY=VALUE` each.
+    """
+    lines = _without_recorded(text)
+    last = dict.fromkeys(reversed(overrides))  # one given twice counts where it stands last
+    for override in reversed(last):
+        plain = override == override.strip() != "" and override.isprintable() and not override.startswith('"')
+        lines.append(RECORDED + (override if plain else json.dumps(override).replace("\x7f", "\\u007f")))
+    return "\n".join(lines) + "\n"
+
+
+def recorded_overrides(text: str) -> tuple[str, ...]:
+    """The overrides that a sweep file of a store remembers, in the order in which they were given."""
+    found = []
+    for line in _lines(text)[len(_without_recorded(text)) :]:
+        held = line.removeprefix(RECORDED)
+        with contextlib.suppress(ValueError):
+            held = json.loads(held) if held.startswith('"') else held
+        found.append(held)
+    return tuple(found)
+
+
+def _lines(text: str) -> list[str]:
+    return text.rstrip().replace("\r\n", "\n").split("\n")
+
+
+def _without_recorded(text: str) -> list[str]:
+    lines = _lines(text)
+    while lines and lines[-1].startswith(RECORDED):
+        lines.pop()
+    return lines
+
+
+def load(
+    path: str | os.PathLike[str],
+    overrides: Sequence[str] = (),
+    *,
+    max_runs: int = MAX_RUNS,
+    recorded: bool = False,
+) -> Sweep:
     """Read a sweep file.
 
     Args: overrides: `KEY=VALUE` each, the value as in TOML (a bare word is a text); they win over the file and its
-    blocks, and another run length replaces the file's; max_runs: refuse a grid of more cells, before it is built.
+    blocks, and another run length replaces the file's; max_runs: refuse a grid of more cells, before it is built;
+    recorded: the file is that of a store: what it remembers of its overrides holds, before those given here.
     Raises: UsageError if there is no such file; SweepFileError with every problem that was found.
     """
     name = os.fspath(path)
@@ -183,7 +228,14 @@ def load(path: str | os.PathLike[str], overrides: Sequence[str] = (), *, max_run
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise SweepFileError(name, (Problem(line, "these bytes are not UTF-8", "save the file as UTF-8"),)) from None
-    return parse_sweep(text, path=name, overrides=overrides, max_runs=max_runs)
+    remembered = recorded_overrides(text)
+    if recorded:
+        return parse_sweep(text, path=name, overrides=(*remembered, *overrides), max_runs=max_runs)
+    sweep = parse_sweep(text, path=name, overrides=overrides, max_runs=max_runs)
+    if remembered:
+        note = "the --set lines at the end of the file are comments here; they hold where the store's own file is read"
+        sweep = replace(sweep, notes=(*sweep.notes, note))
+    return sweep
 
 
 def parse_sweep(

@@ -1,11 +1,14 @@
 import textwrap
 import time
+import tomllib
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from scalectl.core.errors import SweepFileError, UsageError
 from scalectl.report.problems import lines
-from scalectl.sweep.spec import MAX_PROBLEMS, load, parse_sweep
+from scalectl.sweep.spec import MAX_PROBLEMS, load, parse_sweep, recorded_overrides, with_overrides_recorded
 
 GOOD = """\
 name = "tiny"
@@ -466,3 +469,49 @@ def test_a_wrong_override_is_named(override, what, remedy):
     assert problem.snippet.startswith("--set ")
     assert problem.snippet.isprintable()
     assert remedy is None or remedy in problem.remedy
+
+
+OVERRIDES = (
+    "lr=0.03",
+    "model.d_model={ grid = [4] }",
+    'data.source="markov"',
+    "train.seed={ grid = [1, # the first\n2] }",
+    " train.steps = 7",
+)
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\r\n", "\n\n# with a comment\n"])
+def test_recorded_overrides_replay(tmp_path, end):
+    file = tmp_path / "sweep.toml"
+    asked = parse_sweep(GOOD + end, overrides=OVERRIDES)
+    file.write_text(with_overrides_recorded(asked.text, asked.overrides), newline="")
+    again = load(file, recorded=True)
+    assert again.overrides == OVERRIDES
+    assert [cell.run for cell in again.cells] == [cell.run for cell in asked.cells]
+    assert with_overrides_recorded(again.text, again.overrides) == file.read_text()
+    assert file.read_text().startswith(GOOD.rstrip())
+
+
+def test_an_override_given_now_comes_after_the_recorded_ones_and_is_recorded_once(tmp_path):
+    file = tmp_path / "sweep.toml"
+    file.write_text(with_overrides_recorded(GOOD, ["lr=0.03", "lr=0.02"]))
+    sweep = load(file, ["lr=0.03"], recorded=True)
+    assert {cell.run.optim.options.lr for cell in sweep.cells} == {0.03}
+    assert recorded_overrides(with_overrides_recorded(sweep.text, sweep.overrides)) == ("lr=0.02", "lr=0.03")
+
+
+def test_recorded_overrides_of_a_file_that_left_its_store_are_comments_and_noted(tmp_path):
+    file = tmp_path / "sweep.toml"
+    file.write_text(with_overrides_recorded(GOOD, ["lr=0.03"]))
+    sweep = load(file)
+    assert {cell.run.optim.options.lr for cell in sweep.cells} == {0.01}
+    assert any("--set lines" in note for note in sweep.notes)
+    assert load(file, recorded=True).notes == parse_sweep(GOOD).notes
+
+
+@given(st.lists(st.text(), unique=True))
+def test_any_override_can_be_recorded_in_a_file_that_stays_toml(overrides):
+    text = with_overrides_recorded(GOOD, overrides)
+    assert recorded_overrides(text) == tuple(overrides)
+    assert tomllib.loads(text) == tomllib.loads(GOOD)
+    assert with_overrides_recorded(text, ()) == GOOD
