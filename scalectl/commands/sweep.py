@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scalectl.commands.shipped import sweep_file
+from scalectl.commands.shipped import is_recorded, sweep_file
 from scalectl.commands.target import results_store
 from scalectl.core import units
 from scalectl.core.errors import BudgetRefused, NothingMatched
@@ -27,7 +27,7 @@ from scalectl.store.live import Standing, states
 from scalectl.store.sweeps import list_sweeps, load_sweep, save_sweep
 from scalectl.sweep.pack import makespan, pack
 from scalectl.sweep.plan import Plan, PlannedRun, expand
-from scalectl.sweep.spec import MAX_RUNS, Sweep, load
+from scalectl.sweep.spec import MAX_RUNS, Sweep, load, with_overrides_recorded
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -92,13 +92,14 @@ def prepare(
 
     Raises: SweepFileError with every problem of the file; NothingMatched if its constraints leave no run.
     """
-    sweep = load(sweep_file(path), overrides, max_runs=max_runs or MAX_RUNS)
+    store = results_store(results)
+    file = sweep_file(path, store)
+    sweep = load(file, overrides, max_runs=max_runs or MAX_RUNS, recorded=is_recorded(file, store))
     plan = expand(sweep)
     if not plan.runs:
         raise NothingMatched(
             "the constraints drop every run", where=sweep.path, remedy="loosen [constraints] drop, or widen the grids"
         )
-    store = results_store(results)
     standings = states(store, plan.run_ids)
     found = {run_id: held.state for run_id, held in standings.items()}
     wanted = {run_id for run_id, state in found.items() if state.resumes or (retry_failed and state is State.FAILED)}
@@ -234,8 +235,8 @@ def record_plan(prepared: Prepared) -> None:
     rows: list[dict[str, Any]] = [
         {"run_id": planned.run_id, "config": record(planned.run), **planned.cell} for planned in prepared.plan.runs
     ]
-    changes = "".join(f"\n# with --set {change!r}" for change in prepared.sweep.overrides)
-    save_sweep(prepared.store, prepared.sweep.name, prepared.sweep.text.rstrip() + changes + "\n", rows)
+    text = with_overrides_recorded(prepared.sweep.text, prepared.sweep.overrides)
+    save_sweep(prepared.store, prepared.sweep.name, text, rows)
 
 
 def view(prepared: Prepared) -> PlanView:

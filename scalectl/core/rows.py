@@ -69,7 +69,7 @@ INDEX_COLUMNS = (
     Column("N_matmul", "int64", "parameters", "What multiplies an activation at every token, head included."),
     Column("D", "int64", "tokens", "Training tokens seen, repeats included."),
     Column("unique_tokens", "int64", "tokens", "Distinct training tokens available to the run."),
-    Column("epochs", "float64", "", "D / unique_tokens."),
+    Column("epochs", "float64", "", "D by the distinct tokens that windows of the run's context reach."),
     Column("C_6nd", "float64", "FLOP", "6 N D with N non-embedding."),
     Column("C_exact", "float64", "FLOP", "Exact training FLOPs, attention and head included."),
     Column("steps", "int64", "steps", "Optimiser steps taken."),

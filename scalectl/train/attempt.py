@@ -217,13 +217,13 @@ def index_columns(run: RunConfig, step: int, about: Mapping[str, Any]) -> dict[s
     Args: step: optimiser steps taken.
     """
     ledger = MODELS[run.model.name].ledger(run.model.options)
-    unique = TASKS[run.task.name].describe(run.task.options).train_tokens
+    data = TASKS[run.task.name].describe(run.task.options)
     tokens = step * run.batch_tokens
     return {
         **{f"N_{convention}": ledger.params(convention) for convention in CONVENTIONS},
         "D": tokens,
-        "unique_tokens": unique,
-        "epochs": tokens / unique,
+        "unique_tokens": data.train_tokens,
+        "epochs": tokens / data.reachable(run.context),
         "C_6nd": float(ledger.flops_6n() * tokens),
         "C_exact": float(ledger.flops_per_token() * tokens),
         "steps": step,

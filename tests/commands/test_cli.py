@@ -245,6 +245,14 @@ def test_a_bad_request_is_said_in_a_few_lines_with_its_code(trained, scalectl, t
     assert len(done.stderr.splitlines()) <= 4
 
 
+def test_a_sweep_of_the_store_goes_on_by_its_name_with_what_was_set(scalectl, tmp_path):
+    (tmp_path / "tiny.toml").write_text(SWEEP)
+    scalectl("sweep", "tiny.toml", "--set", "train.steps=12", "--set", "model.d_model=8", cwd=tmp_path)
+    (tmp_path / "tiny.toml").unlink()
+    assert "Nothing to do: 2/2 done." in scalectl("sweep", "tiny", cwd=tmp_path).stdout
+    assert "Nothing to do: 2/2 done." in scalectl("plan", "tiny", cwd=tmp_path).stdout
+
+
 def test_a_budget_that_does_not_suffice_is_refused_before_anything_starts(scalectl, tmp_path):
     (tmp_path / "tiny.toml").write_text(SWEEP + "\n[budget]\ndevice_hours = 1e-9\n")
     done = scalectl("sweep", "tiny.toml", cwd=tmp_path, code=4)
@@ -277,7 +285,8 @@ def test_budgets_that_vary_are_not_seeds_and_not_noise(scalectl, tmp_path):
 
 
 def test_before_any_run_has_ended_the_report_says_what_is_missing(scalectl, tmp_path):
-    (tmp_path / "tiny.toml").write_text(SWEEP.replace("steps = 30", "steps = 100000"))
+    one = SWEEP.replace("[8, 16, 32]", "[8]").replace("[0, 1]", "[0]").replace("steps = 30", "steps = 100000")
+    (tmp_path / "tiny.toml").write_text(one)
     process = subprocess.Popen(
         [sys.executable, "-m", "scalectl.cli", "sweep", "tiny.toml"],
         cwd=tmp_path,
@@ -285,19 +294,21 @@ def test_before_any_run_has_ended_the_report_says_what_is_missing(scalectl, tmp_
         stderr=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
     )
-    deadline = time.monotonic() + 60
-    while not list(tmp_path.glob("results/live/*/rows.jsonl")):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    elsewhere = scalectl("sweep", "tiny.toml", "--max-runs", 10, cwd=tmp_path, code=None)
-    process.send_signal(signal.SIGINT)
-    process.wait(30)
-    assert elsewhere.returncode in (1, 75)
+    try:
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.glob("results/live/*/rows.jsonl")):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        elsewhere = scalectl("sweep", "tiny.toml", cwd=tmp_path, code=75)
+        assert "1 trained by another process" in elsewhere.stdout
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(30)
     text = scalectl("report", "tiny", cwd=tmp_path).stdout
-    assert "1.6" in text or "784" in text  # N of the smallest size, though nothing of it has ended
-    assert "6 runs" in text
-    assert scalectl("fit", "tiny", cwd=tmp_path, code=3).stderr
-    assert scalectl("predict", "tiny", "--n", "1M", cwd=tmp_path, code=3).stderr
+    assert "888" in text  # N, though nothing of it has ended
+    assert "paused" in text
+    assert "no finished run" in scalectl("fit", "tiny", cwd=tmp_path, code=3).stderr
+    assert "no finished run" in scalectl("predict", "tiny", "--n", "1M", cwd=tmp_path, code=3).stderr
 
 
 def test_a_reader_that_leaves_early_is_not_an_error(trained):
