@@ -131,6 +131,8 @@ def sweep(
         raise typer.BadParameter(f"{retry!r} is not known; use --retry failed")
     prepared = command.prepare(file, results, changes or (), max_runs=max_runs, retry_failed=retry == "failed")
     console, look = _stdout()
+    for damaged in prepared.damaged:
+        _line(f"warning: {damaged}; the run is trained again")
     if not prepared.jobs:
         command.record_plan(prepared)
         console.print(look.text(_nothing_to_do(prepared)))

@@ -21,7 +21,7 @@ from scalectl.executors.local import LocalExecutor, slots
 from scalectl.report.build import short_names
 from scalectl.report.progress import Expected, Progress
 from scalectl.report.views import PlanGroup, PlanView
-from scalectl.store.index import refresh
+from scalectl.store.index import damaged_runs, refresh
 from scalectl.store.layout import Store
 from scalectl.store.live import Standing, states
 from scalectl.store.sweeps import list_sweeps, load_sweep, save_sweep
@@ -46,7 +46,8 @@ class Prepared:
     """A sweep against a store: what it asks for, what is there, what is left.
 
     standings: the truth about every run of the plan, by id; todo: runs to train, packed into jobs; elsewhere: runs that
-    another process is training; waiting: failed runs that wait for `--retry failed`.
+    another process is training; waiting: failed runs that wait for `--retry failed`; damaged: one sentence for each run
+    whose file was set aside.
     """
 
     sweep: Sweep
@@ -58,6 +59,7 @@ class Prepared:
     places: int
     elsewhere: tuple[str, ...]
     waiting: tuple[str, ...]
+    damaged: tuple[str, ...] = ()
 
     @property
     def settled(self) -> int:
@@ -100,7 +102,8 @@ def prepare(
         raise NothingMatched(
             "the constraints drop every run", where=sweep.path, remedy="loosen [constraints] drop, or widen the grids"
         )
-    standings = states(store, plan.run_ids)
+    index = refresh(store)
+    standings = states(store, plan.run_ids, index)
     found = {run_id: held.state for run_id, held in standings.items()}
     wanted = {run_id for run_id, state in found.items() if state.resumes or (retry_failed and state is State.FAILED)}
     todo = tuple(planned for planned in plan.runs if planned.run_id in wanted)
@@ -116,6 +119,7 @@ def prepare(
         places=places,
         elsewhere=tuple(run_id for run_id, state in found.items() if state is State.RUNNING),
         waiting=tuple(run_id for run_id, state in found.items() if state is State.FAILED and run_id not in wanted),
+        damaged=tuple(map(str, damaged_runs(store, index, plan.run_ids))),
     )
 
 
@@ -310,7 +314,7 @@ def _group(
 
 
 def _left_notes(prepared: Prepared) -> list[str]:
-    notes = []
+    notes = list(prepared.damaged)
     if prepared.elsewhere:
         notes.append(f"{len(prepared.elsewhere)} runs are being trained by another process")
     if prepared.waiting:

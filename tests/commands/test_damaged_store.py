@@ -27,7 +27,7 @@ def test_a_damaged_run_is_named_by_the_command_that_finds_it_and_by_those_after_
         assert run_id in scalectl(*reader, cwd=folder).stdout.replace("\n", " ")
     assert (folder / f"results/quarantine/{run_id}.parquet").exists()
     assert run_id in scalectl("doctor", cwd=folder, code=5).stdout
-    scalectl("sweep", "tiny.toml", cwd=folder)
+    assert f"warning: {run_id}.parquet is damaged" in scalectl("sweep", "tiny.toml", cwd=folder).stderr
     assert "damaged" not in scalectl(*reader, cwd=folder).stdout
     scalectl("doctor", cwd=folder)
 
