@@ -7,6 +7,7 @@ DEMO := demo-results
 .PHONY: install demo test slow lint bench clean
 
 install: $(STAMP)
+	@echo "scalectl is installed in $(VENV); to use it:  . $(BIN)/activate"
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

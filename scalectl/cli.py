@@ -30,7 +30,6 @@ SIGNAL_EXIT = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 app = typer.Typer(
     rich_markup_mode=None,
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=True,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -151,7 +150,9 @@ def sweep(
         raise typer.Exit(SIGNAL_EXIT[signals.first])
     if halted is not None:
         raise typer.Exit(halted.exit_code)
-    if outcome.complete:
+    if outcome.complete and not outcome.any_done:
+        console.print(look.text("Every run diverged: lower train.lr, or lengthen train.warmup"))
+    elif outcome.complete:
         console.print(look.text(f"Next:  scalectl fit {prepared.sweep.name}    scalectl report {prepared.sweep.name}"))
     raise typer.Exit(outcome.exit_code)
 
@@ -184,6 +185,7 @@ def status(
 ) -> None:
     """Show the truth about each run, even after a crash."""
     from scalectl.commands import status as command
+    from scalectl.commands.target import find_target
     from scalectl.report import document, plan_screen, terminal
 
     view = command.run(name, results, failed=failed)
@@ -191,6 +193,9 @@ def status(
         print(document.document("status", view))
         return
     console, look = _stdout()
+    opening = find_target(name, results).opening
+    if opening:
+        console.print(look.text(opening), style="dim")
     terminal.emit(plan_screen.status_lines(view, look), console)
 
 
@@ -493,7 +498,7 @@ def main() -> NoReturn:
     from scalectl.core.errors import ScalectlError
 
     try:
-        code = app(standalone_mode=False)
+        code = app(args=sys.argv[1:] or ["--help"], standalone_mode=False)
         sys.stdout.flush()
     except ScalectlError as error:
         code = _report_error(error)

@@ -49,7 +49,7 @@ def run(results: str | None, *, remake: bool = False) -> Diagnosis:
     checks = [_versions(), _devices(), _data()]
     damaged = False
     if store.root.is_dir():
-        checks.append(_space(store))
+        checks += [_space(store), _access(store)]
         found, damaged = _store(store, remake=remake)
         checks += found
     else:
@@ -87,6 +87,12 @@ def _data() -> Check:
     )
 
 
+def _access(store: Store) -> Check:
+    if os.access(store.root, os.W_OK):
+        return Check("access", True, "the store can be read and written")
+    return Check("access", False, f"{store.root} is read-only", "to sweep, name another --results")
+
+
 def _space(store: Store) -> Check:
     free = shutil.disk_usage(store.root).free
     return Check("disk", free > 1 << 30, f"{units.size(free)} free at {store.root}", "free some space")
@@ -95,7 +101,8 @@ def _space(store: Store) -> Check:
 def _store(store: Store, *, remake: bool) -> tuple[list[Check], bool]:
     index = rebuild(store) if remake else refresh(store)
     broken = [str(damaged) for damaged in damaged_runs(store, index)]
-    verified = "every file verified, index rebuilt" if remake else "index up to date; --rebuild verifies every file"
+    rebuilt = "index rebuilt" if os.access(store.root, os.W_OK) else "index rebuilt in memory alone"
+    verified = f"every file verified, {rebuilt}" if remake else "index up to date; --rebuild verifies every file"
     found = f"{index.table.num_rows} runs, {len(list_sweeps(store))} sweeps; {verified}"
     checks = [Check("store", not broken, found)]
     checks += [

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from scalectl.commands.target import Target, find_target
+from scalectl.commands.target import Target, changed_note, find_target
 from scalectl.core.cost import Convention
 from scalectl.core.errors import FitError, NothingMatched, UsageError
 from scalectl.core.expression import parse
@@ -181,7 +181,12 @@ def view(result: Result) -> FitView:
         fixed=fixed,
         derived=points.derived,
         opening=result.target.opening,
-        notes=(*points.notes, *_floor(points), *(f"{law}: {why}" for law, why in result.refused.items())),
+        notes=(
+            *changed_note(result.target.store, result.target.name),
+            *points.notes,
+            *_floor(points),
+            *(f"{law}: {why}" for law, why in result.refused.items()),
+        ),
     )
 
 
@@ -209,6 +214,8 @@ def predict(
     if request.flops == "exact" and law.axes == ("N", "D") and (C is not None or loss is not None):
         raise UsageError("budgets of a law of N and D are counted as C = 6 N D", remedy="leave --flops exact out")
     given = {name: value for name, value in (("N", N), ("D", D)) if value is not None}
+    if C is not None and (given or loss is not None) and law.axes != ("C",):
+        raise UsageError("--c asks for the compute-optimal run, and nothing else at once", remedy="ask one by one")
     rows: list[Answer] = []
     if loss is not None:
         answer = reach(best.fit, best.draws, request.level, loss, **given)
@@ -262,7 +269,7 @@ def _fit(request: Request, target: Target, points: Points) -> Result:
     for law in laws:
         own = {name: value for name, value in fixed.items() if name in law.names}
         if fixed and not own:
-            refused[law.name] = f"it has no parameter {', '.join(fixed)}"
+            refused[law.name] = f"it has no parameter {', '.join(fixed)}; its parameters are {', '.join(law.names)}"
             continue
         try:
             held = describe(
@@ -344,7 +351,8 @@ def _floor(points: Points) -> tuple[str, ...]:
     known = [floor for floor in found if floor is not None]
     if len(found) != 1 or not known:
         return ()
-    return (f"the entropy of these data is known: no predictor gets below {known[0]:.4f} nats/token",)
+    said = f"the entropy of these data is known: on these windows no predictor gets below {known[0]:.4f} nats/token"
+    return (f"{said}; --fix E={known[0]:.4f} holds the floor there",)
 
 
 def _seeds(points: Points) -> int | None:

@@ -44,7 +44,8 @@ def sweep_file(named: str, store: Store | None = None) -> Path:
         stored = store.sweep_folder(named) / "sweep.toml"
         if stored.is_file():
             return stored
-    return path
+    inside = path / "sweep.toml"  # the folder that `init DIR` made
+    return inside if inside.is_file() else path
 
 
 def is_recorded(file: Path, store: Store) -> bool:

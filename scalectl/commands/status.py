@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from scalectl.commands.target import find_target, results_store
+from scalectl.commands.target import changed_note, find_target, results_store
 from scalectl.core.errors import UsageError
 from scalectl.core.job import State
 from scalectl.report.views import StatusRow, StatusView
@@ -56,7 +56,10 @@ def run(named: str | None, results: str | None, *, failed: bool = False) -> Stat
         counts=dict(Counter(held.state for held in found.values())),
         rows=tuple(rows),
         selection="runs that failed, diverged or were lost" if failed else "runs that are not done",
-        notes=tuple(map(str, damaged_runs(target.store, index, sweep.current))),
+        notes=(
+            *changed_note(target.store, target.name),
+            *map(str, damaged_runs(target.store, index, sweep.current)),
+        ),
     )
 
 

@@ -178,12 +178,13 @@ class Outcome:
     """How a sweep stands after training.
 
     exit_code: 0 where every run has ended for good, 75 where what is missing is held by another process, else 1;
-    complete: every run has ended for good.
+    complete: every run has ended for good; any_done: at least one of them without diverging.
     """
 
     counts: Mapping[State, int]
     exit_code: int
     complete: bool
+    any_done: bool
     sentence: str
 
 
@@ -197,7 +198,8 @@ def outcome(prepared: Prepared) -> Outcome:
     broken = counts[State.FAILED] + counts[State.LOST] + counts[State.OOM] + counts[State.TIMEOUT]
     rest = "" if complete or broken else " The same command resumes."
     elsewhere = counts[State.RUNNING] and counts.total() == finished + counts[State.RUNNING]
-    return Outcome(counts, 0 if complete else 75 if elsewhere else 1, complete, f"{whole}: {said}.{rest}")
+    code = 0 if complete else 75 if elsewhere else 1
+    return Outcome(counts, code, complete, counts[State.DONE] > 0, f"{whole}: {said}.{rest}")
 
 
 def progress(prepared: Prepared, console: Console, look: Look) -> Progress:

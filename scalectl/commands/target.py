@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,8 @@ from pathlib import Path
 from scalectl.commands.shipped import reference_folder
 from scalectl.core.errors import NothingMatched, UsageError
 from scalectl.store.layout import Store, open_store
-from scalectl.store.sweeps import latest_sweep, list_sweeps
+from scalectl.store.sweeps import latest_sweep, list_sweeps, load_sweep
+from scalectl.sweep.spec import recorded_overrides
 
 DEFAULT_RESULTS = "results"
 
@@ -41,18 +43,21 @@ def find_target(named: str | None, results: str | None) -> Target:
     """
     store = results_store(results)
     if named is None:
-        if list_sweeps(store):
-            name = latest_sweep(store)
-            return Target(name, store, opening=f"{name} (the most recent sweep)")
-        reference = open_store(reference_folder(), writable=False)
-        name = latest_sweep(reference)
-        return Target(name, reference, opening=_shipped(name), reference=True)
+        if not list_sweeps(store):
+            shipped = ", ".join(list_sweeps(open_store(reference_folder(), writable=False)))
+            raise NothingMatched(
+                "there is no sweep yet", where=str(store.root), remedy=f"run one, or name a shipped one: {shipped}"
+            )
+        name = latest_sweep(store)
+        return Target(name, store, opening=f"{name} (the most recent sweep)")
     if named.startswith("ref:"):
         raise UsageError(
             f"no published table is registered as {named[4:]!r}",
             remedy="download the table and name the file: scalectl fit FILE --map N=COL --map L=COL",
         )
     path = Path(named)
+    if path.suffix == ".toml" and path.is_file():
+        return find_target(_name_in(path), results)
     if path.is_file():
         return Target(path.name, store, file=path)
     if named in list_sweeps(store):
@@ -67,6 +72,31 @@ def find_target(named: str | None, results: str | None) -> Target:
     there = list_sweeps(store)
     listed = f"sweeps there: {', '.join(there[:6])}" if there else "run one: scalectl sweep FILE"
     raise NothingMatched(f"no sweep named {named}", where=str(store.root), remedy=_meant(named, there) or listed)
+
+
+def _name_in(path: Path) -> str:
+    """The name of the sweep that a sweep file describes.
+
+    Raises: UsageError if it does not say.
+    """
+    try:
+        name = tomllib.loads(path.read_text(encoding="utf-8")).get("name")
+    except (OSError, ValueError):
+        name = None
+    if not isinstance(name, str):
+        raise UsageError(f"{path} names no sweep", remedy=f"scalectl plan {path} shows what is wrong")
+    return name
+
+
+def changed_note(store: Store, name: str) -> tuple[str, ...]:
+    """A sentence for a sweep that was last run with overrides: its file alone asks for other runs."""
+    if name not in list_sweeps(store):
+        return ()
+    changes = recorded_overrides(load_sweep(store, name).toml)
+    if not changes:
+        return ()
+    flags = " ".join(f"--set {change}" for change in changes)
+    return (f"{name} was last run with {flags}; the plain sweep brings back the runs of its file",)
 
 
 def _meant(named: str, there: Iterable[str]) -> str | None:

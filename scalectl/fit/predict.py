@@ -203,7 +203,7 @@ def _want(law: Law, axes: dict[str, float]) -> None:
     if set(axes) != set(law.axes):
         raise UsageError(
             f"{law.name} predicts from {' and '.join(law.axes)}; {', '.join(sorted(axes)) or 'nothing'} was given",
-            remedy=f"give {' and '.join(f'--{axis}' for axis in law.axes)}",
+            remedy=f"give {' and '.join(f'--{axis.lower()}' for axis in law.axes)}",
         )
     _positive(axes)
 

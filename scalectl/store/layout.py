@@ -111,7 +111,7 @@ class Store:
             with writing(folder):
                 folder.mkdir(parents=True, exist_ok=True)
             probe = temporary_name(folder / "probe")
-            with writing(folder / "probe"):
+            with writing(folder):
                 probe.write_bytes(b"probe")
                 probe.unlink()
             remove_leftovers(folder)

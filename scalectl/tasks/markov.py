@@ -52,7 +52,7 @@ def describe(options: Options) -> Description:
     return Description(
         vocab=options.symbols,
         fingerprint=f"sha256:{digest.hexdigest()}",
-        origin=f"floor {entropy_rate(options.symbols, options.language):.6f} nats/token",
+        origin=f"entropy rate {entropy_rate(options.symbols, options.language):.6f} nats/token",
         train_tokens=_segments(options) * SEGMENT,
         held_out_tokens=HELD_OUT_SEGMENTS * SEGMENT,
         bytes_per_token=None,

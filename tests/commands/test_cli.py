@@ -229,6 +229,8 @@ def test_all_mistakes_of_a_file_are_reported_at_once_with_guesses(scalectl, tmp_
         (["fit", "tiny", "--convention", "mine"], 2, "non_embedding"),
         (["fit", "tiny", "--map", "N=x"], 2, "--map"),
         (["predict", "tiny"], 2, "nothing to predict"),
+        (["predict", "tiny", "--d", "1M"], 2, "give --n"),
+        (["predict", "tiny", "--n", "1M", "--c", "1e12"], 2, "ask one by one"),
         (["predict", "tiny", "--n", "-3"], 2, "not a positive number"),
         (["logs", "zzzz"], 3, "no run begins"),
         (["sweep", "nowhere.toml"], 2, "nowhere.toml"),
@@ -251,6 +253,44 @@ def test_a_sweep_of_the_store_goes_on_by_its_name_with_what_was_set(scalectl, tm
     (tmp_path / "tiny.toml").unlink()
     assert "Nothing to do: 2/2 done." in scalectl("sweep", "tiny", cwd=tmp_path).stdout
     assert "Nothing to do: 2/2 done." in scalectl("plan", "tiny", cwd=tmp_path).stdout
+
+
+def test_without_a_sweep_nobody_elses_results_are_shown_unasked(scalectl, tmp_path):
+    for verb in ("status", "fit", "report"):
+        error = scalectl(verb, cwd=tmp_path, code=3).stderr
+        assert "there is no sweep yet" in error
+        assert "stdlib-ladder" in error
+
+
+def test_a_sweep_file_or_its_folder_may_stand_for_its_sweep(trained, scalectl, tmp_path):
+    folder = shutil.copytree(trained, tmp_path / "copy")
+    assert "6 runs" in scalectl("fit", "tiny.toml", cwd=folder).stdout
+    (folder / "here").mkdir()
+    (folder / "tiny.toml").rename(folder / "here/sweep.toml")
+    assert "Nothing to do: 6/6" in scalectl("plan", "here", cwd=folder).stdout
+
+
+def test_a_trial_with_set_says_so_wherever_its_runs_are_read(trained, scalectl, tmp_path):
+    folder = shutil.copytree(trained, tmp_path / "copy")
+    scalectl("sweep", "tiny.toml", "--set", "train.steps=12", cwd=folder)
+    for verb in ("status", "fit"):
+        assert "last run with --set train.steps=12" in " ".join(scalectl(verb, "tiny", cwd=folder).stdout.split())
+    scalectl("sweep", "tiny.toml", cwd=folder)
+    assert "--set" not in scalectl("fit", "tiny", cwd=folder).stdout
+
+
+def test_a_sweep_whose_runs_all_diverged_is_not_sent_to_fit(scalectl, tmp_path):
+    one = SWEEP.replace("[8, 16, 32]", "[8]").replace("lr = 0.01", "lr = 1e30\nclip = 0.0")
+    (tmp_path / "tiny.toml").write_text(one)
+    said = scalectl("sweep", "tiny.toml", cwd=tmp_path).stdout
+    assert "2 diverged" in said
+    assert "lower train.lr" in said
+
+
+def test_the_bare_command_is_help_and_no_error(scalectl, tmp_path):
+    done = scalectl(cwd=tmp_path)
+    assert done.stdout.startswith("Usage:")
+    assert done.stderr == ""
 
 
 def test_a_budget_that_does_not_suffice_is_refused_before_anything_starts(scalectl, tmp_path):
