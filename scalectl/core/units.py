@@ -9,16 +9,17 @@ from scalectl.core.errors import UsageError
 
 _LARGE = ("", "k", "M", "G", "T", "P", "E", "Z", "Y")
 _COUNT = ("", "k", "M", "B", "T")
+UNREACHABLE = 1e30  # parameters, tokens or FLOP: a bound beyond it is as good as none. Ours; the sun gives 1e26 W.
 
 
 def si(value: float, unit: str = "", digits: int = 3) -> str:
-    """With an SI prefix: 1.3e18, "FLOP" -> "1.3 EFLOP". Beyond yotta, and below 1, scientific."""
+    """With an SI prefix: 1.3e18, "FLOP" -> "1.3 EFLOP". Beyond yotta, and below 1, scientific: 5e27."""
     text = _scaled(value, _LARGE, digits)
     return f"{text}{unit}" if " " in text else f"{text} {unit}".strip()
 
 
 def count(value: float, digits: int = 3) -> str:
-    """A count of parameters or tokens: 1.38e6 -> "1.38 M", 7e9 -> "7 B"."""
+    """A count of parameters or tokens: 1.38e6 -> "1.38 M", 7e9 -> "7 B", beyond 999 T scientific: "3e16"."""
     return _scaled(value, _COUNT, digits)
 
 
@@ -102,9 +103,12 @@ def estimate_scaled(
 ) -> tuple[str, str, str]:
     """Like `estimate` for quantities over many decades: each number with its own prefix, "4.1 B".
 
-    Bounds are rounded outwards to two digits. Args: show: `count` for parameters and tokens, `si` for FLOP.
+    Bounds are rounded outwards to two digits; below one of what is counted to 0 and 1, from UNREACHABLE on to infinity.
+    Args: show: `count` for parameters and tokens, `si` for FLOP.
     """
-    return show(value), show(float(_outwards(low, 2, down=True))), show(float(_outwards(high, 2, down=False)))
+    down = float(_outwards(low, 2, down=True)) if low >= 1 else 0.0
+    up = float(_outwards(max(high, 1.0), 2, down=False)) if high <= UNREACHABLE else math.inf
+    return "<1" if 0 < value < 1 else show(value), show(down), show(up)
 
 
 def measured(value: float, error: float) -> tuple[str, str]:
@@ -126,6 +130,17 @@ def _outwards(bound: float, digits: int, *, down: bool) -> str:
     return f"{outside * scale:.{digits + 1}g}" if abs(outside) >= 10**digits else f"{outside * scale:.{digits}g}"
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: "1 run", "3 runs"."""
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def exponential(value: float, digits: int = 2) -> str:
+    """With a power of ten and no sign or zeros in it that say nothing: 2.9e168."""
+    mantissa, _, power = f"{value:.{digits - 1}e}".partition("e")
+    return f"{mantissa.rstrip('0').rstrip('.') if '.' in mantissa else mantissa}e{int(power)}"
+
+
 def percent(share: float, digits: int = 2) -> str:
     """A share as a percentage: 0.053 -> "5.3 %"."""
     return f"{_plain(100 * share, digits)} %"
@@ -136,10 +151,12 @@ def _scaled(value: float, prefixes: tuple[str, ...], digits: int) -> str:
         return str(value)
     if value != 0 and abs(value) < 1:
         return f"{value:.{digits}g}"
-    power = 0
+    power, whole = 0, value
     while abs(value) >= 999.5 and power < len(prefixes) - 1:
         value /= 1000
         power += 1
+    if abs(value) >= 999.5:
+        return exponential(whole)
     text = _plain(value, digits)
     return f"{text} {prefixes[power]}" if prefixes[power] else text
 

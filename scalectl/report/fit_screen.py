@@ -9,6 +9,7 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from scalectl.core import units
+from scalectl.core.units import counted
 from scalectl.fit.summary import Interval, Summary
 from scalectl.report.advice import limit_of
 from scalectl.report.look import Look
@@ -26,7 +27,6 @@ from scalectl.report.words import (
     RESAMPLED,
     UNIT_OF,
     Lines,
-    counted,
 )
 
 INSIDE = 1.005  # factor beyond the data up to which a point is inside them: N and D are rounded when typed (ours)
@@ -54,7 +54,7 @@ def fit_lines(view: FitView, look: Look) -> Lines:
         left += f", {view.derived} from C = 6 N D"
     if first.flops and any("C" in fit.axis for fit in view.fits):
         left += f", {FLOPS.get(first.flops, f'C {first.flops}')}"
-    drawn = f"bootstrap over {RESAMPLED.get(first.unit, first.unit)}, {first.draws} draws"
+    drawn = f"bootstrap over {RESAMPLED.get(first.unit, first.unit)}, {counted(first.draws, 'draw')}"
     right = f"{_objective(first)}, {drawn if first.draws else 'no bootstrap'}"
     if cell_len(left) + cell_len(right) + 3 <= look.width:
         gap = " " * (look.width - cell_len(left) - cell_len(right))
@@ -98,7 +98,7 @@ def law_block(
         rows += [Across(fit.formula, indent=0)] if stacked else []
         for i, name in enumerate(fit.params):
             free = name in fit.identified
-            known = fit.identified.get(name, True)
+            known = fit.identified.get(name, True) or not fit.draws
             bounds = [_bounds(fit, unit).get(name) for unit in resampled]
             value = _digits(fit.params[name], bounds[0] if bounds else None)
             style = CONTEXT if not known else ESTIMATE if fit is chosen else ""
@@ -156,7 +156,9 @@ def _sentences(fit: Summary, seeds: int) -> list[tuple[str, str]]:
         of = {"a": "N* ~ C^a", "b": "D* ~ C^b"}.get(name, name)
         said.append((f"compute-optimal {of}: {name} = {_digits(exponent, pair)} ({_interval(exponent, pair)})", ""))
     missing = [name for name, known in fit.identified.items() if not known]
-    if missing and not fit.advice:
+    if missing and not fit.draws:
+        said.append((f"{_and(missing)} not judged without the bootstrap", CONTEXT))
+    elif missing and not fit.advice:
         said.append((f"{_and(missing)} not identified by these runs", ADVICE))
     if fit.advice:
         said.append((_greek(fit.advice), ADVICE))
@@ -187,7 +189,8 @@ def _interval(value: float, pair: Interval | None) -> str:
     if pair is None or math.isnan(pair[0]) or math.isnan(pair[1]):
         return "not computed"
     low, high = pair
-    _, down, up = units.estimate(value, low, high)
+    # Every law's parameters are at least 0: a profile that stays open below ends there.
+    _, down, up = units.estimate(value, max(low, 0.0), high)
     return _unbounded(f"{down} … {up}")
 
 
@@ -210,7 +213,7 @@ def predict_lines(view: PredictView, look: Look) -> Lines:
     convention = f", N {CONVENTION[view.convention]}" if view.convention else ""
     lines += paragraph(
         f"{view.target}: {view.formula} from {counted(view.n, 'run')}{convention}; "
-        f"{100 * view.level:g} % over {RESAMPLED.get(view.unit, view.unit)}, {view.draws} draws",
+        f"{100 * view.level:g} % over {RESAMPLED.get(view.unit, view.unit)}, {counted(view.draws, 'draw')}",
         look,
     )
     columns = [
@@ -245,8 +248,13 @@ def _unbounded(text: str) -> str:
     return text.replace("inf", "∞")
 
 
+MOST_PREFIXED = 1e12  # times; nobody reads a factor of trillions as a number. Ours.
+
+
 def _factor(factor: float) -> str:
-    return f"{units.count(factor, 2).replace(' ', '')}×"
+    if MOST_PREFIXED <= factor < math.inf:
+        return f"{units.exponential(factor)}×"
+    return _unbounded(f"{units.count(factor, 2).replace(' ', '')}×")
 
 
 def _and(names: Sequence[str]) -> str:

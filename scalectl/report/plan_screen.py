@@ -5,7 +5,8 @@ from __future__ import annotations
 from rich.text import Text
 
 from scalectl.core import units
-from scalectl.report.build import SHORT_ID, label
+from scalectl.core.units import counted
+from scalectl.report.build import SHORT_ID, label, short_names
 from scalectl.report.look import Look
 from scalectl.report.table import MOST_COLUMNS, Cell, Column, Row, paragraph, table
 from scalectl.report.views import PlanGroup, PlanView, StatusView
@@ -16,7 +17,6 @@ from scalectl.report.words import (
     FLOPS,
     Lines,
     cell_value,
-    counted,
     opening,
     state_cell,
     state_counts,
@@ -121,7 +121,7 @@ def status_lines(view: StatusView, look: Look) -> Lines:
         lines += paragraph(f"warning: {note}", look, hanging=2, style=ADVICE)
     if not view.rows:
         return [*lines, *paragraph(f"No {view.selection}.", look, style=CONTEXT)]
-    varied = varying_keys([row.cell for row in view.rows])
+    names = short_names(tuple(dict.fromkeys(key for row in view.rows for key in row.cell)))
     columns = [
         Column("run"),
         Column("cell", wrap=True),
@@ -130,10 +130,13 @@ def status_lines(view: StatusView, look: Look) -> Lines:
         Column("step", "right"),
         Column("message", wrap=True),
     ]
-    rows: list[Row] = []
+    rows: list[list[Cell]] = []
     for row in view.rows:
         since = units.duration(row.seconds_ago) if row.seconds_ago is not None else ""
         step = f"{row.step}/{row.steps}" if row.step is not None else ""
-        cell = label({name: row.cell[key] for key, name in varied.items() if key in row.cell})
-        rows.append([row.run_id[:SHORT_ID], cell, state_cell(row.state), Cell(since, CONTEXT), step, row.message])
-    return [*lines, Text(), *paragraph(f"{view.selection}:", look, style=CONTEXT), *table(columns, rows, look)]
+        cell = label({name: row.cell[key] for key, name in names.items() if key in row.cell})
+        facts = (Cell(since, CONTEXT), Cell(step), Cell(row.message))
+        rows.append([Cell(row.run_id[:SHORT_ID]), Cell(cell), state_cell(row.state), *facts])
+    told = [i for i in range(len(columns)) if any(row[i].text for row in rows)]
+    listed = table([columns[i] for i in told], [[row[i] for i in told] for row in rows], look)
+    return [*lines, Text(), *paragraph(f"{view.selection}:", look, style=CONTEXT), *listed]

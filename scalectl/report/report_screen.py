@@ -12,6 +12,7 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from scalectl.core import units
+from scalectl.core.units import counted
 from scalectl.fit.summary import Summary
 from scalectl.report.advice import Advice
 from scalectl.report.build import SHORT_ID, Ending, Group, Report, label, short_names, show
@@ -29,7 +30,6 @@ from scalectl.report.words import (
     UNIT_OF,
     Lines,
     cell_value,
-    counted,
     opening,
     state_cell,
     state_counts,

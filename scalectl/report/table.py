@@ -147,7 +147,7 @@ def _widths(columns: Sequence[Column], headers: list[str], aligned: list[list[st
     ):
         widths = [max(cells[i], heads[i]) for i in range(len(columns))]
         excess = sum(widths) + gaps - room
-        for i, column in enumerate(columns):
+        for i, column in reversed(list(enumerate(columns))):  # what names a row stands first and gives way last
             given = min(max(0, excess), widths[i] - max(heads[i], least[i])) if column.wrap else 0
             widths[i] -= given
             excess -= given

@@ -9,6 +9,7 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from scalectl.core.job import State
+from scalectl.core.units import counted
 from scalectl.report.build import short_names, show
 from scalectl.report.look import Look
 from scalectl.report.table import Cell, paragraph
@@ -67,8 +68,3 @@ def cell_value(cell: Mapping[str, object], key: str) -> str:
 def state_cell(state: State) -> Cell:
     """A state in a table, in red where something broke."""
     return Cell(state.value, FAILURE if state in (State.FAILED, State.DIVERGED, State.OOM) else "")
-
-
-def counted(number: int, noun: str) -> str:
-    """A number with its noun: "1 run", "3 runs"."""
-    return f"{number} {noun}{'s' * (number != 1)}"

@@ -20,7 +20,7 @@ POSITIVE = st.floats(min_value=1e-3, max_value=1e27)
         (999.6, "FLOP", "1 kFLOP"),
         (1.3e18, "FLOP", "1.3 EFLOP"),
         (3.69e12, "", "3.69 T"),
-        (5e27, "FLOP", "5000 YFLOP"),
+        (5e27, "FLOP", "5e27 FLOP"),
         (0.02, "s", "0.02 s"),
         (math.nan, "FLOP", "nan FLOP"),
     ],
@@ -30,7 +30,16 @@ def test_prefixes_are_si(value: float, unit: str, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(17, "17"), (1_382_400, "1.38 M"), (7e9, "7 B"), (1.5e13, "15 T"), (999_999, "1 M")]
+    ("value", "text"),
+    [
+        (17, "17"),
+        (1_382_400, "1.38 M"),
+        (7e9, "7 B"),
+        (1.5e13, "15 T"),
+        (999_999, "1 M"),
+        (9.99e14, "999 T"),
+        (2.93e168, "2.9e168"),
+    ],
 )
 def test_counts_have_the_prefixes_of_the_field(value: float, text: str) -> None:
     assert units.count(value) == text
@@ -81,6 +90,25 @@ def test_a_standard_error_is_never_understated(value: float, error: float) -> No
 
 def test_a_value_without_an_error_says_so() -> None:
     assert units.measured(2.289, math.nan) == ("2.2890", "?")
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "texts"),
+    [
+        (2.9e12, 5.8e-162, 2.9e168, ("2.9 T", "0", "inf")),
+        (0.3, 0.0, 0.7, ("<1", "0", "1")),
+        (3.21e40, 1.26e17, math.inf, ("3.2e40", "1.2e17", "inf")),
+        (5e16, 1e3, 1.11e29, ("5e16", "1 k", "1.2e29")),
+        (math.inf, math.nan, math.nan, ("inf", "0", "inf")),
+    ],
+)
+def test_counts_beyond_anything_stay_short(value: float, low: float, high: float, texts: tuple[str, ...]) -> None:
+    assert units.estimate_scaled(value, low, high) == texts
+
+
+@pytest.mark.parametrize(("number", "text"), [(0, "0 runs"), (1, "1 run"), (2, "2 runs")])
+def test_one_of_a_kind_is_singular(number: int, text: str) -> None:
+    assert units.counted(number, "run") == text
 
 
 def _number(text: str) -> float:

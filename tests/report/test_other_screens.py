@@ -175,6 +175,33 @@ def test_an_extrapolation_shows_how_far_it_goes() -> None:
     assert any("13 % of the draws never get there" in line for line in lines)
 
 
+def test_answers_beyond_anything_leave_the_table_a_table() -> None:
+    answers = (
+        Answer("compute-optimal N at C = 1e30 FLOP", "N", 3.1e16, (5.8e-162, 2.9e168), {"C": 1.3e14}),
+        Answer("compute-optimal D at C = 1e30 FLOP", "D", 0.02, (1e-9, 4e17), {"C": math.inf}),
+    )
+    look = Look(80)
+    lines = to_text(predict_lines(replace(predict_view(), answers=answers), look), look, color=False).splitlines()
+    head = next(i for i, line in enumerate(lines) if line.split()[:2] == ["asked", "predicted"])
+    column = lines[head].index("predicted")
+    rows = [line[column:].split() for line in lines[head + 1 :] if line[column:].strip()]
+    assert rows == [
+        ["3.1e16", "0", "…", "∞", "parameters", "C", "1.3e14×"],
+        ["<1", "0", "…", "4e17", "tokens", "C", "∞×"],
+    ]
+
+
+def test_status_gives_a_cell_its_width_and_leaves_out_what_no_row_has() -> None:
+    cell = {"model.d_model": 128, "model.n_layer": 4, "train.lr": 0.003, "train.seed": 0}
+    rows = tuple(StatusRow(f"{i}f1c9e0000000000", cell | {"train.seed": i}, State.PENDING, None, 600) for i in (1, 2))
+    lines = shown(status_lines(StatusView("x", {State.PENDING: 2}, rows), Look(80))).splitlines()
+    assert [line.split() for line in lines[3:]] == [
+        ["run", "cell", "state"],
+        ["1f1c9e", "d_model=128", "n_layer=4", "lr=0.003", "seed=1", "pending"],
+        ["2f1c9e", "d_model=128", "n_layer=4", "lr=0.003", "seed=2", "pending"],
+    ]
+
+
 def test_only_the_chosen_law_is_bold(summaries: Summaries) -> None:
     view = fit_view(summaries)
     look = Look(80)
@@ -226,6 +253,22 @@ def test_without_a_bootstrap_the_profile_stands_in_and_says_so(summaries: Summar
     assert "95 % profile likelihood" in text
     assert "0.068 … 0.089" in text
     assert "no bootstrap" in text
+
+
+def test_without_a_bootstrap_nothing_is_judged_and_open_bounds_end_at_zero(summaries: Summaries) -> None:
+    unsure = replace(
+        summaries()[0],
+        intervals={},
+        intervals_by_unit={},
+        draws=0,
+        profile={"A": (-math.inf, math.inf), "α": (-math.inf, 0.1)},
+        identified={"A": False, "α": False},
+    )
+    text = shown(fit_lines(FitView("x", (unsure,), "power", ""), Look()))
+    assert "-∞" not in text
+    assert "0 … ∞" in " ".join(text.split())
+    assert "A and α not judged without the bootstrap" in text
+    assert "identified" not in text
 
 
 def test_a_fit_shows_how_sure_its_optimum_is_and_which_points_defy_it(summaries: Summaries) -> None:
