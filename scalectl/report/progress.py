@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +12,16 @@ from scalectl.core import units
 from scalectl.core.job import State
 from scalectl.report.build import label
 from scalectl.report.look import Look
+from scalectl.report.table import paragraph
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 REDRAWS = 4  # a second
 SUMMARY_SECONDS = 60.0  # between summary lines where there is no terminal
-SURE_SHARE = 0.02  # of the work: before it is done, the time left is not worth a number; ours
+# Below so much of the work or so many seconds, the time left is not worth a number: first steps are the slowest. Ours.
+SURE_SHARE, SURE_SECONDS = 0.03, 5.0
+BAR = 24  # columns, where there is room
 
 
 @dataclass(frozen=True)
@@ -52,9 +55,7 @@ class _Slot:
     def left(self, steps: int) -> str:
         """Time to the end of a job of so many steps, at its pace so far."""
         clock, first = self.since
-        if self.step == first:
-            return ""
-        return units.duration((time.monotonic() - clock) / (self.step - first) * (steps - self.step))
+        return _left(time.monotonic() - clock, (self.step - first) / max(1, steps - first))
 
 
 @dataclass
@@ -143,10 +144,12 @@ class Progress:
         self._say(text, style)
 
     def _say(self, text: str, style: str = "") -> None:
-        from rich.text import Text
-
-        line = Text(self.look.text(text), style=style if style == "red" else "", no_wrap=True, overflow="ellipsis")
-        self.console.print(line)
+        body = text.lstrip(" ")
+        look = replace(self.look, width=self.console.width)
+        for line in paragraph(
+            body, look, style=style if style == "red" else "", indent=len(text) - len(body), hanging=2
+        ):
+            self.console.print(line)
 
     @property
     def share(self) -> float:
@@ -165,14 +168,13 @@ class Progress:
         total = self.settled + len(self.expected)
         spent = sum(run.flops * self.steps.get(run_id, 0) / run.steps for run_id, run in self.expected.items())
         whole = sum(run.flops for run in self.expected.values())
-        text = f"{self.name}  {done}/{total} runs  {spent:.2g}/{whole:.2g} FLOP"
-        elapsed = time.monotonic() - self.clock
-        if self.share > SURE_SHARE:
-            text += f"  {units.duration(elapsed * (1 / self.share - 1))} left"
-        return text
+        text = f"{self.name}  {done}/{total} runs  {units.si(spent, 'FLOP')} of {units.si(whole, 'FLOP')}"
+        left = _left(time.monotonic() - self.clock, self.share)
+        return f"{text}  {left} left" if left else text
 
     def render(self) -> Any:
         """The display: a headline with its bar, then a line per worker."""
+        from rich.cells import cell_len
         from rich.console import Group
         from rich.progress_bar import ProgressBar
         from rich.table import Table
@@ -180,7 +182,11 @@ class Progress:
 
         head = Table.grid(padding=(0, 2))
         rest = self._headline().removeprefix(f"{self.name}  ")
-        head.add_row(self.look.text(self.name), ProgressBar(total=1.0, completed=self.share, width=24), rest)
+        name = self.look.text(self.name)
+        width = max(4, min(BAR, self.console.width - cell_len(name) - cell_len(rest) - 4))
+        head.add_row(name, ProgressBar(total=1.0, completed=self.share, width=width), rest)
+        if not self.began:
+            return Group(head, Text("  starting workers", style="dim"))
         workers = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
         workers.add_column("  worker")
         for title in ("models in one step", "step", "loss", "tok/s", "memory", "left"):
@@ -194,7 +200,7 @@ class Progress:
                 Text(self.look.text(f"{len(slot.runs)}  ({shared})" if shared else str(len(slot.runs)))),
                 f"{slot.step}/{steps}",
                 f"{sum(losses) / len(losses):.3f}" if losses else "",
-                units.count(slot.tokens_per_second, 2),
+                units.count(slot.tokens_per_second, 2) if slot.tokens_per_second > 0 else "",
                 units.size(slot.memory, 2) if slot.memory else "",
                 slot.left(steps),
             )
@@ -204,3 +210,10 @@ class Progress:
         """What all members of a pack have in common of the varying keys."""
         cells = [self.expected[run_id].cell for run_id in run_ids]
         return label({key: value for key, value in cells[0].items() if all(cell.get(key) == value for cell in cells)})
+
+
+def _left(elapsed: float, share: float) -> str:
+    """Time to the end [h:mm:ss] when a share of the work took `elapsed` seconds; empty while that says too little."""
+    if share < SURE_SHARE or elapsed < SURE_SECONDS:
+        return ""
+    return units.duration(elapsed * (1 / share - 1))

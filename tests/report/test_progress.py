@@ -30,6 +30,7 @@ def test_a_worker_line_names_its_pack_by_what_its_members_share(display):
     text = shown(display)
     for part in ("tiny", "2/6 runs", "cpu 0", "3  (d_model=8)", "50/100", "3.000", "96 k", "512 MiB"):
         assert part in text
+    assert "1.5 GFLOP of 4 GFLOP" in text
 
 
 def test_the_share_counts_steps_of_this_start_and_ended_runs(display):
@@ -52,6 +53,43 @@ def test_ended_runs_are_plain_lines_with_their_loss_or_their_reason(display):
     assert "d_model=8 seed=0   loss 2.2890   0:14" in lines[0]
     assert "diverged at step 412 (loss 11.2 -> nan)" in lines[1]
     assert "failed  ValueError: \\x1b[31mred[/]" in lines[2]
+
+
+def test_a_long_message_goes_on_below_its_run(display):
+    with display.console.capture() as capture:
+        display.end(f"{0:016x}", State.FAILED, None, 3.0, "ValueError: " + "far too long " * 20)
+    lines = capture.get().splitlines()
+    assert len(lines) > 2
+    assert max(map(len, lines)) <= 100
+    assert all(line.startswith("    ") for line in lines[1:])
+    assert " ".join(" ".join(lines).split()).count("far too long") == 20  # nothing is lost
+
+
+def test_before_the_first_sign_of_life_workers_are_starting(display):
+    assert "starting workers" in shown(display)
+    display.beat(0, "job", {f"{0:016x}": (0, None)}, 0.0, 0)
+    text = shown(display)
+    assert "starting workers" not in text
+    assert text.splitlines()[-1].split() == [
+        "cpu",
+        "0",
+        "1",
+        "(d_model=8",
+        "seed=0)",
+        "0/100",
+    ]  # no pace, no memory yet
+
+
+@pytest.mark.parametrize(
+    ("seconds", "step", "said"),
+    [(4.9, 90, False), (60, 11, False), (60, 20, True)],  # 60 s, but 11 of 400 steps; 20 of 400
+)
+def test_time_left_waits_for_enough_time_and_enough_work(display, monkeypatch, seconds, step, said):
+    display.beat(0, "job", {f"{0:016x}": (0, None)}, 0.0, 0)
+    start = display.clock
+    monkeypatch.setattr("scalectl.report.progress.time.monotonic", lambda: start + seconds)
+    display.beat(0, "job", {f"{0:016x}": (step, 2.0)}, 1.0, 1)
+    assert (" left" in shown(display).splitlines()[0]) is said
 
 
 def test_a_pipe_gets_no_live_display(display):
