@@ -80,7 +80,7 @@ def bootstrap(fitted: Fit, n: int, unit: Unit, rng: np.random.Generator) -> Draw
     units = int(groups.max()) + 1
     if unit == "size" and units < MIN_SIZES:
         raise FitError(
-            f"resampling sizes needs at least {MIN_SIZES} sizes; there are {units}",
+            f"resampling sizes needs at least {MIN_SIZES} sizes; the points have {units}",
             remedy="add sizes, or use --unit run, whose interval leaves out how far the law itself is off",
         )
     # Sizes have to determine what one axis has to determine; runs and residuals, every parameter.
@@ -128,7 +128,7 @@ def _weights(
         unusable += bad.size
         weights[bad] = draw(bad.size)
     raise FitError(
-        f"{fitted.law.name}: resamples of these points almost never have enough distinct sizes to fit",
+        "resamples of these points almost never have enough distinct sizes to fit",
         remedy="add sizes, or choose a --law with fewer parameters",
     )
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from scalectl.core.errors import FitError
 from scalectl.core.rows import Points
+from scalectl.core.units import counted
 from scalectl.fit.bootstrap import MIN_SIZES, Draws, Unit, bootstrap, sizes
 from scalectl.fit.estimate import Fit, Status, fit
 from scalectl.fit.objective import Objective
@@ -67,7 +68,8 @@ def describe(
     said = [fitted.advice] if fitted.advice else []
     count = len(np.unique(sizes(law, points)))
     if unit == "size" and count < MIN_SIZES:
-        said.append(f"{count} sizes are too few to resample: intervals are over runs and leave out the law's own error")
+        few = f"{counted(count, 'size')} {'is' if count == 1 else 'are'} too few to resample"
+        said.append(f"{few}: intervals are over runs and leave out the law's own error")
         unit = "run"
     by_unit: dict[Unit, Draws] = {}
     streams = rng.spawn(1 + len(also))
@@ -200,7 +202,9 @@ def _not_identified(fitted: Fit, unsure: Sequence[str], intervals: Mapping[str, 
         text += f" (E {intervals['E'][0]:.2g} … {intervals['E'][1]:.2g})"
     axes = varying(points)
     if spare < MIN_SPARE:
-        return f"{text}: {max(spare, 0)} spare sizes to judge the law by; add at least {MIN_SPARE - spare} more"
+        return (
+            f"{text}: {counted(max(spare, 0), 'spare size')} to judge the law by; add at least {MIN_SPARE - spare} more"
+        )
     if law.axes == ("N", "D"):
         ratio = points.axis("D") / points.axis("N")
         if ratio.max() < 2 * ratio.min():

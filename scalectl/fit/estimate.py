@@ -18,6 +18,7 @@ import numpy as np
 
 from scalectl.core.errors import FitError, UsageError
 from scalectl.core.rows import Floats, Points
+from scalectl.core.units import counted
 from scalectl.fit.newton import ENOUGH, Minimum, blocked, minimise
 from scalectl.fit.objective import Huber, Objective
 from scalectl.fit.problem import Problem, pose
@@ -89,19 +90,21 @@ def check(law: Law, points: Points, fix: Mapping[str, float]) -> None:
     missing = [axis for axis in law.axes if axis not in points.axes()]
     if missing:
         raise FitError(
-            f"{law.name} needs {' and '.join(law.axes)}; the points have {', '.join(points.axes()) or 'no axis'}",
+            f"the law needs {' and '.join(law.axes)}; the points have {', '.join(points.axes()) or 'no axis'}",
             remedy="name the missing column with --map, or choose another --law",
         )
     if len(points) == 0:
-        raise FitError(f"{law.name}: no points to fit", remedy="no run is done yet, or --where left nothing")
+        raise FitError("there are no points to fit", remedy="no run is done yet, or --where left nothing")
     for name in ("L", *law.axes):
         values = points.L if name == "L" else points.axis(name)
         bad = np.flatnonzero(~((values >= 1 / LARGEST) & (values <= LARGEST)))
         if bad.size:
             label = points.ids[bad[0]] if points.ids else f"row {bad[0]}"
             what = "loss" if name == "L" else name
+            has = "has" if bad.size == 1 else "have"
             raise FitError(
-                f"{bad.size} of {len(points)} points have no usable {what} (finite, positive, below {LARGEST:g}); "
+                f"{bad.size} of {counted(len(points), 'point')} {has} no usable {what} "
+                f"(finite, positive, below {LARGEST:g}); "
                 f"the first is {label}: {values[bad[0]]:g}",
                 remedy="leave them out with --where; a diverged run has no loss to fit",
             )
@@ -111,15 +114,23 @@ def check(law: Law, points: Points, fix: Mapping[str, float]) -> None:
         distinct = len(np.unique(points.axis(axis)))
         if distinct < needs:
             raise FitError(
-                f"{law.name} needs at least {needs} distinct values of {axis}; the points have {distinct}",
-                remedy=f"add runs at other {axis}, or choose another --law",
+                f"the law needs at least {counted(needs, 'distinct value')} of {axis}; the points have {distinct}",
+                remedy=f"{_more(axis, len(law.axes) > 1)}, or choose another --law",
             )
     distinct = len(np.unique(np.stack([points.axis(axis) for axis in law.axes]), axis=1).T)
     if distinct < len(free):
         raise FitError(
-            f"{law.name} has {len(free)} free parameters; the points have {distinct} distinct places",
+            f"the law has {counted(len(free), 'free parameter')}; "
+            f"the points have {counted(distinct, 'distinct place')}",
             remedy="add runs at other sizes or token budgets, fix a parameter, or choose another --law",
         )
+
+
+def _more(axis: str, joint: bool) -> str:
+    """What to add where an axis has too few values. Args: joint: whether the law has other axes as well."""
+    if axis == "D":
+        return "add token budgets (train.tokens)" + (", or fit each D with --by D" if joint else "")
+    return "add sizes" if axis == "N" else f"add runs at other {axis}"
 
 
 # Steps that leave float64 have a non-finite objective and are refused by value; numpy need not warn of them as well.
@@ -141,7 +152,7 @@ def fit(
     fix = dict(fix or {})
     check(law, points, fix)
     if weights is not None and (weights.shape != (len(points),) or not (weights >= 0).all() or weights.sum() <= 0):
-        raise FitError(f"weights must be {len(points)} numbers, none negative, not all zero")
+        raise FitError(f"weights must be {counted(len(points), 'number')}, none negative, not all zero")
     w = np.ones(len(points)) if weights is None else np.asarray(weights, dtype=np.float64)
     problem = pose(law, points, objective, fix)
     if not problem.free:
@@ -151,7 +162,7 @@ def fit(
     values = np.where(np.isfinite(ended.local.value), ended.local.value, np.inf)
     best = int(np.argmin(values))
     if not np.isfinite(values[best]):
-        raise FitError(f"{law.name}: no start has a finite objective", remedy="look at the points for a wrong unit")
+        raise FitError("no start has a finite objective", remedy="look at the points for a wrong unit")
     # On noise-free points every objective is rounding, and starts still have to agree.
     reached = values <= values[best] * (1 + SAME_OPTIMUM) + rounding(problem, w)
     z = ended.z[best]

@@ -64,6 +64,9 @@ def choose(summaries: Sequence[Summary]) -> tuple[str, str]:
     best = order[0]
     unsure = [name for name, known in best.identified.items() if not known]
     if unsure:
+        if not best.draws:
+            why = "the only law fitted" if len(order) == 1 else _why(best, order[1])
+            return best.law, f"{why}; not judged without the bootstrap"
         if len(order) == 1:
             return best.law, f"the only law fitted, although {_and(unsure)} {_is(unsure)} not identified"
         return best.law, f"no law is identified; this one {_why(best, order[1])}"

@@ -34,8 +34,8 @@ def surface(noise=0.004, rng=0, n=7, D=None):
     return Points(L=exact * np.exp(noise * rng.standard_normal(len(N))), N=N, D=D, size=N)
 
 
-def about(law, points, **options):
-    return describe(law, points, draws=200, rng=np.random.default_rng(0), **options)
+def about(law, points, draws=200, **options):
+    return describe(law, points, draws=draws, rng=np.random.default_rng(0), **options)
 
 
 def test_a_summary_of_a_power_law_holds_everything_a_report_needs():
@@ -95,12 +95,14 @@ def test_tokens_in_step_with_size_do_not_determine_the_joint_law():
     assert "several token budgets per size" in summary.advice
 
 
-@pytest.mark.parametrize(("count", "unit"), [(2, "run"), (3, "size")])
-def test_two_or_three_sizes_never_identify_a_power_law(count, unit):
+@pytest.mark.parametrize(
+    ("count", "unit", "said"), [(2, "run", "2 sizes are too few"), (3, "size", ": 1 spare size to judge the law by")]
+)
+def test_two_or_three_sizes_never_identify_a_power_law(count, unit, said):
     _, _, summary = about(POWER, ladder(sizes=SIZES[:count]))
     assert summary.unit == unit
     assert not any(summary.identified.values())
-    assert "sizes" in summary.advice
+    assert said in summary.advice
 
 
 def test_without_draws_nothing_is_identified_and_nothing_is_invented():
@@ -160,6 +162,12 @@ def test_among_identified_laws_the_better_extrapolation_wins():
     name, because = choose(pair)
     assert name == "power+constant"
     assert "predicts the largest N to" in because
+
+
+def test_without_a_bootstrap_a_choice_is_not_called_unidentified():
+    pair = [about(law, ladder(), draws=0)[2] for law in (POWER, POWER_CONSTANT)]
+    assert choose(pair[:1]) == ("power", "the only law fitted; not judged without the bootstrap")
+    assert choose(pair)[1].endswith("; not judged without the bootstrap")
 
 
 def test_choosing_among_nothing_is_an_error():

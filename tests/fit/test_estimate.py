@@ -1,6 +1,7 @@
 """What `fit` refuses, what it says when the data do not determine a law, and the machinery beneath it."""
 
 import itertools
+import re
 
 import numpy as np
 import pytest
@@ -116,21 +117,23 @@ def test_nonnegative_least_squares_beats_every_feasible_neighbour(seed, k):
 def test_a_point_that_is_not_finite_and_positive_is_refused_and_named(column, value):
     points = ladder()
     getattr(points, column)[4] = value
-    with pytest.raises(FitError, match=r"1 of 15 points have no usable .* the first is row 4"):
+    with pytest.raises(FitError, match=r"1 of 15 points has no usable .* the first is row 4"):
         fit(LAWS["power"], points)
 
 
 @pytest.mark.parametrize(
-    ("name", "sizes", "message"),
+    ("name", "sizes", "message", "remedy"),
     [
-        ("power", [1e4], "at least 2 distinct values of N"),
-        ("power+constant", [1e4, 2e4], "at least 3 distinct values of N"),
-        ("chinchilla", SIZES, "at least 3 distinct values of D"),
+        ("power", [1e4], "at least 2 distinct values of N", "add sizes,"),
+        ("power+constant", [1e4, 2e4], "at least 3 distinct values of N", "add sizes,"),
+        ("chinchilla", SIZES, "at least 3 distinct values of D", "add token budgets .* or fit each D with --by D"),
     ],
 )
-def test_points_that_cannot_determine_a_law_are_refused(name, sizes, message):
-    with pytest.raises(FitError, match=message):
+def test_points_that_cannot_determine_a_law_are_refused_with_what_to_add(name, sizes, message, remedy):
+    with pytest.raises(FitError, match=message) as refused:
         fit(LAWS[name], ladder(sizes=np.array(sizes)))
+    assert re.match(remedy, refused.value.remedy)
+    assert name not in refused.value.what  # whoever prints it has named the law
 
 
 def test_no_points_and_a_missing_axis_are_refused():

@@ -95,7 +95,7 @@ def test_resamples_with_too_few_sizes_are_drawn_again_and_counted():
 
 def test_too_few_sizes_to_resample_are_refused():
     fitted = fit(POWER, ladder(sizes=SIZES[:2]))
-    with pytest.raises(FitError, match="at least 3 sizes; there are 2"):
+    with pytest.raises(FitError, match="at least 3 sizes; the points have 2"):
         bootstrap(fitted, 10, "size", np.random.default_rng(0))
     with pytest.raises(UsageError, match="seed is not a unit"):
         bootstrap(fitted, 10, "seed", np.random.default_rng(0))
