@@ -148,7 +148,7 @@ def _sentences(fit: Summary, seeds: int) -> list[tuple[str, str]]:
     if fit.doubling is not None:
         share, low, high = (100 * part for part in fit.doubling)
         known = math.isfinite(low) and math.isfinite(high)
-        value, down, up = units.estimate(share, low, high)
+        value, down, up = units.estimate(share, low, high) if known else (f"{share:.2g}", "", "")
         span = f"{down} … {up}" if known else "no interval"
         said.append((f"doubling {fit.axis} lowers the loss by {value} % ({span})", ""))
     for name, exponent in fit.optimal.items():
@@ -157,9 +157,9 @@ def _sentences(fit: Summary, seeds: int) -> list[tuple[str, str]]:
         said.append((f"compute-optimal {of}: {name} = {_digits(exponent, pair)} ({_interval(exponent, pair)})", ""))
     missing = [name for name, known in fit.identified.items() if not known]
     if missing and not fit.draws:
-        said.append((f"{_and(missing)} not judged without the bootstrap", CONTEXT))
+        said.append((f"{_greek(_and(missing))} not judged without the bootstrap", CONTEXT))
     elif missing and not fit.advice:
-        said.append((f"{_and(missing)} not identified by these runs", ADVICE))
+        said.append((f"{_greek(_and(missing))} not identified by these runs", ADVICE))
     if fit.advice:
         said.append((_greek(fit.advice), ADVICE))
     said += [

@@ -241,7 +241,7 @@ def test_parameters_are_printed_as_the_formula_writes_them(summaries: Summaries)
 
 
 def test_a_doubling_without_an_interval_admits_it(summaries: Summaries) -> None:
-    power = replace(summaries()[0], doubling=(0.053, -math.inf, math.inf))
+    power = replace(summaries()[0], doubling=(0.05312, -math.inf, math.inf))
     assert "doubling N lowers the loss by 5.3 % (no interval)" in shown(
         fit_lines(FitView("x", (power,), None, ""), Look())
     )
@@ -261,8 +261,9 @@ def test_without_a_bootstrap_nothing_is_judged_and_open_bounds_end_at_zero(summa
         intervals={},
         intervals_by_unit={},
         draws=0,
-        profile={"A": (-math.inf, math.inf), "α": (-math.inf, 0.1)},
-        identified={"A": False, "α": False},
+        params={"A": 4.513, "alpha": 0.0781},
+        profile={"A": (-math.inf, math.inf), "alpha": (-math.inf, 0.1)},
+        identified={"A": False, "alpha": False},
     )
     text = shown(fit_lines(FitView("x", (unsure,), "power", ""), Look()))
     assert "-∞" not in text
