@@ -56,8 +56,10 @@ def bring(
         raise NothingMatched(f"no file or folder {source}")
     sweep = name or path.stem
     store.prepare()
+    before = {held.stem for held in store.runs.glob("*.parquet")}
     notes = import_table(store, path, sweep, _mapping(maps), convention, mask_of(where))
-    return Imported((sweep,), len(load_sweep(store, sweep).current), 0, notes)
+    runs = set(load_sweep(store, sweep).current)
+    return Imported((sweep,), len(runs - before), len(runs & before), notes)
 
 
 def take_out(named: str | None, results: str | None, output: str | None, *, long: bool = False) -> Exported:

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from scalectl.core.cost import Convention
-from scalectl.core.errors import NothingMatched, StoreError
+from scalectl.core.errors import NothingMatched, StoreError, UsageError
 from scalectl.core.job import State
 from scalectl.core.rows import HELD_OUT, INDEX_COLUMNS, LOSS, Row
 from scalectl.core.run import ID_DIGITS
@@ -21,7 +22,7 @@ from scalectl.store import schema
 from scalectl.store.files import atomic_write
 from scalectl.store.index import refresh
 from scalectl.store.layout import Store, checked_name, open_store
-from scalectl.store.points import Mask, columns_points, read_columns
+from scalectl.store.points import Mask, is_export, mapped_points, read_columns
 from scalectl.store.reader import Damaged, DamagedRun, load_rows, read_meta, read_run
 from scalectl.store.sweeps import list_sweeps, load_sweep, save_sweep, write_sweep
 from scalectl.store.writer import measurements, write_file
@@ -48,8 +49,7 @@ def export(store: Store, name: str, *, long: bool = False) -> pd.DataFrame:
     Raises: NothingMatched if the sweep is unknown or none of its runs has ended.
     """
     wanted = set(load_sweep(store, name).current)
-    frame = refresh(store).frame()
-    frame = frame[frame["run_id"].isin(wanted)].dropna(axis="columns", how="all").reset_index(drop=True)
+    frame = refresh(store).of(wanted).frame().dropna(axis="columns", how="all")
     if frame.empty:
         raise NothingMatched(f"no run of sweep {name} has ended", remedy=f"scalectl status {name}")
     if long:
@@ -75,7 +75,9 @@ def import_table(
 
     The id of a run is the digest of its row, of the source and of what its columns were taken for, so importing the
     same file in the same way again changes nothing, and with another mapping or convention makes other runs.
-    C is stored where the source counts it, not where it is computed through C = 6 N D.
+    C is stored where the source counts it, not where it is computed through C = 6 N D. An export of scalectl keeps its
+    counts, final metrics, times and provenance. A cell of the sweep is the seed and the columns that look like
+    settings: not taken for an axis, of several values, at least one of which is there twice.
 
     Args: source: a CSV or Parquet file; name: of the sweep; mapping, where: as in `table_points`;
     convention: how the source counts parameters.
@@ -84,7 +86,9 @@ def import_table(
     """
     checked_name(name, "sweep name")
     columns, origin = read_columns(source)
-    points = columns_points(columns, mapping, where, origin)
+    points, found = mapped_points(columns, mapping, where, origin, convention)
+    export = is_export(columns)
+    settings = _settings(points.columns, set(found.values()), export=export)
     digest = hashlib.sha256(Path(source).read_bytes()).hexdigest()
     steps = next((held for key in ("step", "steps") if (held := points.columns.get(key)) is not None), np.zeros(0))
     counted = steps.dtype != object and len(steps) == len(points)  # otherwise the source does not say: step 0
@@ -96,27 +100,86 @@ def import_table(
         text = json.dumps(row, sort_keys=True)
         seen[text] += 1  # rows that are equal in every column are still several runs
         N, D, C = (None if axis is None else float(axis[i]) for axis in (points.N, points.D, points.C))
-        if points.derived == "C":
-            C = None  # nobody counted it
+        if export or points.derived == "C":
+            C = None  # nobody counted it, or an export says it in a column of its own
         step = int(steps[i]) if counted and np.isfinite(steps[i]) else 0
         seed = None if points.seed is None else schema.plain(points.seed[i])
         meaning = json.dumps([convention, N, D, C, float(points.L[i]), seed, step])
         identity = f"scalectl-import-2\n{digest}\n{meaning}\n{seen[text]}\n{text}"
         run_id = hashlib.sha256(identity.encode()).hexdigest()[:ID_DIGITS]
-        known: dict[str, Any] = {f"column.{key}" if key in reserved else key: value for key, value in row.items()}
-        known |= {"data.fingerprint": digest, "D": None if D is None else round(D), "C_exact": C, "steps": step}
+        provenance = {"source": origin, "source_sha256": digest, "row": int(points.ids[i]), "derived": points.derived}
+        known: dict[str, Any] = {"data.fingerprint": digest, "C_exact": C, "seconds": None}  # nobody timed it
+        metrics: dict[str, float] = {}
+        if export:
+            kept, metrics, origins = _exported(row, origin)
+            known |= kept
+            provenance |= origins
+        else:
+            known |= {f"column.{key}" if key in reserved else key: value for key, value in row.items()}
+        known |= {"D": None if D is None else round(D), "steps": step}
         if N is not None:
             known[f"N_{convention}"] = round(N)
         if N is not None and D is not None and convention == "non_embedding":
             known["C_6nd"] = 6 * N * D
         if points.seed is not None:
             known["train.seed"] = seed
-        loss = Row(run_id, step, round(D or 0), C or 0.0, HELD_OUT, LOSS, float(points.L[i]), 0.0)
-        provenance = {"source": origin, "source_sha256": digest, "row": int(points.ids[i]), "derived": points.derived}
-        write_file(store, run_id, [loss], State.DONE, {"imported": row}, known, provenance)
-        plan.append({"run_id": run_id, "config": {"imported": row}, **row})
+        metrics[f"{HELD_OUT}/{LOSS}"] = float(points.L[i])
+        flops, seconds = known["C_exact"] or 0.0, known["seconds"] or 0.0
+        rows = []
+        for key, value in metrics.items():
+            split, _, metric = key.partition("/")
+            rows.append(Row(run_id, step, round(D or 0), flops, split, metric, value, seconds))
+        write_file(store, run_id, rows, State.DONE, {"imported": row}, known, provenance)
+        cell = {key: known[key] if key in known else row[key] for key in settings}
+        if points.seed is not None:
+            cell["train.seed"] = seed
+        plan.append({**cell, "run_id": run_id, "config": {"imported": row}})
+    if export and points.N is not None and points.D is not None:  # written by run id, which says nothing
+        seeds = np.zeros(len(points)) if points.seed is None or points.seed.dtype == object else points.seed
+        plan = [plan[i] for i in np.lexsort((seeds, points.D, points.N))]
     save_sweep(store, name, f'name = "{name}"\n', plan)
     return points.notes
+
+
+def _settings(columns: Mapping[str, npt.NDArray[Any]], mapped: set[str], *, export: bool) -> list[str]:
+    """Columns of a table that look like settings of a sweep.
+
+    What differs in every row is a name or a measurement, and so is any number of an export that is no config column.
+    Source: ours.
+    """
+    taken = mapped | {"run_id", "current", "config", "train.seed"}
+    found = []
+    for name, values in columns.items():
+        several = 1 < len({schema.plain(value) for value in values}) < len(values)
+        if several and name not in taken and (not export or name.startswith(("model.", "data.", "train.", "eval."))):
+            found.append(name)
+    return found
+
+
+def _exported(row: Mapping[str, Any], origin: str) -> tuple[dict[str, Any], dict[str, float], dict[str, Any]]:
+    """Index columns, final metrics and provenance of a row that `export` wrote.
+
+    Raises: UsageError for a cell that no run can have.
+    """
+    declared = {column.name: column for column in INDEX_COLUMNS if column.name not in ("run_id", "state", "message")}
+    columns: dict[str, Any] = {}
+    metrics: dict[str, float] = {}
+    provenance: dict[str, Any] = {}
+    for name, value in row.items():
+        if value is None or name in ("run_id", "state", "message"):
+            continue
+        if name in declared:
+            try:
+                columns[name] = schema.typed(declared[name], value)
+            except ValueError as error:
+                raise UsageError(f"{origin} is no export of scalectl any more: {error}") from error
+        elif name.startswith("provenance."):
+            provenance[name.removeprefix("provenance.")] = value
+        elif "/" in name and isinstance(value, float):
+            metrics[name] = value
+        else:  # an integer beside empty cells comes as a float out of a CSV file
+            columns[name] = int(value) if isinstance(value, float) and value.is_integer() else value
+    return columns, metrics, provenance
 
 
 def import_store(store: Store, source: str | Path) -> Merge:

@@ -45,9 +45,27 @@ class Index:
     table: pa.Table
     damaged: tuple[Damaged, ...] = ()
 
+    def of(self, run_ids: Iterable[str]) -> Index:
+        """Return these runs only, without the config columns and metrics that none of them has.
+
+        The table of all runs is a union: a column of one sweep is empty in all the others.
+        """
+        wanted = set(run_ids)
+        mask = pa.array([run_id in wanted for run_id in self.table["run_id"].to_pylist()], pa.bool_())
+        table = self.table.filter(mask)
+        declared = {column.name for column in INDEX_COLUMNS}
+        kept = [name for name in table.column_names if name in declared or table[name].null_count < len(table)]
+        return Index(table.select(kept), self.damaged)
+
     def frame(self) -> pd.DataFrame:
-        """Return the table for pandas."""
-        return self.table.to_pandas()
+        """Return the table for pandas; integers with gaps stay integers, in pandas' nullable type."""
+        import pandas as pd
+
+        frame = self.table.to_pandas()
+        for field, column in zip(self.table.schema, self.table.columns, strict=True):
+            if pa.types.is_integer(field.type) and column.null_count:
+                frame[field.name] = pd.array(column.to_pylist(), dtype="Int64")
+        return frame
 
     def states(self) -> dict[str, tuple[str, str, int]]:
         """State, message and steps of every run, by id."""

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from scalectl.core.cost import Convention
 from scalectl.core.errors import NothingMatched, StoreError, UsageError
+from scalectl.core.expression import full_name
 from scalectl.core.job import State
 from scalectl.core.names import did_you_mean, escaped, shown
-from scalectl.core.rows import HELD_OUT, Floats, Points
+from scalectl.core.rows import HELD_OUT, LOSS, Floats, Points
 from scalectl.store import schema
 from scalectl.store.index import damaged_runs, refresh
 from scalectl.store.layout import Store
@@ -70,22 +71,23 @@ def load_points(
 
     Args: name: the sweep; metric: `split/metric`, the split held-out if left out; convention: how N counts parameters;
     flops: C as "6nd", 6 N D with that N, or "exact"; at: which evaluation counts: "last", "min" (the lowest) or
-    "mean:K" (mean of the last K); all: earlier runs of the sweep too; where: mask over the index columns;
-    by: a column that the caller splits by: what may not be pooled is then checked within each of its values.
+    "mean:K" (mean of the last K); all: earlier runs of the sweep too; where: mask over the index columns and N, D, C
+    and L as they enter the fit; by: a column that the caller splits by, its last word is enough: what may not be pooled
+    is then checked within each of its values.
     Returns: points sorted by run id: N [parameters], D [tokens], C [FLOP], L in the metric's unit; size is N; every
-    index column; what was left out is in the notes.
+    index column that any of the sweep's runs has; what was left out is in the notes.
     Raises: NothingMatched if no run is left or none has the metric (the message names those that are there); UsageError
     for runs that may not be pooled, an unknown `by`, `at` or `flops`.
     Source: Porian et al. 2024, arXiv 2406.19146 (the convention alone moves the fitted exponent).
     """
     keep = _parse_at(at)
+    full = metric if "/" in metric else f"{HELD_OUT}/{metric}"
     if flops not in ("6nd", "exact"):
         raise UsageError(f"flops {shown(flops)} is not known", remedy="use 6nd or exact")
     sweep = load_sweep(store, name)
     wanted = set(sweep.current) | (set(sweep.earlier) if all else set())
     index = refresh(store)
-    mask = pa.array([run_id in wanted for run_id in index.table["run_id"].to_pylist()], pa.bool_())
-    table = index.table.filter(mask)
+    table = index.of(wanted).table
     columns = schema.columns_of(table)
     damaged = damaged_runs(store, index, wanted)
     notes = [str(held) for held in damaged]
@@ -100,7 +102,7 @@ def load_points(
             remedy=f"scalectl status {name}",
         )
     if where is not None:
-        columns = _masked(columns, where(columns))
+        columns = _masked(columns, where(_with_axes(store, columns, full, keep, convention, flops)))
     notes += _left_out(columns)
     if where is None and (missing := len(wanted) - len(table) - len(damaged)) > 0:
         notes.append(f"{_runs(missing)} left out: not ended yet")
@@ -111,7 +113,6 @@ def load_points(
             where="; ".join(notes) or None,
             remedy=f"scalectl status {name}",
         )
-    full = metric if "/" in metric else f"{HELD_OUT}/{metric}"
     values = _values(store, columns, full, keep)
     has = np.isfinite(values)
     if not has.all():
@@ -153,29 +154,60 @@ def table_points(
     source: pd.DataFrame | str | Path,
     mapping: Mapping[str, str] | None = None,
     where: Mask | None = None,
+    convention: Convention = "non_embedding",
 ) -> Points:
     """Anybody's table as fit input, one point per row, in the order of the table.
 
     Two of N, D and C give the third through C = 6 N D (Kaplan et al. 2020, arXiv 2001.08361), which `derived` names.
+    What `scalectl export` wrote is known by its columns and gives the points of its sweep: runs that are done.
 
     Args: source: a frame, or a CSV or Parquet file; mapping: axis (N, D, C, L, seed) to column; what it does not name
-    is found by obvious column names, which the notes tell; where: mask over the columns.
+    is found by obvious column names, which the notes tell; where: mask over the columns and, where no
+    column has such a name, N, D, C and L; convention: which count of an export is N.
     Returns: N [parameters], D [tokens], C [FLOP], L [nats/token]; ids are row numbers from 1; size is N to four digits;
-    rows without a number on an axis are dropped with a note. Neither convention nor flops are known.
+    rows without a number on an axis are dropped with a note. Convention and flops are known of an export only.
     Raises: UsageError for an unknown column, text or numbers that are not positive on an axis, or no L;
     NothingMatched if no row is left.
     """
     columns, origin = read_columns(source)
-    return columns_points(columns, mapping, where, origin)
+    return columns_points(columns, mapping, where, origin, convention)
 
 
-def columns_points(columns: Columns, mapping: Mapping[str, str] | None, where: Mask | None, origin: str) -> Points:
+def columns_points(
+    columns: Columns,
+    mapping: Mapping[str, str] | None,
+    where: Mask | None,
+    origin: str,
+    convention: Convention = "non_embedding",
+) -> Points:
     """`table_points` of columns at hand. origin: name of the source in messages."""
-    found, notes = _find_columns(columns, mapping or {}, origin)
+    return mapped_points(columns, mapping, where, origin, convention)[0]
+
+
+def mapped_points(
+    columns: Columns,
+    mapping: Mapping[str, str] | None,
+    where: Mask | None,
+    origin: str,
+    convention: Convention = "non_embedding",
+) -> tuple[Points, dict[str, str]]:
+    """`columns_points`, and which column was taken for each axis."""
     rows = np.arange(1, 1 + (len(next(iter(columns.values()))) if columns else 0))
     kept = {**columns, _ROW: rows}
+    notes = []
+    export = is_export(columns)
+    if export:
+        done = np.array([state == str(State.DONE) for state in columns["state"]], dtype=bool)
+        if not done.all():
+            notes.append(f"{_runs(int(np.count_nonzero(~done)))} left out: not done")
+        kept = _masked(kept, done)
+        mapping = {**_export_axes(kept, convention), **(mapping or {})}
+    found, said = _find_columns({name: held for name, held in kept.items() if name != _ROW}, mapping or {}, origin)
+    notes += said
+    if export:
+        notes.append("an export of scalectl: " + ", ".join(f"{axis} is {name}" for axis, name in found.items()))
     if where is not None:
-        kept = _masked(kept, where(columns))
+        kept = _masked(kept, where(_with_mapped(kept, found)))
     axes = {axis: _numbers(kept[name], name, axis) for axis, name in found.items() if axis != "seed"}
     whole = np.logical_and.reduce([np.isfinite(values) for values in axes.values()])
     if dropped := np.count_nonzero(~whole):
@@ -199,10 +231,14 @@ def columns_points(columns: Columns, mapping: Mapping[str, str] | None, where: M
         D, derived = C / (6 * N), "D"
     elif D is not None and C is not None and N is None:
         N, derived = C / (6 * D), "N"
+    counted = export and found.get("N") == f"N_{convention}"
+    if derived == "C" and counted:
+        derived = None  # the convention of C that was asked for, as for the runs themselves
     if derived:
         notes.append(f"{derived} is computed through C = 6 N D")
     numbers = kept.pop(_ROW)
-    return Points(
+    exact = export and found.get("C") == "C_exact"
+    points = Points(
         L=axes["L"],
         N=N,
         D=D,
@@ -212,9 +248,47 @@ def columns_points(columns: Columns, mapping: Mapping[str, str] | None, where: M
         seed=kept[found["seed"]] if "seed" in found else None,
         columns=kept,
         metric=found["L"],
+        convention=convention if counted else None,
+        flops="exact" if exact else "6nd" if counted else None,
         derived=derived,
         notes=tuple(notes),
     )
+    return points, found
+
+
+def is_export(columns: Iterable[str]) -> bool:
+    """Whether a table with these columns is what `scalectl export` writes: one row per run of the index."""
+    return {"run_id", "state", "D", "C_exact", "steps", f"{HELD_OUT}/{LOSS}"} <= set(columns)
+
+
+def _export_axes(columns: Columns, convention: Convention) -> dict[str, str]:
+    """What the columns of an export are; C only where 6 N D cannot be formed, as for the runs themselves."""
+    wanted = {"N": f"N_{convention}", "D": "D", "L": f"{HELD_OUT}/{LOSS}", "seed": "train.seed"}
+    found = {axis: name for axis, name in wanted.items() if name in columns and _known(columns[name]).any()}
+    if not {"N", "D"} <= set(found):
+        found["C"] = "C_exact"
+    return found
+
+
+def _known(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Which cells hold something: neither None nor NaN, nor pandas' NA."""
+    import pandas as pd
+
+    return np.asarray(~pd.isna(values), dtype=bool)
+
+
+def _with_mapped(columns: Columns, found: Mapping[str, str]) -> Columns:
+    """The columns, and those that were taken for N, D, C and L under these names, for --where."""
+    known = {axis: columns[name] for axis, name in found.items() if axis != "seed"}
+    numbers = {axis: held.astype(np.float64) for axis, held in known.items() if held.dtype.kind in "iuf"}
+    with np.errstate(divide="ignore", invalid="ignore"):
+        if {"N", "D"} <= set(numbers) and "C" not in known:
+            known["C"] = 6 * numbers["N"] * numbers["D"]
+        elif {"N", "C"} <= set(numbers) and "D" not in known:
+            known["D"] = numbers["C"] / (6 * numbers["N"])
+        elif {"D", "C"} <= set(numbers) and "N" not in known:
+            known["N"] = numbers["C"] / (6 * numbers["D"])
+    return {**known, **{name: held for name, held in columns.items() if name != _ROW}}
 
 
 _ROW = "\0row"  # cannot be a column of a file
@@ -287,6 +361,18 @@ def _runs(count: int, kind: str = "") -> str:
     return f"{count} {kind} run{'s' * (count != 1)}".replace("  ", " ")
 
 
+def _with_axes(
+    store: Store, columns: Columns, metric: str, keep: int | None, convention: Convention, flops: str
+) -> Columns:
+    """The columns, and N, D, C and L as a fit of them gets them, NaN where a run has none, for --where."""
+    known = {axis: columns[name].astype(np.float64) for axis, name in (("N", f"N_{convention}"), ("C", "C_exact"))}
+    if flops == "6nd" and np.isfinite(product := 6 * known["N"] * columns["D"].astype(np.float64)).any():
+        known["C"] = product
+    if metric in columns:
+        known["L"] = _values(store, columns, metric, keep)
+    return {**known, **columns}
+
+
 def _values(store: Store, columns: Columns, metric: str, keep: int | None) -> Floats:
     """Return the metric of every run, NaN where a run does not have it; `keep` as from `_parse_at`."""
     there = sorted(name for name, held in columns.items() if "/" in name and held.dtype == np.float64)
@@ -311,9 +397,9 @@ def _values(store: Store, columns: Columns, metric: str, keep: int | None) -> Fl
 
 
 def _refuse_mixtures(columns: Columns, by: str | None) -> None:
-    if by is not None and by not in columns:
-        raise UsageError(f"{escaped(by)} is not a column of the runs", remedy=did_you_mean(by, columns))
-    groups = _codes(columns[by]) if by is not None else np.zeros(len(columns["run_id"]), dtype=np.int64)
+    groups = (
+        _codes(columns[full_name(by, columns)]) if by is not None else np.zeros(len(columns["run_id"]), dtype=np.int64)
+    )
     for name, what in _NEVER_POOLED.items():
         if name not in columns or not _splits(groups, columns[name]):
             continue
@@ -359,10 +445,13 @@ def _find_columns(columns: Columns, mapping: Mapping[str, str], origin: str) -> 
         if axis not in _OBVIOUS:
             raise UsageError(f"--map {escaped(axis)}: not an axis", remedy=f"the axes are {', '.join(_OBVIOUS)}")
         if name not in columns:
+            several = re.fullmatch(r"([^,=]+),\s*([NDCL]=[^,=]+)(,.*)?", name)
             raise UsageError(
                 f"--map {axis}: {origin} has no column {shown(name)}",
-                where=f"it has {', '.join(escaped(column) for column in columns)}",
-                remedy=did_you_mean(name, columns),
+                where=_listed(columns),
+                remedy=f"repeat --map for each axis: --map {axis}={escaped(several[1])} --map {escaped(several[2])}"
+                if several
+                else did_you_mean(name, columns),
             )
         found[axis] = name
     notes = []
@@ -376,19 +465,28 @@ def _find_columns(columns: Columns, mapping: Mapping[str, str], origin: str) -> 
                 found[axis] = name
                 notes.append(f"{axis} is read from the column {name}")
                 break
+    unscaled = not {"N", "D", "C"} & set(found)
     if "L" not in found:
+        no_size = "N, D or C, and none " if unscaled else "N, and none " if not {"N", "C"} & set(found) else ""
         raise UsageError(
-            f"no column of {origin} is plainly the loss",
-            where=f"it has {', '.join(escaped(column) for column in columns)}",
-            remedy="name it: --map L=COLUMN",
+            f"no column of {origin} is plainly {no_size}the loss",
+            where=_listed(columns),
+            remedy="name them: --map N=COLUMN --map L=COLUMN" if no_size else "name it: --map L=COLUMN",
         )
-    if not {"N", "D", "C"} & set(found):
+    if unscaled:
         raise UsageError(
-            f"no column of {origin} is plainly N, D or C",
-            where=f"it has {', '.join(escaped(column) for column in columns)}",
-            remedy="name one: --map N=COLUMN",
+            f"no column of {origin} is plainly N, D or C", where=_listed(columns), remedy="name one: --map N=COLUMN"
         )
     return found, notes
+
+
+_LISTED = 12  # names in a message; ours: more than that nobody reads, and an export has a hundred
+
+
+def _listed(columns: Iterable[str]) -> str:
+    names = [escaped(column) for column in columns]
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return f"it has {', '.join(names[:_LISTED])}{more}"
 
 
 def _numbers(values: npt.NDArray[Any], name: str, axis: str) -> Floats:

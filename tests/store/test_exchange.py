@@ -61,6 +61,44 @@ def test_an_export_of_nothing_matches_nothing(store, lab):
         export(store, "s")
 
 
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+@pytest.mark.parametrize("convention", ["non_embedding", "total"])
+def test_an_export_gives_the_points_of_its_sweep_as_a_table_and_imported(
+    store, other, lab, tmp_path, suffix, convention
+):
+    runs = [lab.run(d_model=d_model, seed=seed) for d_model in (8, 16, 32) for seed in range(2)]
+    lost = lab.run(d_model=64)
+    for run in runs:
+        lab.stored(store, run)
+    lab.stored(store, lost, state=State.DIVERGED, rows=lab.rows(lost)[:4])
+    sweep_of(store, [*runs, lost])
+    path = tmp_path / f"s.{suffix}"
+    frame = export(store, "s")
+    frame.to_csv(path, index=False) if suffix == "csv" else frame.to_parquet(path, index=False)
+
+    own = load_points(store, "s", convention=convention)
+    direct = table_points(path, convention=convention)
+    assert "1 run left out: not done" in direct.notes
+    import_table(other, path, "theirs", convention=convention)
+    again = load_points(other, "theirs", convention=convention)
+    order = np.lexsort((own.seed, own.N))
+    for points in (direct, again):
+        same = np.lexsort((points.seed, points.N))
+        for axis in ("N", "D", "C", "L", "seed"):
+            np.testing.assert_array_equal(getattr(points, axis)[same], getattr(own, axis)[order])
+        assert points.derived is None
+        assert (points.convention, points.flops) == (own.convention, own.flops)
+        assert vary(points) == vary(own) == ()
+    for name in ("C_exact", "seconds", "N_matmul", "model.d_model", "data.fingerprint", "held-out/bits_per_byte"):
+        assert sorted(again.columns[name]) == sorted(own.columns[name])
+    assert {key for row in load_sweep(other, "theirs").rows for key in row} == {
+        "run_id", "current", "config", "model.d_model", "train.seed",
+    }  # fmt: skip
+    sizes = [row["model.d_model"] for row in load_sweep(other, "theirs").rows]
+    assert sizes == sorted(sizes)
+    assert set(export(other, "theirs")["provenance.host"]) == {"here"}
+
+
 # --- tables ----------------------------------------------------------------------------------------------------------
 
 
@@ -103,6 +141,39 @@ def test_an_imported_table_counts_N_as_told_and_no_other_way(store, table):
     with pytest.raises(UsageError, match="use --convention total") as caught:
         load_points(store, "theirs")
     assert caught.value.exit_code == 2
+
+
+def test_an_import_changes_no_other_sweep(store, lab, table):
+    runs = [lab.run(d_model=d_model) for d_model in (8, 16)]
+    for run in runs:
+        lab.stored(store, run)
+    sweep_of(store, runs)
+    before, exported = load_points(store, "s"), export(store, "s")
+    import_table(store, table, "theirs")
+    after = load_points(store, "s")
+    assert {name: held.dtype for name, held in after.columns.items()} == {
+        name: held.dtype for name, held in before.columns.items()
+    }
+    pd.testing.assert_frame_equal(export(store, "s"), exported)
+    with pytest.raises(UsageError, match="params is not known"):
+        load_points(store, "s", by="params")
+    context = load_index(store).set_index("run_id")["model.context"]
+    assert context.dtype == "Int64"
+    assert context[runs[0].run_id] == 32
+
+
+def test_the_axes_of_an_imported_table_and_columns_that_differ_in_every_row_are_no_settings(store, tmp_path):
+    path = tmp_path / "x.csv"
+    frame = pd.DataFrame(
+        {"N": [10, 20, 20], "D": [5, 5, 5], "loss": [3.0, 2.0, 2.5], "lr": [1, 2, 1], "seed": [0, 0, 1]}
+    )
+    frame.assign(bits=[1.0, 2.0, 3.0], run_id=["a", "b", "b"], config="x").to_csv(path, index=False)
+    import_table(store, path, "theirs")
+    rows = load_sweep(store, "theirs").rows
+    cells = [{key: row[key] for key in row if key not in ("config", "current", "run_id")} for row in rows]
+    assert cells == [{"lr": 1, "train.seed": 0}, {"lr": 2, "train.seed": 0}, {"lr": 1, "train.seed": 1}]
+    assert {row["run_id"] for row in rows} == set(load_index(store)["run_id"])
+    assert load_index(store)["seconds"].isna().all()
 
 
 def test_flops_that_nobody_counted_are_not_stored_as_exact(store, table):

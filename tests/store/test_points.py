@@ -180,9 +180,29 @@ def test_losses_on_different_data_are_never_pooled_unless_split(store, lab, ladd
         load_points(store, "ladder", by="train.seed")
 
 
+def test_the_last_word_of_a_column_is_enough_to_split_by(store, lab, ladder):
+    ladder(grid(lab) + grid(lab, fingerprint="beef"))
+    assert len(load_points(store, "ladder", by="fingerprint")) == 12
+
+
+@pytest.mark.parametrize(("at", "flops"), [("last", "6nd"), ("min", "exact"), ("mean:2", "6nd")])
+def test_where_sees_N_D_C_and_L_as_they_enter_the_fit(store, lab, ladder, at, flops):
+    ladder(grid(lab))
+    seen = {}
+
+    def where(columns):
+        seen.update(columns)
+        return columns["N"] > 24 * 8**2
+
+    points = load_points(store, "ladder", at=at, flops=flops, where=where)
+    assert len(points) == 4
+    for axis in ("N", "D", "C", "L"):
+        np.testing.assert_array_equal(seen[axis][seen["N"] > 24 * 8**2], getattr(points, axis))
+
+
 def test_splitting_by_an_unknown_column_is_a_usage_error(store, lab, ladder):
     ladder(grid(lab))
-    with pytest.raises(UsageError, match="not a column"):
+    with pytest.raises(UsageError, match=r"did you mean train\.seed"):
         load_points(store, "ladder", by="train.sead")
 
 
@@ -314,6 +334,38 @@ def test_a_table_without_an_axis_says_which_flag_names_it(columns, said):
     with pytest.raises(UsageError, match=said) as caught:
         table_points(pd.DataFrame(columns))
     assert "--map" in str(caught.value)
+
+
+def test_axes_in_one_map_separated_by_commas_are_answered_with_how_to_repeat_it():
+    with pytest.raises(UsageError) as caught:
+        table_points(pd.DataFrame({"n": [1], "t": [2], "loss": [2.0]}), {"N": "n,D=t"})
+    assert caught.value.remedy == "repeat --map for each axis: --map N=n --map D=t"
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({"D": [1], "x": [2.0]}, "plainly N, and none the loss"),
+        ({"x": [1], "y": [2.0]}, "plainly N, D or C, and none the loss"),
+    ],
+)
+def test_a_missing_size_is_said_before_a_missing_loss(columns, said):
+    with pytest.raises(UsageError, match=said) as caught:
+        table_points(pd.DataFrame(columns))
+    assert "--map N=COLUMN --map L=COLUMN" in str(caught.value)
+
+
+def test_at_most_twelve_columns_are_listed():
+    with pytest.raises(UsageError) as caught:
+        table_points(pd.DataFrame({f"x{i}": [1] for i in range(40)}))
+    assert "x11 and 28 more" in str(caught.value)
+    assert "x12" not in str(caught.value)
+
+
+def test_where_sees_the_axes_of_a_table_by_their_names():
+    frame = pd.DataFrame({"params": [1e6, 2e6], "tokens": [1e8, 2e8], "loss": [4.0, 3.0]})
+    for axis, least in (("N", 1e6), ("D", 1e8), ("C", 6e14)):
+        assert table_points(frame, where=lambda columns, axis=axis, least=least: columns[axis] > least).ids == ("2",)
 
 
 def test_an_unknown_axis_in_a_mapping_is_a_usage_error():
