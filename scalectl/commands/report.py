@@ -42,9 +42,7 @@ def run(request: Request) -> SweepView:
     sweep = load_sweep(target.store, target.name)
     curves, left = _curves(target, sweep)  # first: what its thorough reading sets aside is then in no table either
     index = refresh(target.store)
-    frame = index.frame()
-    frame = frame[frame["run_id"].isin(sweep.current)].set_index("run_id", drop=False)
-    columns: dict[str, dict[str, Any]] = {str(key): row for key, row in frame.to_dict("index").items()}
+    columns: dict[str, dict[str, Any]] = {row["run_id"]: row for row in index.of(sweep.current).table.to_pylist()}
     standings = states(target.store, sweep.current, index)
     damaged = [*left, *damaged_runs(target.store, index, sweep.current)]
     axes = _axes(sweep)
@@ -116,7 +114,8 @@ def _run_view(
         value = known.get(name)
         return None if value is None or not np.isfinite(float(value)) else float(value)
 
-    planned = _planned(json.loads(row["config"]), request)
+    config = json.loads(row["config"])
+    planned = _planned(config, request)
     N = number(f"N_{request.convention}") or planned[0]
     D = number("D") or planned[1]
     C = number("C_6nd" if request.flops == "6nd" else "C_exact") or planned[2]
@@ -130,9 +129,10 @@ def _run_view(
         loss=number(f"{HELD_OUT}/{LOSS}") if standing.state is State.DONE else None,
         loss_se=number(f"{HELD_OUT}/loss_se"),
         bits_per_byte=number(f"{HELD_OUT}/bits_per_byte"),
-        seconds=number("seconds"),
+        seconds=number("seconds") or None,  # nobody timed it
         message=standing.message,
         curve=curve if curve is not None and len(curve.tokens) > 1 else None,
+        place="" if "model" in config else f"{N:.4g} {D:.4g} {C:.4g}",
     )
 
 

@@ -151,7 +151,7 @@ def _groups(view: SweepView) -> list[Group]:
     members: dict[tuple[tuple[str, str], ...], list[RunView]] = {}
     for run in view.runs:
         key = tuple((name, repr(value)) for name, value in sorted(run.cell.items()) if name != view.seed_key)
-        members.setdefault(key, []).append(run)
+        members.setdefault((*key, ("", run.place)), []).append(run)
     return [_group(runs, view) for runs in members.values()]
 
 

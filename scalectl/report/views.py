@@ -39,7 +39,8 @@ class RunCurve:
 class RunView:
     """One run of a sweep. cell: value of each varying key; None for what was not measured.
 
-    loss, loss_se: final held-out loss and its standard error over sequences; message: why it ended, if not done.
+    loss, loss_se: final held-out loss and its standard error over sequences; message: why it ended, if not done;
+    place: tells runs of equal cells apart whose N, D or C is given and follows from no setting, as in a table.
     """
 
     run_id: str
@@ -54,6 +55,7 @@ class RunView:
     seconds: float | None = None
     message: str = ""
     curve: RunCurve | None = None
+    place: str = ""
 
 
 @dataclass(frozen=True)
