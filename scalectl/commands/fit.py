@@ -17,6 +17,7 @@ from scalectl.core.errors import FitError, NothingMatched, UsageError
 from scalectl.core.expression import parse
 from scalectl.core.names import did_you_mean, shown
 from scalectl.core.rows import Points
+from scalectl.core.units import counted
 from scalectl.fit.bootstrap import Draws, Unit
 from scalectl.fit.describe import describe
 from scalectl.fit.estimate import Fit
@@ -285,14 +286,12 @@ def _fit(request: Request, target: Target, points: Points) -> Result:
                 rng=np.random.default_rng(request.seed),
             )
         except FitError as error:
-            refused[law.name] = error.what
+            refused[law.name] = f"{error.what} ({error.remedy})" if error.remedy else error.what
             continue
         fitted.append(Fitted(*held))
     if not fitted:
         said = "; ".join(f"{law}: {why}" for law, why in refused.items())
-        raise FitError(
-            f"no law could be fitted to {len(points)} points: {said}", remedy="add sizes, or name another --law"
-        )
+        raise FitError(f"no law could be fitted to {counted(len(points), 'point')}: {said}")
     chosen, because = choose([held.summary for held in fitted])
     return Result(target, points, tuple(fitted), chosen, because, refused)
 
