@@ -14,7 +14,7 @@ import numpy.typing as npt
 from scalectl.commands.target import Target, changed_note, find_target
 from scalectl.core.cost import Convention
 from scalectl.core.errors import FitError, NothingMatched, UsageError
-from scalectl.core.expression import parse
+from scalectl.core.expression import full_name, parse
 from scalectl.core.names import did_you_mean, shown
 from scalectl.core.rows import Points
 from scalectl.core.units import counted
@@ -105,8 +105,7 @@ def run_by(request: Request, column: str) -> dict[str, Result]:
     """
     target = find_target(request.target, request.results)
     points = load(request, target, by=column)
-    if column not in points.columns:
-        raise UsageError(f"no column {shown(column)}", remedy=did_you_mean(column, points.columns))
+    column = full_name(column, tuple(points.columns))
     values = [None if held != held else held for held in points.columns[column].tolist()]  # NaN is a missing value
     results = {}
     for value in sorted(set(values), key=lambda held: (str(type(held)), held or 0)):
@@ -124,7 +123,7 @@ def load(request: Request, target: Target, by: str | None = None) -> Points:
     mask = mask_of(request.where)
     if target.file is not None:
         columns, origin = read_columns(target.file)
-        return columns_points(columns, _mapping(request.maps), mask, origin)
+        return columns_points(columns, _mapping(request.maps), mask, origin, request.convention)
     if request.maps:
         raise UsageError("--map names columns of a file, and a sweep has its own", remedy="leave --map out")
     return load_points(

@@ -81,7 +81,10 @@ def _size_table(report: Report, look: Look) -> Lines:
     several = {group.n for group in groups if group.n}
     over = {group.over for group in groups if group.over}
     n = f"n = {several.pop()}" if len(several) == 1 else "n in brackets"
-    spread = f"± standard error over {' or '.join(sorted(over))}, {n}" if over else "nothing finished yet"
+    finished = any(group.n for group in groups)
+    spread = (
+        f"± standard error over {' or '.join(sorted(over))}, {n}" if over else n if finished else "nothing finished yet"
+    )
     title = f"Held-out loss by size [nats/token], {spread}"
     title += f"; D = {units.count(groups[0].D)} tokens" if one_d and groups else ""
     title += f"; {FLOPS[report.flops]}"

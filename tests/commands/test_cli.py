@@ -306,7 +306,7 @@ def test_an_axis_that_was_not_named_is_refused_not_pooled(scalectl, tmp_path):
     scalectl("sweep", "tiny.toml", cwd=tmp_path)
     refused = scalectl("fit", "tiny", cwd=tmp_path, code=2)
     assert "train.lr" in refused.stderr
-    split = json.loads(scalectl("fit", "tiny", "--by", "train.lr", "--json", cwd=tmp_path).stdout)
+    split = json.loads(scalectl("fit", "tiny", "--by", "lr", "--json", cwd=tmp_path).stdout)
     assert [group["group"] for group in split["groups"]] == ["train.lr=0.003", "train.lr=0.01"]
     one = json.loads(scalectl("fit", "tiny", "--where", "train.lr == 0.01", "--json", cwd=tmp_path).stdout)
     assert one["fits"][0]["n"] == 6
