@@ -17,9 +17,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from record import record
-from rich.console import Console
-from rich.table import Table
+from record import record, show
 
 from scalectl.core.job import Job, Placement
 from scalectl.core.run import Evaluation, Member, RunConfig, Task
@@ -91,12 +89,7 @@ def main() -> None:
                     "ratio": round(median(many / one for one, many in pairs), 2),
                 }
             )
-    table = Table(title=f"A pack of {K} against one model, one core, median of {given.rounds} interleaved rounds")
-    for name in rows[0]:
-        table.add_column(name, justify="right")
-    for row in rows:
-        table.add_row(*map(str, row.values()))
-    Console().print(table)
+    show(f"A pack of {K} against one model, one core, median of {given.rounds} interleaved rounds", rows)
     record(Path(__file__).stem, rows)
 
 

@@ -1,4 +1,4 @@
-"""Figures of a benchmark with the machine and versions that gave them, as JSON in bench/results/."""
+"""Figures of a benchmark: a table on the terminal, and JSON with machine and versions in bench/results/."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import json
 import platform
 from pathlib import Path
 from typing import Any
+
+from rich.console import Console
+from rich.table import Table
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -23,3 +26,12 @@ def record(name: str, rows: list[dict[str, Any]]) -> None:
     }
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
+
+
+def show(title: str, rows: list[dict[str, Any]]) -> None:
+    table = Table(title=title)
+    for name in rows[0]:
+        table.add_column(name, justify="left" if name in ("command", "model") else "right")
+    for row in rows:
+        table.add_row(*map(str, row.values()))
+    Console().print(table)

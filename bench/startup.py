@@ -15,9 +15,7 @@ import time
 from pathlib import Path
 from statistics import median
 
-from record import record
-from rich.console import Console
-from rich.table import Table
+from record import record, show
 
 LIMITS = {"--help": 0.25, "sweep stdlib-ladder": 1.5}  # seconds, from the project's goals
 COMMANDS = (
@@ -74,12 +72,7 @@ def main() -> None:
         }
         for command, times in measured.items()
     ]
-    table = Table(title=f"Whole processes, median of {given.rounds}")
-    for name in rows[0]:
-        table.add_column(name, justify="left" if name == "command" else "right")
-    for row in rows:
-        table.add_row(*map(str, row.values()))
-    Console().print(table)
+    show(f"Whole processes, median of {given.rounds}", rows)
     record(Path(__file__).stem, rows)
 
 
