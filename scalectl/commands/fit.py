@@ -333,24 +333,28 @@ def _refuse_pooling(points: Points) -> None:
 
 
 def _floor(points: Points) -> tuple[str, ...]:
-    """The loss of the ideal predictor, where the data's entropy is known exactly and is one for all points."""
-    columns = points.columns
-    found = set()
-    for name, task in TASKS.items():
-        keys = {part.name: f"data.{part.name}" for part in dataclasses.fields(task.options)}
-        if not {"data.task", "model.context", *keys.values()} <= set(columns):
-            continue
-        for i in np.flatnonzero(np.array([held == name for held in columns["data.task"].tolist()])):
-            options = {key: columns[column][i] for key, column in keys.items()}
-            plain = {key: held.item() if isinstance(held, np.generic) else held for key, held in options.items()}
-            plain = {key: None if held != held else held for key, held in plain.items()}  # a missing number is NaN
-            plain = {key: int(held) if isinstance(held, float) else held for key, held in plain.items()}
-            found.add(task.floor(task.options(**plain), int(columns["model.context"][i])))
-    known = [floor for floor in found if floor is not None]
-    if len(found) != 1 or not known:
+    """The loss of the ideal predictor, where the points share their data and its entropy is known exactly."""
+
+    def shared(name: str) -> set[Any]:
+        return set(points.columns[name].tolist()) if name in points.columns else set()
+
+    tasks, contexts = shared("data.task"), shared("model.context")
+    task = TASKS.get(str(next(iter(tasks)))) if len(tasks) == 1 and len(contexts) == 1 else None
+    if task is None:
         return ()
-    said = f"the entropy of these data is known: on these windows no predictor gets below {known[0]:.4f} nats/token"
-    return (f"{said}; --fix E={known[0]:.4f} holds the floor there",)
+    options = {}
+    for part in dataclasses.fields(task.options):
+        held = shared(f"data.{part.name}")
+        if len(held) > 1:
+            return ()
+        if held:  # a column that no run fills is not there, and stands for the default
+            value = held.pop()
+            options[part.name] = int(value) if isinstance(value, float) else value
+    floor = task.floor(task.options(**options), int(contexts.pop()))
+    if floor is None:
+        return ()
+    said = f"the entropy of these data is known: on these windows no predictor gets below {floor:.4f} nats/token"
+    return (f"{said}; --fix E={floor:.4f} holds the floor there",)
 
 
 def _seeds(points: Points) -> int | None:

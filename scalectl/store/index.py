@@ -73,11 +73,6 @@ class Index:
         return {run_id: (state, message, steps or 0) for run_id, state, message, steps in zip(*columns, strict=True)}
 
 
-def load_index(store: Store) -> pd.DataFrame:
-    """Return the index as a frame, right even if index.parquet is stale, damaged, missing or cannot be written."""
-    return refresh(store).frame()
-
-
 def rebuild(store: Store) -> Index:
     """Return the index made again from every run file, each verified in full."""
     return _update(store, {}, [])

@@ -15,6 +15,8 @@ import pandas as pd
 import pytest
 from support import REPOSITORY, SWEEP, environment
 
+from scalectl.tasks import markov
+
 READING = {
     "plan": ["plan", "tiny.toml"],
     "status": ["status"],
@@ -349,6 +351,14 @@ def test_before_any_run_has_ended_the_report_says_what_is_missing(scalectl, tmp_
     assert "paused" in text
     assert "no finished run" in scalectl("fit", "tiny", cwd=tmp_path, code=3).stderr
     assert "no finished run" in scalectl("predict", "tiny", "--n", "1M", cwd=tmp_path, code=3).stderr
+
+
+def test_a_fit_to_data_of_known_entropy_names_their_floor(trained, scalectl):
+    floor = markov.floor(markov.Options(length=200_000), 16)
+    for verb in ("fit", "report"):
+        notes = " ".join(json.loads(scalectl(verb, "tiny", "--json", cwd=trained).stdout)["notes"])
+        assert f"no predictor gets below {floor:.4f}" in notes
+        assert f"--fix E={floor:.4f}" in notes
 
 
 def test_a_reader_that_leaves_early_is_not_an_error(trained):

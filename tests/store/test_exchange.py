@@ -12,7 +12,7 @@ from scalectl.core.errors import NothingMatched, StoreError, UsageError
 from scalectl.core.job import State
 from scalectl.core.run import record
 from scalectl.store.exchange import export, import_store, import_table
-from scalectl.store.index import load_index, rebuild
+from scalectl.store.index import rebuild, refresh
 from scalectl.store.layout import open_store
 from scalectl.store.points import load_points, table_points, vary
 from scalectl.store.reader import read_run
@@ -157,7 +157,7 @@ def test_an_import_changes_no_other_sweep(store, lab, table):
     pd.testing.assert_frame_equal(export(store, "s"), exported)
     with pytest.raises(UsageError, match="params is not known"):
         load_points(store, "s", by="params")
-    context = load_index(store).set_index("run_id")["model.context"]
+    context = refresh(store).frame().set_index("run_id")["model.context"]
     assert context.dtype == "Int64"
     assert context[runs[0].run_id] == 32
 
@@ -172,13 +172,13 @@ def test_the_axes_of_an_imported_table_and_columns_that_differ_in_every_row_are_
     rows = load_sweep(store, "theirs").rows
     cells = [{key: row[key] for key in row if key not in ("config", "current", "run_id")} for row in rows]
     assert cells == [{"lr": 1, "train.seed": 0}, {"lr": 2, "train.seed": 0}, {"lr": 1, "train.seed": 1}]
-    assert {row["run_id"] for row in rows} == set(load_index(store)["run_id"])
-    assert load_index(store)["seconds"].isna().all()
+    assert {row["run_id"] for row in rows} == set(refresh(store).frame()["run_id"])
+    assert refresh(store).frame()["seconds"].isna().all()
 
 
 def test_flops_that_nobody_counted_are_not_stored_as_exact(store, table):
     import_table(store, table, "theirs")
-    assert load_index(store)["C_exact"].isna().all()
+    assert refresh(store).frame()["C_exact"].isna().all()
     assert load_points(store, "theirs", flops="exact").C is None
     points = load_points(store, "theirs")
     np.testing.assert_array_equal(points.C, 6 * points.N * points.D)
@@ -230,7 +230,7 @@ def test_a_column_named_like_one_of_the_index_keeps_its_values_apart(store, tmp_
     path = tmp_path / "x.csv"
     pd.DataFrame({"N": [10], "D": [5], "loss": [3.0], "state": ["fine"], "device": ["tpu"]}).to_csv(path, index=False)
     import_table(store, path, "theirs")
-    row = load_index(store).iloc[0]
+    row = refresh(store).frame().iloc[0]
     assert (row["state"], row["column.state"], row["column.device"]) == ("done", "fine", "tpu")
 
 
@@ -255,7 +255,7 @@ def test_a_merged_store_has_the_runs_and_sweeps_of_both(store, other, lab):
     merge = import_store(store, other.root)
     assert (merge.copied, merge.known) == ((theirs.run_id,), (both.run_id,))
     assert set(merge.sweeps) == {"s", "only-there"}
-    assert set(load_index(store)["run_id"]) == {run.run_id for run in (ours, both, theirs)}
+    assert set(refresh(store).frame()["run_id"]) == {run.run_id for run in (ours, both, theirs)}
     assert store.run_file(theirs.run_id).read_bytes() == other.run_file(theirs.run_id).read_bytes()
     assert read_run(store.run_file(both.run_id)).rows() == lab.rows(both)
     assert load_sweep(store, "s").current == (ours.run_id, both.run_id)
@@ -272,7 +272,7 @@ def test_a_merge_with_other_numbers_copies_nothing_at_all(store, other, lab):
     lab.stored(other, theirs)
     with pytest.raises(StoreError, match=shared.run_id):
         import_store(store, other.root)
-    assert load_index(store)["run_id"].tolist() == [shared.run_id]
+    assert refresh(store).frame()["run_id"].tolist() == [shared.run_id]
 
 
 @pytest.mark.parametrize(("ours", "theirs", "result"), [("failed", "done", "done"), ("done", "failed", "done")])
@@ -281,7 +281,7 @@ def test_a_finished_run_goes_before_a_failed_one(store, other, lab, ours, theirs
     for where, state in ((store, ours), (other, theirs)):
         lab.stored(where, run, state=State(state), rows=None if state == "done" else [])
     import_store(store, other.root)
-    assert load_index(store)["state"].tolist() == [result]
+    assert refresh(store).frame()["state"].tolist() == [result]
 
 
 def test_a_damaged_file_of_another_store_is_named_and_left_there(store, other, lab):

@@ -18,7 +18,7 @@ from scalectl.core.errors import NothingMatched, UsageError
 from scalectl.core.job import State
 from scalectl.core.rows import INDEX_COLUMNS
 from scalectl.store import schema
-from scalectl.store.index import find_run, load_index, rebuild, refresh
+from scalectl.store.index import find_run, rebuild, refresh
 from scalectl.store.layout import open_store
 
 
@@ -26,7 +26,7 @@ def test_the_index_has_one_row_per_run_with_config_sizes_and_final_metrics(store
     run, other = lab.run(d_model=8), lab.run(d_model=16)
     lab.stored(store, run)
     lab.stored(store, other, state=State.DIVERGED, message="at step 40", rows=lab.rows(other)[:4])
-    frame = load_index(store).set_index("run_id")
+    frame = refresh(store).frame().set_index("run_id")
     assert set(frame.index) == {run.run_id, other.run_id}
     row = frame.loc[run.run_id]
     assert row["N_non_embedding"] == lab.N(run)
@@ -46,7 +46,7 @@ def test_the_index_file_has_the_declared_columns_with_their_units(store, lab):
     for column in INDEX_COLUMNS:
         assert fields.field(column.name).metadata[b"unit"] == column.unit.encode()
         assert fields.field(column.name).metadata[b"description"] == column.sentence.encode()
-    pd.testing.assert_frame_equal(pd.read_parquet(store.index), load_index(store))
+    pd.testing.assert_frame_equal(pd.read_parquet(store.index), refresh(store).frame())
 
 
 def spoil_nothing(store):
@@ -71,9 +71,9 @@ def flipped(content, at):
 def test_the_index_is_right_whatever_became_of_its_file(store, lab, kind):
     for seed in range(3):
         lab.stored(store, lab.run(seed=seed))
-    truth = load_index(store)
+    truth = refresh(store).frame()
     SPOILED[kind](store)
-    pd.testing.assert_frame_equal(load_index(store), truth)
+    pd.testing.assert_frame_equal(refresh(store).frame(), truth)
 
 
 def test_no_bit_flip_in_the_index_changes_what_is_read(store, lab):
@@ -81,44 +81,44 @@ def test_no_bit_flip_in_the_index_changes_what_is_read(store, lab):
 
     for seed in range(3):
         lab.stored(store, lab.run(seed=seed))
-    truth = load_index(store)
+    truth = refresh(store).frame()
     content = store.index.read_bytes()
     for bit in random.Random(0).sample(range(8 * len(content)), 60):
         store.index.write_bytes(flipped(content, bit // 8))
-        pd.testing.assert_frame_equal(load_index(store), truth)
+        pd.testing.assert_frame_equal(refresh(store).frame(), truth)
 
 
 def test_new_changed_and_removed_runs_show_at_once(store, lab):
     first, second = lab.run(seed=1), lab.run(seed=2)
     lab.stored(store, first)
     lab.stored(store, second, state=State.FAILED, rows=[])
-    assert load_index(store)["state"].value_counts().to_dict() == {"done": 1, "failed": 1}
+    assert refresh(store).frame()["state"].value_counts().to_dict() == {"done": 1, "failed": 1}
     lab.stored(store, second)
-    assert load_index(store)["state"].tolist() == ["done", "done"]
+    assert refresh(store).frame()["state"].tolist() == ["done", "done"]
     store.run_file(first.run_id).unlink()
-    assert load_index(store)["run_id"].tolist() == [second.run_id]
+    assert refresh(store).frame()["run_id"].tolist() == [second.run_id]
     assert refresh(store).states() == {second.run_id: ("done", "", 60)}
 
 
 def test_only_new_files_are_read_again(store, lab):
     """A known file whose content changes behind its time and size is not opened: its row comes from the index."""
     path = lab.stored(store, lab.run(seed=0))
-    load_index(store)
+    refresh(store).frame()
     status = path.stat()
     path.write_bytes(b"x" * status.st_size)
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     lab.stored(store, lab.run(seed=1))
-    assert len(load_index(store)) == 2
+    assert len(refresh(store).frame()) == 2
     assert len(rebuild(store).damaged) == 1
 
 
 def test_the_rows_of_the_index_do_not_depend_on_what_was_known_before(store, lab):
     for seed in (3, 1):
         lab.stored(store, lab.run(seed=seed, lr=1 if seed == 1 else 0.003))
-        load_index(store)
+        refresh(store).frame()
     for state, d_model in ((State.DIVERGED, 8), (State.FAILED, 24)):
         lab.stored(store, lab.run(d_model=d_model), state=state, rows=[])
-        grown = load_index(store)
+        grown = refresh(store).frame()
     pd.testing.assert_frame_equal(grown, rebuild(store).frame())
 
 
@@ -132,15 +132,15 @@ def test_columns_of_different_types_stay_apart_after_an_update(store):
 
     add("a", 5)
     add("b", "five")
-    assert load_index(store)["model.width"].tolist() == ["5", "five"]
+    assert refresh(store).frame()["model.width"].tolist() == ["5", "five"]
     store.run_file("b").unlink()
     add("c", 6)
-    assert load_index(store)["model.width"].tolist() == [5, 6]
+    assert refresh(store).frame()["model.width"].tolist() == [5, 6]
 
 
 def test_an_empty_store_has_an_empty_index(tmp_path):
     store = open_store(tmp_path / "nothing")
-    assert load_index(store).empty
+    assert refresh(store).frame().empty
     assert not store.root.exists()
 
 
