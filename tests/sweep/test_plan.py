@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import a_moment
 
 from scalectl.core.errors import SweepFileError
 from scalectl.models.decoder import spec as decoder
@@ -418,4 +419,4 @@ def test_a_plan_of_ten_thousand_runs_takes_seconds():
         more='[constraints]\ndrop = ["tokens_per_param < 0.01"]',
     )
     assert len(planned) + len(planned.dropped) == 10_000
-    assert time.process_time() - begin < 6  # 1.2 s alone; a loaded machine doubles even its own time
+    assert time.process_time() - begin < 6 * a_moment()  # 1.2 of them alone

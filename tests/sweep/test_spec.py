@@ -5,6 +5,7 @@ import tomllib
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support import a_moment
 
 from scalectl.core.errors import SweepFileError, UsageError
 from scalectl.report.problems import lines
@@ -294,7 +295,7 @@ def test_a_malformed_file_is_refused_with_every_mistake_and_its_line(case):
     text, expected = MALFORMED[case]
     begin = time.process_time()
     found = problems(text)
-    assert time.process_time() - begin < 1
+    assert time.process_time() - begin < a_moment()
     assert len(found) == len(expected), [p.what for p in found]
     for line, what, remedy in expected:
         matching = [p for p in found if what in p.what and p.line == line]
@@ -356,7 +357,7 @@ def test_a_billion_cells_are_counted_before_one_is_built():
     )
     begin = time.process_time()
     (problem,) = problems(text)
-    assert time.process_time() - begin < 1
+    assert time.process_time() - begin < a_moment()
     assert "1,000,000,000 runs, more than 100,000" in problem.what
     assert problem.line == 4
     assert "--max-runs" in problem.remedy
@@ -378,7 +379,7 @@ def test_a_file_that_is_not_text_or_too_large_or_not_there_is_refused(tmp_path):
     begin = time.process_time()
     with pytest.raises(SweepFileError, match="larger than 250 kB"):
         load(path)
-    assert time.process_time() - begin < 1
+    assert time.process_time() - begin < a_moment()
     with pytest.raises(UsageError, match="No such file"):
         load(tmp_path / "none.toml")
     with pytest.raises(UsageError, match="directory"):
@@ -404,7 +405,7 @@ def test_a_file_that_is_not_text_or_too_large_or_not_there_is_refused(tmp_path):
 def test_a_hostile_file_is_refused_in_a_moment(text):
     begin = time.process_time()
     found = problems(text)
-    assert time.process_time() - begin < 1
+    assert time.process_time() - begin < a_moment()
     assert all(len(p.what) < 500 for p in found)
 
 
