@@ -118,7 +118,7 @@ class Attempt:
                         "event": "beat",
                         "runs": {seat.run_id: [seat.step, _finite(seat.last_loss)] for seat in trainer.seats},
                         "tokens_per_second": tokens / max(clock - since, 1e-9),
-                        "memory": _memory(trainer.device),
+                        "memory": _memory(trainer.engine.device),
                     }
                 )
                 since, beat, tokens = clock, clock, 0

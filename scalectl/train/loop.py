@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,16 +10,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from scalectl.core.job import Job, State
 from scalectl.core.rows import HELD_OUT, LOSS, TRAIN, Row
 from scalectl.core.run import RunConfig
 from scalectl.models import MODELS
-from scalectl.optim import OPTIMIZERS
 from scalectl.optim.schedules import SCHEDULES
 from scalectl.tasks import TASKS, Data
-from scalectl.train import population as pop
+from scalectl.train.engine import Engine, fresh_row
+from scalectl.train.population import Row as ModelRow
 
 # Nats above a uniform guess at the end of a run. Ours: initialisation is within .05 of it, and every blow-up that was
 # seen ended whole nats above.
@@ -45,7 +43,7 @@ class Progress:
     """
 
     step: int
-    row: pop.Row
+    row: ModelRow
     train_sum: float = 0.0
     train_count: int = 0
     last_loss: float = math.nan
@@ -71,10 +69,7 @@ class _Seat:
 
 def fresh(run: RunConfig) -> Progress:
     """A run at step 0."""
-    tensors = MODELS[run.model.name].ledger(run.model.options).tensors
-    theta = pop.initial_row(tensors, run.seed)
-    optim = importlib.import_module(OPTIMIZERS[run.optim.name].module)
-    return Progress(0, pop.Row(theta, tuple(torch.zeros_like(theta) for _ in range(optim.SLOTS))))
+    return Progress(0, fresh_row(run))
 
 
 class Trainer:
@@ -87,13 +82,7 @@ class Trainer:
     def __init__(self, job: Job, begin: Mapping[str, Progress] | None = None) -> None:
         first = job.runs[0]
         self.job = job
-        self.device = torch.device(job.placement.device)
-        self.precision = first.precision
-        model = MODELS[first.model.name]
-        ledger = model.ledger(first.model.options)
-        self.forward = importlib.import_module(model.forward)
-        self.optim = importlib.import_module(OPTIMIZERS[first.optim.name].module)
-        self.layout = pop.Layout.of(ledger.tensors)
+        ledger = MODELS[first.model.name].ledger(first.model.options)
         self.flops_per_step = float(ledger.flops_per_token() * first.batch_tokens)
         task = TASKS[first.task.name]
         description = task.describe(first.task.options)
@@ -121,12 +110,8 @@ class Trainer:
             )
             for run, p in zip(job.runs, progress, strict=True)
         ]
-        self._place(pop.Population.of(self.layout, [p.row for p in progress], self.precision, self.device))
+        self.engine = Engine(job.runs, [p.row for p in progress], job.placement)
         self.began = time.monotonic()
-
-    def _place(self, population: pop.Population) -> None:
-        self.population = population
-        self.rows = self.optim.Rows.of([seat.run.optim.options for seat in self.seats], self.device)
 
     @property
     def running(self) -> bool:
@@ -138,7 +123,7 @@ class Trainer:
         k = next(k for k, seat in enumerate(self.seats) if seat.run_id == run_id)
         seat = self.seats[k]
         return Progress(
-            seat.step, self.population.row(k), seat.train_sum, seat.train_count, seat.last_loss, self._seconds(seat)
+            seat.step, self.engine.row(k), seat.train_sum, seat.train_count, seat.last_loss, self._seconds(seat)
         )
 
     def step(self) -> list[Row | Ended]:
@@ -182,49 +167,20 @@ class Trainer:
         return Ended(seat.run_id, State.DIVERGED, seat.step, message)
 
     def _learn(self) -> list[float]:
-        """Forward, backward and update of every row; the loss of each row on its batch [nats/token]."""
-        people = self.population
-        people.refresh()
+        """One step of every run on its own batch; the loss of each [nats/token]."""
         first = self.seats[0].run
-        micro = self.job.placement.micro_batch or first.sequences
         batches = [self.data.batch(s.run.seed, s.step, first.sequences, first.context) for s in self.seats]
-        tokens = torch.from_numpy(np.stack(batches)).to(self.device)
-        total = torch.zeros(len(people), device=self.device, dtype=torch.float64)
-        for part in tokens.split(micro, dim=1):
-            per_token = self.forward.token_losses(people.views, part, first.model.options)
-            share = part.shape[1] / first.sequences
-            loss_K = per_token.mean(dim=1) * share
-            loss_K.sum().backward()
-            people.collect()
-            total += loss_K.detach()
-        factor = torch.tensor([[seat.factor()] for seat in self.seats], dtype=torch.float64, device=self.device)
-        taken = torch.tensor([[seat.step + 1.0] for seat in self.seats], dtype=torch.float64, device=self.device)
-        norm = self.optim.step(people.theta, people.grad, people.slots, self.rows, factor, taken, self.layout.decayed)
-        # a gradient that is not finite ruins the row as surely as a loss that is not
-        total = torch.where(norm[:, 0].isfinite(), total, torch.nan)
-        return [float(loss) for loss in total.tolist()]
+        factors = [seat.factor() for seat in self.seats]
+        return self.engine.learn(np.stack(batches), factors, [seat.step + 1 for seat in self.seats])
 
-    @torch.no_grad()
     def _evaluate(self, due: Sequence[int]) -> list[tuple[float, float]]:
         """Held-out loss and its standard error over sequences [nats/token], for the rows that are due."""
         if not due:
             return []
-        people = self.population
-        people.refresh()
-        whole = len(due) == len(people)
-        compute = people.compute if whole else people.compute[list(due)]
-        views = self.layout.views(compute)
-        first = self.seats[0].run
-        size = min(self.job.placement.micro_batch or first.sequences, first.sequences)
-        per_sequence: list[Tensor] = []
-        for part in self.held_out.split(size):
-            tokens = part.to(self.device).unsqueeze(0).expand(len(due), -1, -1)
-            losses = self.forward.token_losses(views, tokens, first.model.options)
-            per_sequence.append(losses.view(len(due), part.shape[0], -1).double().mean(dim=2).cpu())
-        joint = torch.cat(per_sequence, dim=1).numpy()
-        count = joint.shape[1]
-        error = joint.std(axis=1, ddof=1) / math.sqrt(count) if count > 1 else np.full(len(due), math.nan)
-        return [(float(mean), float(se)) for mean, se in zip(joint.mean(axis=1), error, strict=True)]
+        losses = self.engine.evaluate(self.held_out, due)
+        count = losses.shape[1]
+        error = losses.std(axis=1, ddof=1) / math.sqrt(count) if count > 1 else np.full(len(due), math.nan)
+        return [(float(mean), float(se)) for mean, se in zip(losses.mean(axis=1), error, strict=True)]
 
     def _measure(self, seat: _Seat, held_out: tuple[float, float]) -> list[Row]:
         tokens = seat.step * seat.run.batch_tokens
@@ -255,7 +211,7 @@ class Trainer:
         keep = [k for k in range(len(self.seats)) if k not in gone]
         self.seats = [self.seats[k] for k in keep]
         if keep:
-            self._place(self.population.select(keep, self.precision))
+            self.engine.keep(keep, [seat.run for seat in self.seats])
 
 
 def train(job: Job, begin: Mapping[str, Progress] | None = None) -> Iterator[Row | Ended]:

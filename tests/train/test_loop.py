@@ -120,9 +120,9 @@ def test_the_held_out_loss_is_the_mean_over_its_tokens_with_the_error_over_seque
     run = make_run(steps=1)
     trainer = Trainer(Job((run,), Placement()))
     state = fresh(run)
-    layout = trainer.layout
+    layout = trainer.engine.layout
     held = torch.from_numpy(TASKS["markov"].open_data(run.task.options).held_out(480, run.context))
-    losses = trainer.forward.token_losses(layout.views(state.row.theta[None]), held[None], run.model.options)
+    losses = trainer.engine.forward.token_losses(layout.views(state.row.theta[None]), held[None], run.model.options)
     per_sequence = losses.detach().double().view(len(held), -1).mean(1).numpy()
     mean, error = trainer._evaluate([0])[0]
     assert mean == pytest.approx(per_sequence.mean(), rel=1e-6)
