@@ -103,13 +103,12 @@ class Attempt:
         trainer = Trainer(Job(tuple(self.runs.values()), self.job.placement), begin)
         self.tell({"event": "began", "runs": {seat.run_id: seat.step for seat in trainer.seats}})
         since = beat = lease = saved = time.monotonic()
-        tokens = 0
+        tokens = 0  # before the last beat
         while trainer.running:
             if self.stopping():
                 self._checkpoint(trainer)
                 self._stand_still(State.PAUSED, "stopped at a checkpoint")
                 return
-            tokens += sum(seat.run.batch_tokens for seat in trainer.seats)
             self._record(trainer.step())
             clock = time.monotonic()
             if trainer.running and clock - beat >= BEAT_SECONDS:
@@ -117,11 +116,11 @@ class Attempt:
                     {
                         "event": "beat",
                         "runs": {seat.run_id: [seat.step, _finite(seat.last_loss)] for seat in trainer.seats},
-                        "tokens_per_second": tokens / max(clock - since, 1e-9),
+                        "tokens_per_second": (trainer.tokens - tokens) / max(clock - since, 1e-9),
                         "memory": _memory(trainer.engine.device),
                     }
                 )
-                since, beat, tokens = clock, clock, 0
+                since, beat, tokens = clock, clock, trainer.tokens
             if clock - lease >= LEASE_BEAT_SECONDS:
                 self._renew(trainer)
                 lease = clock

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,15 @@ from scalectl.core.job import Placement
 from scalectl.core.run import RunConfig
 from scalectl.models import MODELS
 from scalectl.optim import OPTIMIZERS
+from scalectl.tasks import Data
 from scalectl.train import population as pop
+
+
+class Turn(NamedTuple):
+    """A row's part in one step. step: taken before it; factor: of its schedule."""
+
+    step: int
+    factor: float
 
 
 def fresh_row(run: RunConfig) -> pop.Row:
@@ -33,11 +41,14 @@ class Engine:
     """K rows of one model in training.
 
     Args: runs: one for each row, with equal model, batch shape and precision; rows: where each of them stands;
-    placement: the device, and the sequences in one forward pass.
+    data: what they learn from; placement: the device, and the sequences in one forward pass.
     """
 
-    def __init__(self, runs: Sequence[RunConfig], rows: Sequence[pop.Row], placement: Placement) -> None:
+    ahead = 1  # steps that `learn` should be given at most: here every loss is at hand after its step
+
+    def __init__(self, runs: Sequence[RunConfig], rows: Sequence[pop.Row], data: Data, placement: Placement) -> None:
         self.run = runs[0]
+        self.data = data
         self.device = torch.device(placement.device)
         self.micro_batch = min(placement.micro_batch or self.run.sequences, self.run.sequences)
         model = MODELS[self.run.model.name]
@@ -48,6 +59,7 @@ class Engine:
 
     def _place(self, population: pop.Population, runs: Sequence[RunConfig]) -> None:
         self.population = population
+        self.runs = tuple(runs)
         self.rows = self.optim.Rows.of([run.optim.options for run in runs], self.device)
 
     def __len__(self) -> int:
@@ -61,34 +73,46 @@ class Engine:
         """Go on with these rows alone, bit for bit. runs: one for each of them."""
         self._place(self.population.select(rows, self.run.precision), runs)
 
-    def learn(self, tokens_KBT1: npt.NDArray[np.int64], factors: Sequence[float], taken: Sequence[int]) -> list[float]:
-        """Forward, backward and update of every row.
+    def learn(self, turns: Sequence[Sequence[Turn]]) -> npt.NDArray[np.float64]:
+        """Take steps: forward, backward and update of every row.
 
-        Args: factors: of the schedule, one for each row; taken: steps including this one.
-        Returns: the loss of each row on its batch [nats/token], NaN where its gradient is not finite.
+        Args: turns: for each step, one turn for each row.
+        Returns: the loss of each row on its batch at each step [nats/token], shape (len(turns), K); NaN where the
+        gradient is not finite. What a row does after a loss that is not finite means nothing.
+        """
+        return np.array([self._step(turn_K).tolist() for turn_K in turns])
+
+    def _step(self, turn_K: Sequence[Turn]) -> Tensor:
+        """One step of every row; losses of shape (K,)."""
+        shape = self.run.sequences, self.run.context
+        batches = [self.data.batch(run.seed, turn.step, *shape) for run, turn in zip(self.runs, turn_K, strict=True)]
+        return self.update(
+            torch.from_numpy(np.stack(batches)).to(self.device),
+            self._column([turn.factor for turn in turn_K]),
+            self._column([turn.step + 1 for turn in turn_K]),
+        )
+
+    def update(self, tokens_KBT1: Tensor, factor_K1: Tensor, taken_K1: Tensor) -> Tensor:
+        """Forward, backward and update of every row; asks the device for no number.
+
+        Args: factor_K1: of the schedule; taken_K1: steps including this one; both float64.
+        Returns: the loss of each row [nats/token], shape (K,), float64; NaN where its gradient is not finite.
         """
         people = self.population
         people.refresh()
         sequences = tokens_KBT1.shape[1]
         total = torch.zeros(len(people), device=self.device, dtype=torch.float64)
-        for part in torch.from_numpy(tokens_KBT1).to(self.device).split(self.micro_batch, dim=1):
+        for part in tokens_KBT1.split(self.micro_batch, dim=1):
             per_token = self.forward.token_losses(people.views, part, self.run.model.options)
             loss_K = per_token.mean(dim=1) * (part.shape[1] / sequences)
             loss_K.sum().backward()
             people.collect()
             total += loss_K.detach()
         norm = self.optim.step(
-            people.theta,
-            people.grad,
-            people.slots,
-            self.rows,
-            self._column(factors),
-            self._column(taken),
-            self.layout.decayed,
+            people.theta, people.grad, people.slots, self.rows, factor_K1, taken_K1, self.layout.decayed
         )
         # a gradient that is not finite ruins the row as surely as a loss that is not
-        total = torch.where(norm[:, 0].isfinite(), total, torch.nan)
-        return [float(loss) for loss in total.tolist()]
+        return torch.where(norm[:, 0].isfinite(), total, torch.nan)
 
     def _column(self, values: Sequence[Any]) -> Tensor:
         return torch.tensor([[float(value)] for value in values], dtype=torch.float64, device=self.device)

@@ -17,7 +17,7 @@ from scalectl.core.run import RunConfig
 from scalectl.models import MODELS
 from scalectl.optim.schedules import SCHEDULES
 from scalectl.tasks import TASKS, Data
-from scalectl.train.engine import Engine, fresh_row
+from scalectl.train.engine import Engine, Turn, fresh_row
 from scalectl.train.population import Row as ModelRow
 
 # Nats above a uniform guess at the end of a run. Ours: initialisation is within .05 of it, and every blow-up that was
@@ -63,8 +63,21 @@ class _Seat:
     seconds_before: float
     schedule: Any = field(repr=False)
 
-    def factor(self) -> float:
-        return float(self.schedule.factor(self.run.schedule.options, self.step, self.run.steps))
+    def turn(self, ahead: int) -> Turn:
+        """Its part in the step that comes `ahead` steps from now."""
+        step = self.step + ahead
+        return Turn(step, float(self.schedule.factor(self.run.schedule.options, step, self.run.steps)))
+
+    @property
+    def quiet(self) -> int:
+        """Steps until it is evaluated or ends."""
+        every = self.run.evaluation.every
+        return min(every - self.step % every, self.run.steps - self.step)
+
+    @property
+    def due(self) -> bool:
+        """Whether it is evaluated after the step that it has just taken."""
+        return self.step % self.run.evaluation.every == 0 or self.step == self.run.steps
 
 
 def fresh(run: RunConfig) -> Progress:
@@ -110,7 +123,8 @@ class Trainer:
             )
             for run, p in zip(job.runs, progress, strict=True)
         ]
-        self.engine = Engine(job.runs, [p.row for p in progress], job.placement)
+        self.engine = Engine(job.runs, [p.row for p in progress], self.data, job.placement)
+        self.tokens = 0  # trained on by all runs
         self.began = time.monotonic()
 
     @property
@@ -127,24 +141,28 @@ class Trainer:
         )
 
     def step(self) -> list[Row | Ended]:
-        """One optimiser step of every run; rows of the runs that are due, and the runs that ended."""
-        losses = self._learn()
+        """Take a step with every run, or several where the engine would rather look ahead and nothing is due between.
+
+        Returns: rows of the runs that are due, and the runs that ended.
+        """
+        count = min(self.engine.ahead, *(seat.quiet for seat in self.seats))
+        losses_SK = self.engine.learn([[seat.turn(ahead) for seat in self.seats] for ahead in range(count)])
         gone: list[int] = []
         events: list[Row | Ended] = []
-        due: list[int] = []
-        for k, (seat, loss) in enumerate(zip(self.seats, losses, strict=True)):
-            if not math.isfinite(loss):
-                before = "the start" if math.isnan(seat.last_loss) else f"{seat.last_loss:.3g}"
-                message = f"diverged at step {seat.step + 1} (loss {before} -> {loss})"
-                events.append(Ended(seat.run_id, State.DIVERGED, seat.step, message))
-                gone.append(k)
-                continue
-            seat.step += 1
-            seat.last_loss = loss
-            seat.train_sum += loss
-            seat.train_count += 1
-            if seat.step % seat.run.evaluation.every == 0 or seat.step == seat.run.steps:
-                due.append(k)
+        for k, seat in enumerate(self.seats):
+            for loss in losses_SK[:, k].tolist():
+                if not math.isfinite(loss):
+                    before = "the start" if math.isnan(seat.last_loss) else f"{seat.last_loss:.3g}"
+                    message = f"diverged at step {seat.step + 1} (loss {before} -> {loss})"
+                    events.append(Ended(seat.run_id, State.DIVERGED, seat.step, message))
+                    gone.append(k)
+                    break
+                seat.step += 1
+                seat.last_loss = loss
+                seat.train_sum += loss
+                seat.train_count += 1
+                self.tokens += seat.run.batch_tokens
+        due = [k for k, seat in enumerate(self.seats) if seat.due and k not in gone]
         for k, measured in zip(due, self._evaluate(due), strict=True):
             seat = self.seats[k]
             events += self._measure(seat, measured)
@@ -165,13 +183,6 @@ class Trainer:
             return Ended(seat.run_id, State.DONE, seat.step, "")
         message = f"diverged: held-out loss {loss:.4g} at the end, a uniform guess has {self.uniform:.4g}"
         return Ended(seat.run_id, State.DIVERGED, seat.step, message)
-
-    def _learn(self) -> list[float]:
-        """One step of every run on its own batch; the loss of each [nats/token]."""
-        first = self.seats[0].run
-        batches = [self.data.batch(s.run.seed, s.step, first.sequences, first.context) for s in self.seats]
-        factors = [seat.factor() for seat in self.seats]
-        return self.engine.learn(np.stack(batches), factors, [seat.step + 1 for seat in self.seats])
 
     def _evaluate(self, due: Sequence[int]) -> list[tuple[float, float]]:
         """Held-out loss and its standard error over sequences [nats/token], for the rows that are due."""

@@ -77,6 +77,22 @@ def test_a_run_that_leaves_its_pack_leaves_the_others_bit_equal(make_run):
     assert by_run(events)[stays.run_id] == by_run(train(Job((stays,), Placement())))[stays.run_id]
 
 
+@pytest.mark.parametrize("ahead", [2, 7, 100])
+def test_rows_are_the_same_however_far_the_engine_looks_ahead(make_run, ahead):
+    runs = (make_run(seed=1), make_run(seed=2, steps=9), make_run(seed=3, lr=1e30, clip=0.0, weight_decay=0.0))
+    trainer = Trainer(Job(runs, Placement()))
+    trainer.engine.ahead = ahead
+    calls, events = [], []
+    while trainer.running:
+        before = trainer.tokens
+        events += trainer.step()
+        calls.append((trainer.tokens - before) // runs[0].batch_tokens)
+    assert by_run(events) == by_run(train(Job(runs, Placement())))
+    assert max(calls) >= min(ahead, 5)  # nothing is due for five steps
+    ends = [event for event in events if isinstance(event, Ended)]
+    assert trainer.tokens == sum(end.step for end in ends) * runs[0].batch_tokens
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("stop", [1, 5, 7, 11])
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(make_run, stop, precision):
@@ -133,7 +149,7 @@ def test_one_batch_is_learnt_by_heart(make_run):
     run = make_run(d_model=64, steps=150, lr=3e-3, sequences=2, context=24, every=1000)
     trainer = Trainer(Job((run,), Placement()))
     batch = trainer.data.batch(0, 0, 2, 24)
-    trainer.data = type("Same", (), {"batch": staticmethod(lambda *a: batch)})()
+    trainer.engine.data = type("Same", (), {"batch": staticmethod(lambda *a: batch)})()
     while trainer.running and trainer.seats[0].step < 149:
         trainer.step()
     assert trainer.seats[0].last_loss < 0.05
