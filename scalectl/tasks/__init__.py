@@ -6,7 +6,7 @@ model of a grid whatever its size.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -26,8 +26,16 @@ class Data(Protocol):
         """Training tokens of shape (sequences, context + 1): inputs and, shifted by one, targets."""
         ...
 
+    def batches(self, seeds: Sequence[int], steps: Sequence[int], sequences: int, context: int) -> Tokens:
+        """The batches of a pack, each as `batch` has it: shape (batches, sequences, context + 1)."""
+        ...
+
     def held_out(self, tokens: int, context: int) -> Tokens:
         """The fixed held-out set of at most `tokens` targets, shape (sequences, context + 1)."""
+        ...
+
+    def bytes_per_token(self, tokens_BT1: Tokens) -> float | None:
+        """Bytes of text that a target of these windows stands for, on average; None if the data are no text."""
         ...
 
 

@@ -55,7 +55,6 @@ def describe(options: Options) -> Description:
         origin=f"entropy rate {entropy_rate(options.symbols, options.language):.6f} nats/token",
         train_tokens=_segments(options) * SEGMENT,
         held_out_tokens=HELD_OUT_SEGMENTS * SEGMENT,
-        bytes_per_token=None,
         segment=SEGMENT,
     )
 

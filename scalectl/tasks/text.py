@@ -61,14 +61,14 @@ def describe(options: Options) -> Description:
     """
     train, held, fingerprint, origin = _streams(options.source)
     unique = len(train) if options.unique_tokens is None else min(options.unique_tokens, len(train))
-    return Description(256, fingerprint, origin, unique, len(held), 1.0)
+    return Description(256, fingerprint, origin, unique, len(held))
 
 
 def open_data(options: Options) -> Windows:
     """The text as windows of bytes."""
     train, held, _, _ = _streams(options.source)
     used = train if options.unique_tokens is None else train[: options.unique_tokens]
-    return Windows(np.frombuffer(used, np.uint8)[None], np.frombuffer(held, np.uint8)[None])
+    return Windows(np.frombuffer(used, np.uint8)[None], np.frombuffer(held, np.uint8)[None], np.ones(256, np.uint8))
 
 
 @functools.lru_cache(maxsize=4)

@@ -84,10 +84,10 @@ class Engine:
 
     def _step(self, turn_K: Sequence[Turn]) -> Tensor:
         """One step of every row; losses of shape (K,)."""
-        shape = self.run.sequences, self.run.context
-        batches = [self.data.batch(run.seed, turn.step, *shape) for run, turn in zip(self.runs, turn_K, strict=True)]
+        seeds, steps = [run.seed for run in self.runs], [turn.step for turn in turn_K]
+        batches = self.data.batches(seeds, steps, self.run.sequences, self.run.context)
         return self.update(
-            torch.from_numpy(np.stack(batches)).to(self.device),
+            torch.from_numpy(batches).to(self.device),
             self._column([turn.factor for turn in turn_K]),
             self._column([turn.step + 1 for turn in turn_K]),
         )

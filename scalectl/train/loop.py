@@ -104,10 +104,11 @@ class Trainer:
                 f"the data of {first.task.options.source!r} changed since the plan: "
                 f"{description.fingerprint} is not {first.task.fingerprint}"
             )
-        self.bytes_per_token = description.bytes_per_token
         self.uniform = math.log(description.vocab)
         self.data: Data = task.open_data(first.task.options)
-        self.held_out = torch.from_numpy(self.data.held_out(first.task.held_out_tokens, first.context))
+        held_out = self.data.held_out(first.task.held_out_tokens, first.context)
+        self.bytes_per_token = self.data.bytes_per_token(held_out)
+        self.held_out = torch.from_numpy(held_out)
         states = dict(begin or {})
         progress = [states.get(run.run_id) or fresh(run) for run in job.runs]
         self.seats = [

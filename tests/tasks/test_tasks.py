@@ -8,8 +8,9 @@ import pytest
 
 from scalectl.core.errors import UsageError
 from scalectl.core.run import canonical
-from scalectl.tasks import TASKS, markov, text
-from scalectl.tasks.windows import Windows
+from scalectl.tasks import TASKS, markov, text, windows
+from scalectl.tasks.windows import DATA_STREAM, Windows
+from scalectl.tasks.windows import _Orders as Orders
 
 SOURCES = {"text": text.Options("stdlib"), "markov": markov.Options(length=300_000)}
 
@@ -23,6 +24,14 @@ def test_a_batch_is_a_function_of_seed_and_step(task):
     assert np.array_equal(batch, again.batch(3, 17, 8, 32))
     assert not np.array_equal(batch, data.batch(4, 17, 8, 32))
     assert not np.array_equal(batch, data.batch(3, 18, 8, 32))
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
+def test_the_batches_of_a_pack_are_those_of_its_members(task):
+    data = task.open_data(SOURCES[task.name])
+    joint = data.batches([3, 4, 3], [17, 5, 0], 8, 32)
+    assert joint.shape == (3, 8, 33)
+    assert np.array_equal(joint, [data.batch(3, 17, 8, 32), data.batch(4, 5, 8, 32), data.batch(3, 0, 8, 32)])
 
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
@@ -41,13 +50,11 @@ def test_the_description_is_that_of_the_data(task):
 @pytest.mark.parametrize("context", [16, 1_000])
 def test_the_description_says_how_many_tokens_an_epoch_holds(task, context):
     about, data = task.describe(SOURCES[task.name]), task.open_data(SOURCES[task.name])
-    windows = about.reachable(context) // context
-    first = data.batch(0, 0, windows, context)
-    assert len({row.tobytes() for row in data.batch(0, 0, 2 * windows, context)}) == len(
-        {row.tobytes() for row in first}
-    )
-    assert windows == data.train.shape[0] * ((data.train.shape[1] - 1) // context)
-    assert not np.array_equal(data.batch(0, 1, windows, context), first)
+    count = about.reachable(context) // context
+    first = data.batch(0, 0, count, context)
+    assert len({row.tobytes() for row in data.batch(0, 0, 2 * count, context)}) == len({row.tobytes() for row in first})
+    assert count == data.train.shape[0] * ((data.train.shape[1] - 1) // context)
+    assert not np.array_equal(data.batch(0, 1, count, context), first)
 
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
@@ -71,6 +78,34 @@ def test_a_batch_may_straddle_two_epochs():
     data = Windows(np.arange(31)[None], np.arange(11)[None])
     begins = [int(row[0]) for step in range(3) for row in data.batch(0, step, 2, 10)]
     assert sorted(begins[:3]) == sorted(begins[3:]) == [0, 10, 20]
+
+
+def test_the_order_of_an_epoch_is_numpys_permutation_whatever_its_width():
+    for count in (1, 10, 1_000):
+        generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([DATA_STREAM, 7, 2])))
+        assert np.array_equal(Orders()(7, 2, count), generator.permutation(count))
+
+
+def test_orders_are_forgotten_by_their_size_the_oldest_first(monkeypatch):
+    monkeypatch.setattr(windows, "ORDER_BYTES", 12_000)
+    orders = Orders()
+    first = orders(0, 0, 1_000)
+    for seed in (1, 2):
+        orders(seed, 0, 1_000)
+    assert orders(0, 0, 1_000) is first  # asked for again, so seed 1 is now the oldest
+    orders(3, 0, 1_000)
+    assert [key[0] for key in orders.kept] == [2, 0, 3]
+    assert len(Orders()(0, 0, 10_000)) == 10_000  # the one in use stays, whatever its size
+
+
+def test_bytes_per_token_are_those_of_the_targets_that_are_judged():
+    sizes = np.array([1, 3, 5, 7], dtype=np.uint16)
+    data = Windows(np.zeros((1, 9), np.uint8), np.array([[3, 0, 1, 2, 2, 3, 0, 0, 0]], np.uint8), sizes)
+    held = data.held_out(4, 4)
+    assert held.tolist() == [[3, 0, 1, 2, 2]]
+    assert data.bytes_per_token(held) == (1 + 3 + 5 + 5) / 4
+    assert data.bytes_per_token(data.held_out(8, 4)) == (1 + 3 + 5 + 5 + 7 + 1 + 1 + 1) / 8
+    assert Windows(data.train, data.held).bytes_per_token(held) is None
 
 
 def test_windows_never_cross_a_segment():

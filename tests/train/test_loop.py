@@ -148,8 +148,8 @@ def test_the_held_out_loss_is_the_mean_over_its_tokens_with_the_error_over_seque
 def test_one_batch_is_learnt_by_heart(make_run):
     run = make_run(d_model=64, steps=150, lr=3e-3, sequences=2, context=24, every=1000)
     trainer = Trainer(Job((run,), Placement()))
-    batch = trainer.data.batch(0, 0, 2, 24)
-    trainer.engine.data = type("Same", (), {"batch": staticmethod(lambda *a: batch)})()
+    batch = trainer.data.batches([0], [0], 2, 24)
+    trainer.engine.data = type("Same", (), {"batches": staticmethod(lambda *a: batch)})()
     while trainer.running and trainer.seats[0].step < 149:
         trainer.step()
     assert trainer.seats[0].last_loss < 0.05
