@@ -1,27 +1,32 @@
 """From planned runs to jobs: which runs train in one step, and in which order the jobs start.
 
 Runs pack together if they differ only in what is free per row: seed, the optimiser's numbers, the schedule's numbers,
-the length. The seconds are estimates from shapes; they order and balance jobs and never enter an identity.
+the length. The seconds are measured where a probe has run on this machine, and estimated from shapes elsewhere; they
+group, order and balance jobs and never enter an identity.
 """
 
 from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import inf
 
 from scalectl.core.job import Job, Placement
 from scalectl.sweep.plan import PlannedRun
+from scalectl.sweep.speeds import Measured, shape_key
 
 
 @dataclass(frozen=True)
 class Speed:
-    """What a slot can do; assumptions until a probe has measured it.
+    """What a slot can do: what a probe has measured there, and assumptions about everything else.
 
     overhead: seconds a step per tensor of the model, once for a whole pack; activation: seconds per number that the
     forward pass keeps (elementwise work and memory); flops: FLOP/s of the matrix products; pack_one, pack_all: kept
-    numbers up to which packing pays, of one member and of the whole pack; max_pack: runs in a job.
+    numbers up to which packing pays, of one member and of the whole pack; max_pack: runs in a job. measured: by
+    `shape_key`, in place of all of these; memory: that a job may take beside its bare process [bytes]; buckets: packs
+    are powers of two, for devices where every size is captured and compiled anew.
     """
 
     overhead: float
@@ -30,6 +35,9 @@ class Speed:
     pack_one: float
     pack_all: float
     max_pack: int
+    measured: Mapping[Hashable, Measured] = field(default_factory=dict)
+    memory: float = inf
+    buckets: bool = False
 
 
 CPU_CORE = Speed(overhead=6e-5, activation=3.5e-9, flops=1.5e11, pack_one=1.2e6, pack_all=5e6, max_pack=16)
@@ -70,15 +78,56 @@ def pack_key(run: PlannedRun) -> Hashable:
 
 
 def estimate_seconds(run: PlannedRun, k: int = 1, speed: Speed = CPU_CORE) -> float:
-    """Seconds that a run takes in a pack of k equal ones: one overhead for all, work for each."""
-    fixed, each = _step_seconds(run, speed)
-    return run.run.steps * (fixed + k * each)
+    """Seconds that a run takes in a pack of k equal ones."""
+    return run.run.steps * step_seconds(run, k, speed)
 
 
 def pack_seconds(runs: Sequence[PlannedRun], speed: Speed = CPU_CORE) -> float:
-    """Seconds of one job: a run pays for its own steps (rows that end early leave), the longest for the overhead."""
-    fixed, each = _step_seconds(runs[0], speed)
-    return fixed * max(r.run.steps for r in runs) + each * sum(r.run.steps for r in runs)
+    """Seconds of one job: rows that end early leave, and the rest goes on as a smaller pack."""
+    lengths = sorted(run.run.steps for run in runs)
+    seconds, taken = 0.0, 0
+    for gone, steps in enumerate(lengths):
+        if steps > taken:
+            seconds += (steps - taken) * step_seconds(runs[0], len(runs) - gone, speed)
+            taken = steps
+    return seconds
+
+
+def step_seconds(run: PlannedRun, k: int, speed: Speed = CPU_CORE) -> float:
+    """Seconds of one step of a pack of k such runs, evaluations spread over the steps.
+
+    From shapes: an overhead for the pack, work for each member. A forward pass is a third of the FLOPs of a training
+    step (`core.cost`), and taken as a third of its time.
+    """
+    config = run.run
+    evaluated = _evaluated(run)
+    measured = speed.measured.get(shape_key(config))
+    if measured is not None:
+        return measured.seconds(k, evaluated)
+    per_token = speed.activation * run.ledger.saved_activations + run.ledger.flops_per_token() / speed.flops
+    return speed.overhead * len(run.ledger.tensors) + k * per_token * (config.batch_tokens + evaluated / 3)
+
+
+def pack_memory(run: PlannedRun, k: int, speed: Speed = CPU_CORE) -> float:
+    """Peak memory of a pack of k such runs beside its bare process [bytes]."""
+    measured = speed.measured.get(shape_key(run.run))
+    seen = None if measured is None else measured.memory(k)
+    return float(k * run.bytes) if seen is None else seen
+
+
+def most_packed(run: PlannedRun, speed: Speed = CPU_CORE) -> int:
+    """The most runs like this one for which a pack pays and fits into memory; at least 1, whatever the memory."""
+    measured = speed.measured.get(shape_key(run.run))
+    if not packable(run):
+        return 1
+    if measured is not None:
+        most = measured.best(_evaluated(run))
+    else:
+        kept = run.ledger.saved_activations * run.run.batch_tokens
+        most = min(speed.max_pack, int(speed.pack_all / kept)) if kept <= speed.pack_one else 1
+    while most > 1 and pack_memory(run, most, speed) > speed.memory:
+        most -= 1
+    return max(1, most)
 
 
 def pack(
@@ -90,8 +139,9 @@ def pack(
 ) -> tuple[Job, ...]:
     """Group runs into jobs, longest first; every run is in exactly one.
 
-    Packs of at most 16, 8, 4, 2 and 1 are tried and those with the earliest expected end on `slots` slots are taken,
-    the larger packs on a tie; then the longest pack is split as long as that helps: packing never costs expected time.
+    The largest packs that pay are tried, then halves of them and so on down to 1, and those with the earliest expected
+    end on `slots` slots are taken, the larger packs on a tie; then the longest pack is split as long as that helps:
+    packing never costs expected time.
 
     Args: slots: jobs at once; placement: of every job, the executor fills in the device.
     """
@@ -101,10 +151,11 @@ def pack(
     for run in runs:
         groups.setdefault(pack_key(run), []).append(run)
     best: list[list[PlannedRun]] = []
-    end = float("inf")
-    largest = speed.max_pack
+    end = inf
+    most = {key: most_packed(group[0], speed) for key, group in groups.items()}
+    largest = 1 << (max(most.values()) - 1).bit_length()
     while largest >= 1:
-        packs = [part for group in groups.values() for part in _chunks(group, largest, speed)]
+        packs = [part for key, group in groups.items() for part in _chunks(group, min(largest, most[key]), speed)]
         expected = makespan([pack_seconds(p, speed) for p in packs], slots)
         if expected < end * (1 - 1e-9):
             best, end = packs, expected
@@ -126,26 +177,35 @@ def makespan(seconds: Sequence[float], slots: int) -> float:
     return max(free)
 
 
-def _step_seconds(run: PlannedRun, speed: Speed) -> tuple[float, float]:
-    """Seconds of one step: what a pack pays once, and what each member adds, its evaluations spread over its steps.
-
-    A forward pass is a third of the FLOPs of a training step (`core.cost`), and taken as a third of its time.
-    """
+def _evaluated(run: PlannedRun) -> float:
+    """Held-out tokens a step, evaluations spread over the steps."""
     config = run.run
-    per_token = speed.activation * run.ledger.saved_activations + run.ledger.flops_per_token() / speed.flops
     evaluations = -(-config.steps // config.evaluation.every)
-    evaluated = evaluations * config.task.held_out_tokens / 3 / config.steps
-    return speed.overhead * len(run.ledger.tensors), per_token * (config.batch_tokens + evaluated)
+    return evaluations * config.task.held_out_tokens / config.steps
 
 
-def _chunks(group: list[PlannedRun], largest: int, speed: Speed) -> list[list[PlannedRun]]:
-    """Packs of one group: runs of similar length together, in parts of nearly equal number."""
-    kept = group[0].ledger.saved_activations * group[0].run.batch_tokens
-    most = max(1, min(largest, int(speed.pack_all / kept))) if kept <= speed.pack_one else 1
+def _chunks(group: list[PlannedRun], most: int, speed: Speed) -> list[list[PlannedRun]]:
+    """Packs of one group: runs of similar length together, in parts of nearly equal number, or in powers of two.
+
+    Parts that are slower than their members alone, as a small one may be where a large one pays, are taken apart.
+    """
     ordered = sorted(group, key=lambda r: (-r.run.steps, r.run.seed))
-    parts = -(-len(ordered) // most)
-    bounds = [len(ordered) * i // parts for i in range(parts + 1)]
-    return [ordered[a:b] for a, b in itertools.pairwise(bounds)]
+    found = []
+    for part in _parts(ordered, most, buckets=speed.buckets):
+        k = len(part)
+        pays = step_seconds(part[0], k, speed) <= k * step_seconds(part[0], 1, speed)
+        found += [part] if pays else [[run] for run in part]
+    return found
+
+
+def _parts(runs: list[PlannedRun], most: int, *, buckets: bool) -> list[list[PlannedRun]]:
+    count = -(-len(runs) // most)
+    bounds = [len(runs) * i // count for i in range(count + 1)]
+    if buckets:
+        bounds = [0]
+        while bounds[-1] < len(runs):
+            bounds.append(bounds[-1] + 2 ** (min(most, len(runs) - bounds[-1]).bit_length() - 1))
+    return [runs[a:b] for a, b in itertools.pairwise(bounds)]
 
 
 def _split_last(packs: list[list[PlannedRun]], end: float, slots: int, speed: Speed) -> list[list[PlannedRun]]:

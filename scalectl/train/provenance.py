@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import platform
 import socket
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,16 +12,14 @@ import torch
 
 import scalectl
 from scalectl.core.job import Placement
+from scalectl.core.machine import cpu_name
 
 
 def device_name(device: str) -> str:
     """The model of a device, such as `AMD EPYC` or `NVIDIA H200`."""
     if device.startswith("cuda") and torch.cuda.is_available():
         return torch.cuda.get_device_name(torch.device(device))
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+    return cpu_name()
 
 
 def provenance(placement: Placement, pack: int, started: str) -> dict[str, Any]:

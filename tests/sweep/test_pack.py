@@ -5,9 +5,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scalectl.core.job import Placement
-from scalectl.sweep.pack import CPU_CORE, estimate_seconds, makespan, pack, pack_key, pack_seconds
+from scalectl.sweep.pack import (
+    CPU_CORE,
+    estimate_seconds,
+    makespan,
+    most_packed,
+    pack,
+    pack_key,
+    pack_memory,
+    pack_seconds,
+    step_seconds,
+)
 from scalectl.sweep.plan import expand
 from scalectl.sweep.spec import parse_sweep
+from scalectl.sweep.speeds import Measured, Point, shape_key
 
 SWEEP = """\
 name = "tiny"
@@ -146,3 +157,62 @@ def test_evaluations_take_time_too():
     text = SWEEP.format(widths=8, rates=0.01, steps=100, seeds=0)
     often, rarely = (expand(parse_sweep(f"{text}[eval]\nevery = {every}\n")).runs[0] for every in (1, 100))
     assert estimate_seconds(often) > 2 * estimate_seconds(rarely)
+
+
+def measured(run, *, memory=1_000, **step_by_k):
+    """Speed of a slot on which a probe saw these milliseconds a step: k1=10, k2=12, ..."""
+    points = tuple(Point(int(k[1:]), ms / 1e3, 0.0, memory * int(k[1:])) for k, ms in step_by_k.items())
+    return replace(CPU_CORE, measured={shape_key(run.run): Measured(points)})
+
+
+def test_what_was_measured_decides_how_many_train_in_one_step():
+    runs = planned(seeds=range(12), steps=(1000,))
+    pays = measured(runs[0], k1=10, k2=12, k4=16, k8=40)
+    assert sorted(len(job.runs) for job in pack(runs, speed=pays)) == [4, 4, 4]
+    assert pack(runs, speed=pays)[0].seconds == pytest.approx(16)
+    loses = measured(runs[0], k1=10, k2=20.1, k4=41)
+    assert [len(job.runs) for job in pack(runs, speed=loses)] == [1] * 12
+    assert most_packed(runs[0], measured(runs[0], k1=10, k2=15, k32=60)) == 32 > CPU_CORE.max_pack
+    assert len(pack(planned(seeds=range(32)), speed=measured(runs[0], k1=10, k2=15, k32=60))) == 1
+
+
+def test_a_rest_too_small_to_pay_trains_alone():
+    runs = planned(seeds=range(10), steps=(1000,))
+    speed = measured(runs[0], k1=10, k2=30, k8=40)
+    assert step_seconds(runs[0], 2, speed) > 2 * step_seconds(runs[0], 1, speed)
+    assert most_packed(runs[0], speed) == 8
+    assert all(len(job.runs) != 2 for job in pack(runs, slots=3, speed=speed))
+
+
+def test_measured_runs_that_would_round_otherwise_in_a_pack_still_train_alone():
+    text = SWEEP.format(widths=10, rates=0.01, steps=10, seeds=grid([0, 1]))
+    runs = expand(parse_sweep(text)).runs
+    assert [len(job.runs) for job in pack(runs, speed=measured(runs[0], k1=10, k2=11))] == [1, 1]
+
+
+def test_packs_fit_into_the_memory_at_hand():
+    runs = planned(seeds=range(16), steps=(1000,))
+    speed = measured(runs[0], k1=10, k16=16)
+    assert most_packed(runs[0], speed) == 16
+    assert most_packed(runs[0], replace(speed, memory=5_500)) == 5
+    for held in (replace(speed, memory=5_500), replace(CPU_CORE, memory=3.5 * runs[0].bytes)):
+        jobs = pack(runs, speed=held)
+        assert len(jobs) > 1
+        assert all(pack_memory(runs[0], len(job.runs), held) <= held.memory for job in jobs)
+    assert most_packed(runs[0], replace(speed, memory=1)) == 1
+
+
+@given(count=st.integers(1, 40), most=st.sampled_from([1, 2, 4, 8, 16]))
+@settings(max_examples=30, deadline=None)
+def test_where_every_size_is_captured_anew_packs_are_powers_of_two(count, most):
+    runs = planned(seeds=range(count), steps=(1000,))
+    times = {f"k{k}": 10 + k for k in (1, 2, 4, 8, 16) if k <= most}
+    sizes = [len(job.runs) for job in pack(runs, speed=replace(measured(runs[0], **times), buckets=True))]
+    assert sum(sizes) == count
+    assert all(size & (size - 1) == 0 and size <= most for size in sizes)
+
+
+def test_rows_that_end_early_leave_and_the_rest_goes_on_as_a_smaller_pack():
+    long, short = planned(steps=(100, 40))
+    speed = measured(long, k1=10, k2=14)
+    assert pack_seconds([short, long], speed) == pytest.approx(40 * 0.014 + 60 * 0.010)

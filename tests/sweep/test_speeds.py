@@ -1,0 +1,147 @@
+import json
+
+import pytest
+
+from scalectl.core.job import Placement
+from scalectl.sweep.plan import expand
+from scalectl.sweep.spec import parse_sweep
+from scalectl.sweep.speeds import Cache, Measured, Point, cache_folder, engine_version, measured_from, shape_key
+
+TEXT = """\
+name = "tiny"
+[model]
+family = "decoder"
+d_model = { grid = [8, 16] }
+n_layer = 1
+n_head = 2
+context = 16
+[data]
+source = "markov"
+symbols = 8
+[train]
+batch_tokens = 64
+lr = { grid = [0.01, 0.02] }
+steps = 10
+seed = { grid = [0, 1] }
+"""
+MEASURED = Measured((Point(1, 0.01, 2e-6, 1_000), Point(4, 0.02, 4e-6, 4_000), Point(8, 0.06, 12e-6, None)))
+
+
+def runs_of(text=TEXT):
+    return [planned.run for planned in expand(parse_sweep(text)).runs]
+
+
+def cache_in(folder, device="CPU A", placement=None):
+    return Cache(folder, device, placement or Placement())
+
+
+def test_a_measurement_lies_on_its_points_between_them_on_a_line_and_beyond_in_proportion():
+    assert MEASURED.seconds(1) == 0.01
+    assert MEASURED.seconds(4, evaluated=1000) == pytest.approx(0.024)
+    assert MEASURED.seconds(2) == pytest.approx(0.01 + 0.01 / 3)
+    assert MEASURED.seconds(16) == pytest.approx(0.12)
+    assert MEASURED.memory(2) == pytest.approx(2_000)
+    assert MEASURED.memory(8) == pytest.approx(8_000)
+    assert Measured((Point(1, 1.0, 0.0, None),)).memory(1) is None
+
+
+def test_the_best_pack_is_the_fastest_and_no_pack_where_none_pays():
+    assert MEASURED.best() == 4
+    slower = Measured((Point(1, 0.01, 0, None), Point(2, 0.0205, 0, None)))
+    hardly = Measured((Point(1, 0.01, 0, None), Point(2, 0.0199, 0, None)))
+    assert slower.best() == hardly.best() == 1
+    evaluations_pay = Measured((Point(1, 0.01, 1e-4, None), Point(2, 0.0205, 1e-4, None)))
+    assert evaluations_pay.best(evaluated=1000) == 2
+
+
+def test_runs_that_differ_in_rate_seed_or_data_share_a_measurement_and_others_do_not(tmp_path):
+    runs = runs_of()
+    assert len({shape_key(run) for run in runs}) == 2
+    cache = cache_in(tmp_path)
+    assert cache.load(runs) == {}
+    assert cache.save(runs[0], MEASURED) == ""
+    assert cache.load(runs) == {shape_key(runs[0]): MEASURED}
+    other_data = runs_of(TEXT.replace("symbols = 8", "symbols = 8\nlength = 50000"))
+    assert other_data[0].task.fingerprint != runs[0].task.fingerprint
+    assert cache.load(other_data) == {shape_key(runs[0]): MEASURED}
+    for change in (("batch_tokens = 64", "batch_tokens = 128"), ("lr =", 'precision = "bf16"\nlr =')):
+        assert cache.load(runs_of(TEXT.replace(*change))) == {}
+
+
+def test_another_device_placement_torch_or_engine_has_speeds_of_its_own(tmp_path, monkeypatch):
+    runs = runs_of()
+    cache = cache_in(tmp_path)
+    cache.save(runs[0], MEASURED)
+    assert cache_in(tmp_path).load(runs)
+    assert not cache_in(tmp_path, device="CPU B").load(runs)
+    assert not cache_in(tmp_path, placement=Placement(threads=2)).load(runs)
+    assert not cache_in(tmp_path, placement=Placement(micro_batch=1)).load(runs)
+    assert cache_in(tmp_path, placement=Placement(checkpoint_seconds=1.0)).load(runs)
+    with monkeypatch.context() as patched:
+        patched.setattr("scalectl.sweep.speeds.engine_version", lambda: "another")
+        assert not cache.load(runs)
+    monkeypatch.setattr("importlib.metadata.version", lambda package: "0.0")
+    assert not cache.load(runs)
+
+
+def test_the_engines_version_is_its_source(tmp_path, monkeypatch):
+    for name in ("models/a.py", "optim/b.py", "train/engine.py", "train/population.py", "train/loop.py"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("one")
+    (tmp_path / "train/probe.py").write_text("one")
+    monkeypatch.setattr("scalectl.__file__", str(tmp_path / "__init__.py"))
+    seen = set()
+    for name in ("models/a.py", "optim/b.py", "train/engine.py"):
+        engine_version.cache_clear()
+        seen.add(engine_version())
+        (tmp_path / name).write_text("two")
+    engine_version.cache_clear()
+    seen.add(engine_version())
+    engine_version.cache_clear()
+    assert len(seen) == 4
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "",
+        "{",
+        "[]",
+        '{"points": []}',
+        '{"points": [{"k": 2, "step": 1, "evaluation": 0, "memory": null}]}',
+        '{"points": [{"k": 1, "step": 0, "evaluation": 0, "memory": null}]}',
+        '{"points": [{"k": 1, "step": NaN, "evaluation": 0, "memory": null}]}',
+        '{"points": [{"k": "one"}]}',
+    ],
+)
+def test_a_damaged_cache_is_as_good_as_none(tmp_path, damage):
+    runs = runs_of()
+    cache = cache_in(tmp_path)
+    cache.save(runs[0], MEASURED)
+    (path,) = (tmp_path / "speeds").iterdir()
+    assert measured_from(json.loads(path.read_text())) == MEASURED
+    path.write_text(damage)
+    assert cache.load(runs) == {}
+    assert cache.save(runs[0], MEASURED) == ""
+    assert cache.load(runs) == {shape_key(runs[0]): MEASURED}
+
+
+def test_a_cache_that_cannot_be_written_says_so_and_harms_nothing(tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("in the way")
+    cache = cache_in(blocked)
+    said = cache.save(runs_of()[0], MEASURED)
+    assert "SCALECTL_CACHE" in said
+    assert cache.load(runs_of()) == {}
+
+
+def test_the_cache_lies_where_the_environment_says(monkeypatch, tmp_path):
+    monkeypatch.setenv("SCALECTL_CACHE", str(tmp_path / "own"))
+    assert cache_folder() == tmp_path / "own"
+    monkeypatch.delenv("SCALECTL_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_folder() == tmp_path / "xdg/scalectl"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / ".cache/scalectl"
