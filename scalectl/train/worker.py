@@ -12,7 +12,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -66,25 +66,41 @@ class _Stop:
             raise SystemExit(0)
 
 
+def messages() -> Callable[[Mapping[str, Any]], None]:
+    """Take stdout for messages alone, one JSON line each: whatever a model prints goes to stderr from here on."""
+    out = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+
+    def tell(message: Mapping[str, Any]) -> None:
+        out.write(json.dumps(message) + "\n")
+
+    return tell
+
+
+def settle(cpu: str) -> None:
+    """Pin this process before torch starts any thread, and keep torch to one.
+
+    Args: cpu: number of the core, - for any.
+    """
+    if cpu != "-":
+        os.sched_setaffinity(0, {int(cpu)})
+    import torch
+
+    torch.set_num_threads(1)
+    torch.set_num_interop_threads(1)
+
+
 def main(store_root: str, parent: int, cpu: str) -> None:
     """Serve jobs until stdin ends."""
     die_with(parent)
     stop = _Stop()
-    if cpu != "-":
-        os.sched_setaffinity(0, {int(cpu)})
-    messages = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # whatever a model prints must not be taken for a message
-
-    def tell(message: Mapping[str, Any]) -> None:
-        messages.write(json.dumps(message) + "\n")
-
+    tell = messages()
+    settle(cpu)
     import torch
 
     from scalectl.store.layout import open_store
     from scalectl.train.attempt import Attempt
 
-    torch.set_num_threads(1)
-    torch.set_num_interop_threads(1)
     store = open_store(store_root)
     tell({"event": "ready"})
     for line in iter(sys.stdin.readline, ""):
