@@ -32,7 +32,9 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# BENCH: flags of bench/engine.py, such as BENCH='--profile --nanogpt CHECKOUT'
 bench: install
+	$(BIN)/python bench/engine.py $(BENCH)
 	$(BIN)/python bench/packing.py
 	$(BIN)/python bench/startup.py
 

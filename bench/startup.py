@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from statistics import median
 
-from record import record, show
+from record import Section, record
 
 LIMITS = {"--help": 0.25, "sweep stdlib-ladder": 1.5}  # seconds, from the project's goals
 COMMANDS = (
@@ -72,8 +72,7 @@ def main() -> None:
         }
         for command, times in measured.items()
     ]
-    show(f"Whole processes, median of {given.rounds}", rows)
-    record(Path(__file__).stem, rows)
+    record(Path(__file__).stem, [Section("rows", f"Whole processes, median of {given.rounds}", rows)])
 
 
 if __name__ == "__main__":

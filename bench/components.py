@@ -1,0 +1,113 @@
+"""Where a training step goes: processor time by component of the model, forward and backward.
+
+The functions of the forward pass are wrapped by a clock that has one hand: whichever component it points at gets the
+time. In the backward pass a hook on each component's output moves the hand; autograd runs the last forward operation
+first, so that all operations between two hooks belong to the component of the first.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from time import process_time as now
+from typing import Any
+from unittest.mock import patch
+
+from contenders import trainer
+from shapes import Shape
+from torch import Tensor
+
+from scalectl.models import primitives
+from scalectl.models.decoder import forward
+
+REST = "rest of Python"
+COMPONENTS = ((forward, "_add_positions", "embedding"), (primitives, "embedding", "embedding"))
+COMPONENTS += ((forward, "_attention", "attention"), (forward, "_mlp", "MLP"), (forward, "_norm", "norms"))
+COMPONENTS += ((primitives, "linear", "head"), (primitives, "token_losses", "loss"))
+SMALLEST = {"context": 8, "sequences": 1}  # a step without work: what it takes is dispatch, Python and the optimiser
+
+
+class Clock:
+    """Seconds by component."""
+
+    def __init__(self) -> None:
+        self.spent: dict[str, float] = defaultdict(float)
+        self.hand = REST
+        self.since = now()
+
+    def turn(self, hand: str) -> str:
+        """Point at a component; returns the one before."""
+        at = now()
+        self.spent[self.hand] += at - self.since
+        before, self.hand, self.since = self.hand, hand, at
+        return before
+
+    def wrap(self, hand: str, function: Callable[..., Any], *, outermost: bool = False) -> Callable[..., Any]:
+        """The function with its time given to a component. outermost: but not within another one."""
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            if outermost and self.hand != REST:
+                return function(*args, **kwargs)
+            before = self.turn(hand)
+            made = function(*args, **kwargs)
+            self.turn(before)
+            if isinstance(made, Tensor) and made.grad_fn is not None:
+                made.grad_fn.register_prehook(partial(self.backward_of, hand))
+            return made
+
+        return timed
+
+    def backward_of(self, hand: str, *_: object) -> None:
+        """The backward pass enters a component."""
+        self.turn(f"{hand}, backward")
+
+    @contextmanager
+    def watching(self, held: Any) -> Iterator[None]:
+        """With all components of the decoder, the batch and the optimiser under the clock."""
+        targets = [(module, name, hand) for module, name, hand in COMPONENTS]
+        targets += [(held.engine.optim, "step", "clip and AdamW"), (type(held.data), "batches", "batch")]
+        targets += [(Tensor, "backward", "loss, backward")]
+        patches = [
+            patch.object(module, name, self.wrap(hand, getattr(module, name), outermost=module is primitives))
+            for module, name, hand in targets
+        ]
+        for one in patches:
+            one.start()
+        try:
+            yield
+        finally:
+            for one in patches:
+                one.stop()
+
+
+def profile(shape: Shape, precision: str, k: int, seconds: float) -> dict[str, float]:
+    """Seconds a step by component, `step` without the clock, and `smallest step` of a batch of eight tokens."""
+    held = trainer(shape, precision, k)
+    free, _ = timed_steps(held.step, seconds)
+    clock = Clock()
+    with clock.watching(held):
+        held.step()
+        clock.spent.clear()
+        clock.turn(REST)
+        _, steps = timed_steps(held.step, seconds)
+        clock.turn(REST)
+    smallest, _ = timed_steps(trainer(replace(shape, **SMALLEST), precision, k).step, seconds / 2)
+    return {
+        "step": free,
+        **{name: spent / steps for name, spent in clock.spent.items()},
+        "smallest step": smallest,
+    }
+
+
+def timed_steps(step: Callable[[], Any], seconds: float) -> tuple[float, int]:
+    """Seconds a step, and how many were taken."""
+    for _ in range(2):
+        step()
+    steps, begin = 0, now()
+    while steps < 3 or now() - begin < seconds:
+        step()
+        steps += 1
+    return (now() - begin) / steps, steps
