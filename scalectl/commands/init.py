@@ -32,7 +32,7 @@ lr = {{ rule = "min(0.03, 0.4 / d_model)" }}
 schedule = "wsd"                       # warm-up, stable, decay; or "cosine", "linear", "constant"
 warmup = 0.1                           # a fraction of the run, or steps
 decay = 0.2                            # share of the run
-precision = "fp32"                     # or "bf16"
+precision = "fp32"                     # or "bf16"; on a GPU also "tf32", "fp16"
 seed = {{ grid = [0, 1] }}               # at least two, to tell noise from law
 
 [eval]

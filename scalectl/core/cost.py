@@ -17,7 +17,7 @@ Convention = Literal["non_embedding", "total", "matmul"]
 Role = Literal["matmul", "lookup", "vector"]
 CONVENTIONS: tuple[Convention, ...] = get_args(Convention)
 
-BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
+BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "tf32": 4}  # a number in forward and backward, by precision
 
 
 @dataclass(frozen=True)
@@ -82,5 +82,5 @@ class Ledger:
         Args: tokens: tokens in one micro-batch.
         """
         width = BYTES[precision]
-        state = 16 if precision == "fp32" else 16 + 2 * width
+        state = 16 if width == 4 else 16 + 2 * width
         return state * self.params("total") + width * self.saved_activations * tokens

@@ -183,7 +183,17 @@ def _notes(sweep: Sweep, runs: tuple[PlannedRun, ...]) -> list[str]:
     short = [p for p in runs if p.run.task.held_out_tokens > _held_out(sweep, p)]
     if short:
         found.append(f"eval.tokens asks for more held-out data than there is ({_held_out(sweep, short[0])} tokens)")
-    return found + _idle_notes(sweep) + _width_notes(runs)
+    return found + _precision_notes(runs) + _idle_notes(sweep) + _width_notes(runs)
+
+
+def _precision_notes(runs: tuple[PlannedRun, ...]) -> list[str]:
+    """What a precision is on a CPU, where most sweeps run. The factor is in LOG.md."""
+    about = {
+        "fp16": "precision fp16 is for GPUs: on a CPU it runs 3 to 8 times slower than fp32",
+        "tf32": "precision tf32 is for GPUs: a CPU multiplies in fp32 under its name",
+    }
+    used = {planned.run.precision for planned in runs}
+    return [note for precision, note in about.items() if precision in used]
 
 
 def _idle_notes(sweep: Sweep) -> list[str]:

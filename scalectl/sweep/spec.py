@@ -39,7 +39,6 @@ MAX_PROBLEMS = 50  # listed; ours: more is one mistake repeated
 ENOUGH_PROBLEMS = 200  # reading ends here, so that a file of nonsense is answered at once
 MAX_PARTS = 30  # of a dotted key; ours: tomllib takes quadratic time, and no key has more than four
 RECORDED = "#: --set "  # begins a line that remembers an override
-PRECISIONS = ("fp32", "bf16")
 HELD_OUT_TOKENS = 65_536  # default of eval.tokens; ours: a standard error near 0.5 % of the loss of text
 SETS = ("held-out",)
 
@@ -857,7 +856,7 @@ def _train_fields() -> dict[str, Field]:
         Field("train.warmup", "number", 0.05),
         Field("train.decay", "number", 0.2),
         Field("train.min_decay", "integer", 0),
-        Field("train.precision", "choice", "fp32", tuple(p for p in BYTES if p in PRECISIONS)),
+        Field("train.precision", "choice", "fp32", tuple(BYTES)),
         Field("train.seed", "integer", 0),
     )
     schedule = fields_of(ScheduleOptions, "train", without=("warmup", "decay"))

@@ -12,10 +12,11 @@ import torch
 
 from scalectl.core.errors import StoreError
 from scalectl.store.live import Live
+from scalectl.train import scaling
 from scalectl.train.loop import Progress
 from scalectl.train.population import Row
 
-VERSION = 1
+VERSION = 2  # 2 added the loss scale, of fp16 alone
 MAGIC = b"scalectl-checkpoint\n"
 _DIGEST = hashlib.sha256().digest_size
 
@@ -31,6 +32,7 @@ def save(live: Live, progress: Progress) -> None:
         "step": progress.step,
         "theta": progress.row.theta,
         "slots": list(progress.row.slots),
+        "scaling": progress.row.scaling,
         "train_sum": progress.train_sum,
         "train_count": progress.train_count,
         "last_loss": progress.last_loss,
@@ -67,7 +69,7 @@ def load(live: Live) -> Progress | None:
         )
     return Progress(
         step=held["step"],
-        row=Row(held["theta"], tuple(held["slots"])),
+        row=Row(held["theta"], tuple(held["slots"]), held.get("scaling", scaling.fresh("fp32"))),
         train_sum=held["train_sum"],
         train_count=held["train_count"],
         last_loss=held["last_loss"],

@@ -20,6 +20,8 @@ from scalectl.models import MODELS
 from scalectl.optim import OPTIMIZERS
 from scalectl.tasks import Data
 from scalectl.train import population as pop
+from scalectl.train import scaling
+from scalectl.train.device import set_rounding
 
 
 class Turn(NamedTuple):
@@ -34,7 +36,7 @@ def fresh_row(run: RunConfig) -> pop.Row:
     tensors = MODELS[run.model.name].ledger(run.model.options).tensors
     theta = pop.initial_row(tensors, run.seed)
     optim = importlib.import_module(OPTIMIZERS[run.optim.name].module)
-    return pop.Row(theta, tuple(torch.zeros_like(theta) for _ in range(optim.SLOTS)))
+    return pop.Row(theta, tuple(torch.zeros_like(theta) for _ in range(optim.SLOTS)), scaling.fresh(run.precision))
 
 
 class Engine:
@@ -49,6 +51,7 @@ class Engine:
     def __init__(self, runs: Sequence[RunConfig], rows: Sequence[pop.Row], data: Data, placement: Placement) -> None:
         self.run = runs[0]
         self.data = data
+        set_rounding(self.run.precision)
         self.device = torch.device(placement.device)
         self.micro_batch = min(placement.micro_batch or self.run.sequences, self.run.sequences)
         model = MODELS[self.run.model.name]
@@ -98,6 +101,26 @@ class Engine:
         Args: factor_K1: of the schedule; taken_K1: steps including this one; both float64.
         Returns: the loss of each row [nats/token], shape (K,), float64; NaN where its gradient is not finite.
         """
+        loss_K = self._gradients(tokens_KBT1)
+        people = self.population
+        scaled = people.scaling.shape[1] > 0
+        if scaled:
+            people.grad.div_(people.scaling[:, scaling.SCALE, None].to(people.grad.dtype))
+            before = [held.clone() for held in (people.theta, *people.slots)]
+            taken_K1 = taken_K1 - people.scaling[:, scaling.SKIPPED, None]
+        norm_K1 = self.optim.step(
+            people.theta, people.grad, people.slots, self.rows, factor_K1, taken_K1, self.layout.decayed
+        )
+        sound = norm_K1.isfinite()
+        if scaled:
+            scaling.keep_finite((people.theta, *people.slots), before, sound)
+            scaling.advance(people.scaling, sound)
+            sound = people.scaling[:, scaling.SCALE, None] >= scaling.SMALLEST
+        # a gradient that is not finite ruins the row as surely as a loss that is not
+        return torch.where(sound[:, 0], loss_K, torch.nan)
+
+    def _gradients(self, tokens_KBT1: Tensor) -> Tensor:
+        """Forward and backward of every row, in micro-batches; losses of shape (K,), float64."""
         people = self.population
         people.refresh()
         sequences = tokens_KBT1.shape[1]
@@ -105,14 +128,12 @@ class Engine:
         for part in tokens_KBT1.split(self.micro_batch, dim=1):
             per_token = self.forward.token_losses(people.views, part, self.run.model.options)
             loss_K = per_token.mean(dim=1) * (part.shape[1] / sequences)
+            total += loss_K.detach()
+            if people.scaling.shape[1]:
+                loss_K = loss_K * people.scaling[:, scaling.SCALE].to(loss_K.dtype)
             loss_K.sum().backward()
             people.collect()
-            total += loss_K.detach()
-        norm = self.optim.step(
-            people.theta, people.grad, people.slots, self.rows, factor_K1, taken_K1, self.layout.decayed
-        )
-        # a gradient that is not finite ruins the row as surely as a loss that is not
-        return torch.where(norm[:, 0].isfinite(), total, torch.nan)
+        return total
 
     def _column(self, values: Sequence[Any]) -> Tensor:
         return torch.tensor([[float(value)] for value in values], dtype=torch.float64, device=self.device)

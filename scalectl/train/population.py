@@ -11,7 +11,7 @@ from __future__ import annotations
 import warnings
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -21,7 +21,13 @@ from scalectl.core.cost import Tensor as Shape
 
 INIT_STREAM = 0x1417
 ALIGNED = 32  # numbers: 64 bytes of bf16, 128 of fp32
-COMPUTE = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp64": torch.float64}
+COMPUTE = {
+    "fp32": torch.float32,
+    "tf32": torch.float32,  # the device rounds the factors of its products (train.device)
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "fp64": torch.float64,
+}
 
 # The preset gradients are columns of one matrix, so in a pack their strides differ from a fresh tensor's. That costs
 # nothing: accumulation is in place.
@@ -77,10 +83,15 @@ def initial_row(tensors: Sequence[Shape], seed: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Row:
-    """One model taken out of the matrices: parameters and each slot of the optimiser, each of shape (P,)."""
+    """One model taken out of the matrices.
+
+    theta, each of slots: parameters and state of the optimiser, shape (P,); scaling: state of its loss scale, shape
+    (3,) in fp16 and (0,) otherwise (`train.scaling`).
+    """
 
     theta: Tensor
     slots: tuple[Tensor, ...]
+    scaling: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
 
 
 @dataclass(frozen=True)
@@ -88,7 +99,7 @@ class Population:
     """The matrices of a pack, each (K, P).
 
     theta: master weights; grad: their gradients; slots: the optimiser's state; compute: what forward reads (theta
-    itself, or its cast); compute_grad: gradients in the compute type.
+    itself, or its cast); compute_grad: gradients in the compute type; scaling: of each row's loss, (K, 3) or (K, 0).
     """
 
     layout: Layout
@@ -98,6 +109,7 @@ class Population:
     compute: Tensor
     compute_grad: Tensor
     views: dict[str, Tensor]
+    scaling: Tensor
 
     @staticmethod
     def of(layout: Layout, rows: Sequence[Row], precision: str, device: torch.device) -> Population:
@@ -116,14 +128,16 @@ class Population:
         for name, gradient in layout.views(compute_grad).items():
             views[name] = views[name].detach().requires_grad_()
             views[name].grad = gradient
-        return Population(layout, theta, grad, slots, compute, compute_grad, views)
+        scaling = torch.stack([row.scaling for row in rows]).to(device)
+        return Population(layout, theta, grad, slots, compute, compute_grad, views, scaling)
 
     def __len__(self) -> int:
         return self.theta.shape[0]
 
     def row(self, k: int) -> Row:
         """A copy of model k on the CPU."""
-        return Row(self.theta[k].cpu().clone(), tuple(slot[k].cpu().clone() for slot in self.slots))
+        theta, *slots, scaling = (held[k].cpu().clone() for held in (self.theta, *self.slots, self.scaling))
+        return Row(theta, tuple(slots), scaling)
 
     def select(self, keep: Sequence[int], precision: str) -> Population:
         """The models at these rows, bit for bit; the others are dropped."""

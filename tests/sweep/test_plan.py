@@ -420,3 +420,11 @@ def test_a_plan_of_ten_thousand_runs_takes_seconds():
     )
     assert len(planned) + len(planned.dropped) == 10_000
     assert time.process_time() - begin < 6 * a_moment()  # 1.2 of them alone
+
+
+@pytest.mark.parametrize("precision", ["fp16", "tf32"])
+def test_a_plan_says_what_a_precision_for_gpus_is_on_a_cpu(precision):
+    assert any(
+        note.startswith(f"precision {precision} is for GPUs") for note in plan(more=f'precision = "{precision}"').notes
+    )
+    assert not any("precision" in note for note in plan(more='precision = "bf16"').notes)

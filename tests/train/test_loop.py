@@ -34,7 +34,7 @@ def by_run(events):
     return found
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
 @pytest.mark.parametrize("k", [2, 8])
 def test_a_pack_equals_its_solos_bit_for_bit(make_run, variant, precision, k):
@@ -93,7 +93,7 @@ def test_rows_are_the_same_however_far_the_engine_looks_ahead(make_run, ahead):
     assert trainer.tokens == sum(end.step for end in ends) * runs[0].batch_tokens
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("stop", [1, 5, 7, 11])
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(make_run, stop, precision):
     run = make_run(precision=precision)
