@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +14,12 @@ from support import environment
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="rewrite golden files instead of comparing with them")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Nothing is kept in, or known from, the user's own cache; what a test starts inherits this one."""
+    os.environ["SCALECTL_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture

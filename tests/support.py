@@ -36,6 +36,7 @@ tokens = 480
 
 def environment(**more):
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("SCALECTL_", "COLUMNS"))}
+    kept["SCALECTL_CACHE"] = os.environ["SCALECTL_CACHE"]  # of the tests (conftest.py), never the user's
     return {**kept, "NO_COLOR": "1", "COLUMNS": "100", **more}
 
 

@@ -2,6 +2,7 @@
 
     ScalectlError                exit 1   some runs failed, a fit is unusable
     ├── UsageError               exit 2   a flag, a name, a column that is not there
+    │   ├── DataError            exit 2   a corpus, token file or tokeniser that cannot be used
     │   ├── ExpressionError      exit 2   a rule, constraint or --where that cannot be read
     │   └── SweepFileError       exit 2   a sweep file with one or more problems, all of them listed
     ├── NothingMatched           exit 3   no run, no row, no sweep answers to the request
@@ -37,6 +38,17 @@ class UsageError(ScalectlError):
     """The request itself cannot be understood."""
 
     exit_code = 2
+
+
+class DataError(UsageError):
+    """Data that are missing, damaged or not what they are said to be.
+
+    key: of [data] in a sweep file, the one that names them.
+    """
+
+    def __init__(self, what: str, *, where: str | None = None, remedy: str | None = None, key: str = "source") -> None:
+        super().__init__(what, where=where, remedy=remedy)
+        self.key = key
 
 
 class ExpressionError(UsageError):

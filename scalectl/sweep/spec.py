@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from scalectl.core.cost import BYTES
-from scalectl.core.errors import ExpressionError, Problem, SweepFileError, UsageError
+from scalectl.core.errors import DataError, ExpressionError, Problem, SweepFileError, UsageError
 from scalectl.core.expression import Expression, full_name, parse
 from scalectl.core.names import did_you_mean, escaped, is_name, meant, shown
 from scalectl.core.run import Evaluation
@@ -806,8 +806,10 @@ class _Reader:
             except SweepFileError:
                 raise
             except UsageError as error:
-                at = block.settings.get("data.source")
-                self.problem(at.path if at else ("data",), f"data.source: {error.what}", error.remedy)
+                key = f"data.{error.key if isinstance(error, DataError) else 'source'}"
+                at = block.settings.get(key) or block.settings.get("data.source")
+                what = " ".join(part for part in (error.what, error.where) if part)
+                self.problem(at.path if at else ("data",), f"{key}: {what}", error.remedy)
         return found
 
     def describe(self, member: TaskMember, options: Any) -> Description:

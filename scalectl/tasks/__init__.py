@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from scalectl.tasks import markov, text
+from scalectl.tasks import markov, text, tokens
 from scalectl.tasks.windows import Description
 
 Tokens = npt.NDArray[np.int64]
@@ -61,7 +61,24 @@ TASKS: dict[str, TaskMember] = {
     task.name: task
     for task in (
         TaskMember(
-            "text", 1, text.Options, text.accepts, "stdlib, text:PATH", text.describe, text.open_data, text.floor
+            "text",
+            1,
+            text.Options,
+            text.accepts,
+            "stdlib, python-packages, text:PATH, parquet:PATH#COLUMN",
+            text.describe,
+            text.open_data,
+            text.floor,
+        ),
+        TaskMember(
+            "tokens",
+            1,
+            tokens.Options,
+            tokens.accepts,
+            "tokens:PATH.bin",
+            tokens.describe,
+            tokens.open_data,
+            text.floor,
         ),
         TaskMember(
             "markov", 1, markov.Options, markov.accepts, "markov", markov.describe, markov.open_data, markov.floor

@@ -516,3 +516,35 @@ def test_any_override_can_be_recorded_in_a_file_that_stays_toml(overrides):
     assert recorded_overrides(text) == tuple(overrides)
     assert tomllib.loads(text) == tomllib.loads(GOOD)
     assert with_overrides_recorded(text, ()) == GOOD
+
+
+def test_data_that_cannot_be_used_are_refused_at_the_key_that_names_them(tmp_path):
+    (tmp_path / "odd.bin").write_bytes(b"abc")
+    (tmp_path / "bad.json").write_text("{}")
+    cases = [
+        (f'source = "tokens:{tmp_path}/none.bin"', 9, "data.source: no token file at", "scalectl prepare"),
+        (f'source = "tokens:{tmp_path}/odd.bin"', 9, "data.dtype: odd.bin has no sidecar", "data.dtype"),
+        (f'source = "tokens:{tmp_path}/odd.bin"\nvocab = 9\ndtype = "uint16"', 9, "3 bytes are no array", "data.dtype"),
+        (
+            f'source = "tokens:{tmp_path}/odd.bin"\nvocab = 9\ndtype = "uint8"',
+            9,
+            "token 99, beyond a vocabulary",
+            "dtype",
+        ),
+        (f'source = "tokens:{tmp_path}/odd.bin"\ndtype = "int16"', 10, "not one of uint8, uint16", "did you mean"),
+        (f'source = "parquet:{tmp_path}"', 9, "data.source: no Parquet file at", "PATH#COLUMN"),
+        (f'source = "stdlib"\ntokenizer = "{tmp_path}/bad.json"', 10, "data.tokenizer: bad.json is not", "save it"),
+        ('source = "stdlib"\ntokenizer = "none.json"', 10, 'data.tokenizer: no tokeniser at "none.json"', "tokenizers"),
+        (
+            'source = "stdlib"\ntokeniser = "x.json"',
+            10,
+            "[data] tokeniser is not a known key",
+            "did you mean tokenizer?",
+        ),
+        ('source = "python_packages"', 9, "is not a source", "did you mean python-packages?"),
+    ]
+    for text, line, what, remedy in cases:
+        found = problems(changed(('source = "markov"\nsymbols = 8', text)))
+        assert [p.line for p in found] == [line], text
+        assert what in found[0].what
+        assert remedy in found[0].remedy

@@ -8,15 +8,30 @@ import pytest
 
 from scalectl.core.errors import UsageError
 from scalectl.core.run import canonical
-from scalectl.tasks import TASKS, markov, text, windows
+from scalectl.tasks import TASKS, markov, text, tokens, windows
+from scalectl.tasks.corpus import find_corpus
+from scalectl.tasks.token_file import sidecar_path, write_tokens
+from scalectl.tasks.tokenizer import AS_BYTES
 from scalectl.tasks.windows import DATA_STREAM, Windows
 from scalectl.tasks.windows import _Orders as Orders
 
-SOURCES = {"text": text.Options("stdlib"), "markov": markov.Options(length=300_000)}
+
+@pytest.fixture(scope="session")
+def SOURCES(tmp_path_factory):
+    """Options of every task: small data of each kind."""
+    path = tmp_path_factory.mktemp("tokens") / "stdlib.bin"
+    with path.open("wb") as file:
+        sidecar = write_tokens(find_corpus("stdlib"), AS_BYTES, file)
+    sidecar_path(path).write_bytes(sidecar.dump())
+    return {
+        "text": text.Options("stdlib"),
+        "tokens": tokens.Options(f"tokens:{path}"),
+        "markov": markov.Options(length=300_000),
+    }
 
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
-def test_a_batch_is_a_function_of_seed_and_step(task):
+def test_a_batch_is_a_function_of_seed_and_step(task, SOURCES):
     data, again = (task.open_data(SOURCES[task.name]) for _ in range(2))
     batch = data.batch(3, 17, 8, 32)
     assert batch.shape == (8, 33)
@@ -27,7 +42,7 @@ def test_a_batch_is_a_function_of_seed_and_step(task):
 
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
-def test_the_batches_of_a_pack_are_those_of_its_members(task):
+def test_the_batches_of_a_pack_are_those_of_its_members(task, SOURCES):
     data = task.open_data(SOURCES[task.name])
     joint = data.batches([3, 4, 3], [17, 5, 0], 8, 32)
     assert joint.shape == (3, 8, 33)
@@ -35,7 +50,7 @@ def test_the_batches_of_a_pack_are_those_of_its_members(task):
 
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
-def test_the_description_is_that_of_the_data(task):
+def test_the_description_is_that_of_the_data(task, SOURCES):
     about, data = task.describe(SOURCES[task.name]), task.open_data(SOURCES[task.name])
     assert about.train_tokens == data.train.size
     assert about.held_out_tokens == data.held.size
@@ -48,7 +63,7 @@ def test_the_description_is_that_of_the_data(task):
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
 @pytest.mark.parametrize("context", [16, 1_000])
-def test_the_description_says_how_many_tokens_an_epoch_holds(task, context):
+def test_the_description_says_how_many_tokens_an_epoch_holds(task, context, SOURCES):
     about, data = task.describe(SOURCES[task.name]), task.open_data(SOURCES[task.name])
     count = about.reachable(context) // context
     first = data.batch(0, 0, count, context)
@@ -58,7 +73,7 @@ def test_the_description_says_how_many_tokens_an_epoch_holds(task, context):
 
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
-def test_the_description_knows_the_longest_window(task):
+def test_the_description_knows_the_longest_window(task, SOURCES):
     source = replace(SOURCES[task.name], unique_tokens=5_000)
     longest, data = task.describe(source).longest - 1, task.open_data(source)
     assert data.batch(0, 0, 1, longest).shape == data.held_out(1, longest).shape == (1, longest + 1)
@@ -123,7 +138,7 @@ def test_too_little_data_for_one_window_is_said():
 def test_held_out_files_of_the_standard_library_are_not_trained_on():
     data = text.open_data(text.Options("stdlib"))
     train, held = bytes(data.train[0]), bytes(data.held[0])
-    parts = [part for part in held.split(text.SEPARATOR) if len(part) > 400]
+    parts = [part for part in held.split(b"\x00") if len(part) > 400]
     assert len(parts) > 10
     assert all(part[:400] not in train for part in parts[:40])
     assert 0.02 < len(held) / len(train) < 0.2
@@ -144,7 +159,7 @@ def test_a_file_and_a_folder_of_text_are_split_and_fingerprinted(tmp_path):
     assert folder.train_tokens + folder.held_out_tokens == pytest.approx(8 * 20_000, rel=0.01)
     assert one.train_tokens + one.held_out_tokens == 20_000
     (tmp_path / "a.txt").write_text("another text " * 2_000)
-    text._streams.cache_clear()
+    text._opened.cache_clear()
     assert text.describe(text.Options(f"text:{tmp_path}")).fingerprint != folder.fingerprint
 
 
