@@ -54,8 +54,9 @@ class Clock:
             before = self.turn(hand)
             made = function(*args, **kwargs)
             self.turn(before)
-            if isinstance(made, Tensor) and made.grad_fn is not None:
-                made.grad_fn.register_prehook(partial(self.backward_of, hand))
+            for part in made if isinstance(made, tuple) else (made,):
+                if isinstance(part, Tensor) and part.grad_fn is not None:
+                    part.grad_fn.register_prehook(partial(self.backward_of, hand))
             return made
 
         return timed

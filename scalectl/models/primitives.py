@@ -1,23 +1,58 @@
 """The packed layers. Every tensor carries the pack as its first axis: row k is model k and meets no other row.
 
-Legend: K models in the pack, B sequences, T tokens in a sequence, M = B T, D width, F fan-out, H heads, E = D / H, V
-vocabulary. A pack of one runs the same code: special-casing it changes losses by 1e-6, and a run must not depend on
-its company.
+Legend: K models in the pack, B sequences, T tokens in a sequence, M = B T, N = K B, D width, F fan-out, H heads,
+E = D / H, V vocabulary. A pack of one runs the same code: special-casing it changes losses by 1e-6, and a run must not
+depend on its company. For the same reason what chooses between two ways to compute is the shape of one row, never K.
+
+On the CPU the layers have backward passes of their own (`models.cpu`); elsewhere torch's, which compilers can fuse.
 """
 
 from __future__ import annotations
 
+import functools
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from scalectl.models import cpu
+from scalectl.models.cpu import turned
+
 EPS = 1e-5  # of every norm, as GPT-2
 
 
-def linear(x_KMD: Tensor, weight_KDF: Tensor, bias_KF: Tensor | None) -> Tensor:
-    """Row by row x W + b: shape (K, M, F)."""
+class Normed(NamedTuple):
+    """A normalised activation whose scale and shift wait for the matrix that they multiply.
+
+    unit_KMD: mean 0 and variance 1 (or mean square 1) along D; scale_KD, shift_KD: of each row, shift None for none.
+    """
+
+    unit_KMD: Tensor
+    scale_KD: Tensor
+    shift_KD: Tensor | None
+
+
+def linear(
+    x_KMD: Tensor | Normed, weight_KDF: Tensor, bias_KF: Tensor | None, onto_KMF: Tensor | None = None
+) -> Tensor:
+    """Row by row x W + b, plus `onto` where there is one: shape (K, M, F).
+
+    On the CPU scale and shift of a norm go into the matrix, (u s + t) W + b = u (s W) + (t W + b): D F numbers are
+    scaled in place of M D, forward and backward, and one activation less is kept.
+    """
+    if isinstance(x_KMD, Normed):
+        x_KMD, scale_KD, shift_KD = x_KMD
+        if x_KMD.is_cpu and onto_KMF is None:
+            return cpu.ScaledLinear.apply(x_KMD, scale_KD, shift_KD, weight_KDF, bias_KF)
+        x_KMD = x_KMD * scale_KD.unsqueeze(1)
+        x_KMD = x_KMD if shift_KD is None else x_KMD + shift_KD.unsqueeze(1)
+    if x_KMD.is_cpu:
+        return cpu.Linear.apply(x_KMD, weight_KDF, bias_KF, onto_KMF)
+    if onto_KMF is not None:
+        added = onto_KMF if bias_KF is None else onto_KMF + bias_KF.unsqueeze(1)
+        return torch.baddbmm(added, x_KMD, weight_KDF)
     if bias_KF is None:
         return torch.bmm(x_KMD, weight_KDF)
     return torch.baddbmm(bias_KF.unsqueeze(1), x_KMD, weight_KDF)
@@ -30,53 +65,63 @@ def embedding(index_KM: Tensor, table_KVD: Tensor) -> Tensor:
     return F.embedding(index_KM + offset, table_KVD.reshape(K * V, D))
 
 
-def layer_norm(x_KMD: Tensor, scale_KD: Tensor, shift_KD: Tensor | None) -> Tensor:
+def layer_norm(x_KMD: Tensor, scale_KD: Tensor, shift_KD: Tensor | None) -> Normed:
     """Layer norm with each row's own scale and shift (Ba et al. 2016, arXiv 1607.06450)."""
-    unit = F.layer_norm(x_KMD, x_KMD.shape[-1:], eps=EPS)
-    if shift_KD is None:
-        return unit * scale_KD.unsqueeze(1)
-    return torch.addcmul(shift_KD.unsqueeze(1), unit, scale_KD.unsqueeze(1))
+    unit = cpu.Standardise.apply(x_KMD, EPS) if x_KMD.is_cpu else F.layer_norm(x_KMD, x_KMD.shape[-1:], eps=EPS)
+    return Normed(unit, scale_KD, shift_KD)
 
 
-def rms_norm(x_KMD: Tensor, scale_KD: Tensor) -> Tensor:
+def rms_norm(x_KMD: Tensor, scale_KD: Tensor) -> Normed:
     """Root-mean-square norm with each row's own scale (Zhang & Sennrich 2019, arXiv 1910.07467)."""
-    return F.rms_norm(x_KMD, x_KMD.shape[-1:], eps=EPS) * scale_KD.unsqueeze(1)
+    return Normed(F.rms_norm(x_KMD, x_KMD.shape[-1:], eps=EPS), scale_KD, None)
 
 
-def causal_attention(q_NHTE: Tensor, k_NHTE: Tensor, v_NHTE: Tensor) -> Tensor:
-    """softmax(QKᵀ / √E) V under a causal mask, shape (N, H, T, E) with N = K B (Vaswani et al. 2017).
+def gelu(x: Tensor) -> Tensor:
+    """GELU in its tanh form (Hendrycks & Gimpel 2016, arXiv 1606.08415), as GPT-2."""
+    return cpu.Gelu.apply(x) if x.is_cpu else F.gelu(x, approximate="tanh")
 
-    Fused where it pays. On the CPU in half precision the fused backward was measured at 64 % of a step at width 64, so
-    the products stand explicitly there.
+
+def causal_attention(
+    qkv_KMX: Tensor, B: int, H: int, turns: tuple[Tensor, Tensor] | None = None, scale: float | None = None
+) -> Tensor:
+    """softmax(scale QKᵀ) V of every head under a causal mask (Vaswani et al. 2017), shape (K, M, D).
+
+    Args: qkv_KMX: queries, keys and values side by side, X = 3 D; B: sequences; H: heads; turns: `rotary_turns` of
+    queries and keys, None to leave them; scale: None for 1/√E.
     """
-    if q_NHTE.is_cpu and q_NHTE.dtype in (torch.bfloat16, torch.float16):
-        T, E = q_NHTE.shape[-2:]
-        scores = q_NHTE @ k_NHTE.transpose(-1, -2) * (1 / math.sqrt(E))
-        future = torch.ones(T, T, dtype=torch.bool, device=scores.device).triu(1)
-        return scores.masked_fill(future, float("-inf")).softmax(-1) @ v_NHTE
-    return F.scaled_dot_product_attention(q_NHTE, k_NHTE, v_NHTE, is_causal=True)
+    K, M, X = qkv_KMX.shape
+    E = X // (3 * H)
+    scale = 1 / math.sqrt(E) if scale is None else scale
+    if qkv_KMX.is_cpu:
+        return cpu.Attention.apply(qkv_KMX, B, H, scale, turns)
+    q, k, v = qkv_KMX.view(K * B, M // B, 3, H, E).permute(2, 0, 3, 1, 4).unbind(0)  # each (N, H, T, E)
+    if turns is not None:
+        q, k = (torch.cat(turned(x, *turns), dim=-1) for x in (q, k))
+    mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale)
+    return mixed.transpose(1, 2).reshape(K, M, X // 3)
 
 
-def rotate(x_NHTE: Tensor, positions: Tensor) -> Tensor:
-    """Rotary positions: pairs (e, e + E/2) turn by position * 10000^(-2e/E) (Su et al. 2021, arXiv 2104.09864)."""
-    half = x_NHTE.shape[-1] // 2
-    rate = 10_000.0 ** (-torch.arange(half, device=x_NHTE.device, dtype=torch.float64) / half)
-    angle = positions.to(torch.float64)[:, None] * rate
-    cos, sin = angle.cos().to(x_NHTE.dtype), angle.sin().to(x_NHTE.dtype)
-    first, second = x_NHTE[..., :half], x_NHTE[..., half:]
-    turned = torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)
-    return turned.contiguous()  # cat keeps the strides of its input, on which fused attention rounds by pack size
+@functools.lru_cache(maxsize=64)
+def rotary_turns(T: int, E: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Rotary positions (Su et al. 2021, arXiv 2104.09864): cosine and sine of position * 10000^(-2e/E), (T, E/2)."""
+    half = E // 2
+    rate = 10_000.0 ** (-torch.arange(half, device=device, dtype=torch.float64) / half)
+    angle = torch.arange(T, device=device, dtype=torch.float64)[:, None] * rate
+    return angle.cos().to(dtype), angle.sin().to(dtype)
 
 
-def sinusoid(T: int, D: int, like: Tensor) -> Tensor:
+@functools.lru_cache(maxsize=64)
+def sinusoid(T: int, D: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Sinusoidal positions, shape (T, D): sine on even, cosine on odd columns (Vaswani et al. 2017, section 3.5)."""
-    position = torch.arange(T, device=like.device, dtype=torch.float64)[:, None]
-    rate = 10_000.0 ** (-torch.arange(0, D, 2, device=like.device, dtype=torch.float64) / D)
-    return torch.stack([(position * rate).sin(), (position * rate).cos()], dim=-1).flatten(1).to(like.dtype)
+    position = torch.arange(T, device=device, dtype=torch.float64)[:, None]
+    rate = 10_000.0 ** (-torch.arange(0, D, 2, device=device, dtype=torch.float64) / D)
+    return torch.stack([(position * rate).sin(), (position * rate).cos()], dim=-1).flatten(1).to(dtype)
 
 
 def token_losses(logits_KMV: Tensor, targets_KM: Tensor) -> Tensor:
     """Cross-entropy of each target [nats], shape (K, M), in float32 or wider."""
+    if logits_KMV.is_cpu:
+        return cpu.CrossEntropy.apply(logits_KMV, targets_KM)
     K, M, V = logits_KMV.shape
     wide = logits_KMV if logits_KMV.dtype == torch.float64 else logits_KMV.float()
     return F.cross_entropy(wide.reshape(K * M, V), targets_KM.reshape(-1), reduction="none").view(K, M)

@@ -70,27 +70,29 @@ def test_logits_equal_hugging_face_gpt2_with_copied_weights():
     assert expected.abs().max() > 1
 
 
-def test_attention_equals_the_formula_and_torch_multihead_attention():
-    D, H, T, N = 24, 3, 7, 2
+@pytest.mark.parametrize("T", [7, 96])
+@pytest.mark.parametrize("E", [8, 16])
+def test_attention_equals_the_formula_and_torch_multihead_attention(E, T):
+    H, N = 3, 2
+    D = H * E
     mha = torch.nn.MultiheadAttention(D, H, batch_first=True, dtype=torch.float64)
     x = torch.randn(N, T, D, dtype=torch.float64)
     mask = torch.ones(T, T, dtype=torch.bool).triu(1)
     with torch.no_grad():
         expected, _ = mha(x, x, x, attn_mask=mask)
-        qkv = (x @ mha.in_proj_weight.T + mha.in_proj_bias).view(N, T, 3, H, D // H).permute(2, 0, 3, 1, 4)
-        mixed = primitives.causal_attention(*qkv.unbind(0)).transpose(1, 2).reshape(N, T, D)
-        found = mixed @ mha.out_proj.weight.T + mha.out_proj.bias
-        q, k, v = qkv.unbind(0)
-        formula = (q @ k.mT / math.sqrt(D // H)).masked_fill(mask, -math.inf).softmax(-1) @ v
+        qkv = x @ mha.in_proj_weight.T + mha.in_proj_bias
+        mixed = primitives.causal_attention(qkv.view(1, N * T, 3 * D), N, H)
+        found = mixed.view(N, T, D) @ mha.out_proj.weight.T + mha.out_proj.bias
+        q, k, v = qkv.view(N, T, 3, H, E).permute(2, 0, 3, 1, 4).unbind(0)
+        formula = (q @ k.mT / math.sqrt(E)).masked_fill(mask, -math.inf).softmax(-1) @ v
     assert (found - expected).abs().max() < 1e-12
-    assert (primitives.causal_attention(q, k, v) - formula).abs().max() < 1e-12
+    assert (mixed - formula.transpose(1, 2).reshape(1, N * T, D)).abs().max() < 1e-12
 
 
-def test_the_explicit_half_precision_attention_is_the_fused_one():
-    q, k, v = torch.randn(3, 2, 3, 9, 8, generator=torch.Generator().manual_seed(3)).bfloat16().unbind(0)
-    explicit = primitives.causal_attention(q, k, v).double()
-    exact = primitives.causal_attention(q.double(), k.double(), v.double())
-    assert (explicit - exact).abs().max() < 0.02
+def test_attention_in_half_precision_is_near_the_exact_one():
+    qkv = torch.randn(2, 3 * 96, 3 * 24, generator=torch.Generator().manual_seed(3)).bfloat16()
+    exact = primitives.causal_attention(qkv.double(), 3, 3)
+    assert (primitives.causal_attention(qkv, 3, 3).double() - exact).abs().max() < 0.02
 
 
 @pytest.mark.parametrize("o", VARIANTS, ids=str)
@@ -146,15 +148,18 @@ def test_loss_at_initialisation_is_that_of_a_uniform_guess(width):
 
 def test_rotary_scores_depend_on_distance_alone():
     q, k = torch.randn(2, 1, 1, 6, 8, dtype=torch.float64).unbind(0)
-    near, far = (
-        primitives.rotate(q, torch.arange(6) + shift) @ primitives.rotate(k, torch.arange(6) + shift).mT
-        for shift in (0, 1000)
-    )
-    assert (near - far).abs().max() < 1e-9
+    cos, sin = primitives.rotary_turns(1006, 8, torch.float64, torch.device("cpu"))
+
+    def scores(shift):
+        turns = cos[shift : shift + 6], sin[shift : shift + 6]
+        q_turned, k_turned = (torch.cat(primitives.turned(x, *turns), dim=-1) for x in (q, k))
+        return q_turned @ k_turned.mT
+
+    assert (scores(0) - scores(1000)).abs().max() < 1e-9
 
 
 def test_sinusoidal_positions_are_those_of_the_paper():
-    table = primitives.sinusoid(5, 6, torch.empty((), dtype=torch.float64))
+    table = primitives.sinusoid(5, 6, torch.float64, torch.device("cpu"))
     assert table[3, 2].item() == pytest.approx(math.sin(3 / 10_000 ** (2 / 6)))
     assert table[3, 5].item() == pytest.approx(math.cos(3 / 10_000 ** (4 / 6)))
 

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch.nn.functional as F
-from torch import Tensor, arange
+from torch import Tensor
 
 from scalectl.models import primitives as p
 from scalectl.models.decoder.spec import Options
@@ -24,11 +23,10 @@ def logits(views: Mapping[str, Tensor], tokens_KBT: Tensor, o: Options) -> Tenso
     if o.position == "learned":
         x_KMD = _add_positions(x_KMD, views["position"][:, :T], B)
     elif o.position == "sinusoidal":
-        x_KMD = _add_positions(x_KMD, p.sinusoid(T, o.d_model, x_KMD).unsqueeze(0), B)
+        x_KMD = _add_positions(x_KMD, p.sinusoid(T, o.d_model, x_KMD.dtype, x_KMD.device).unsqueeze(0), B)
     for layer in range(o.n_layer):
         x_KMD = _block(x_KMD, views, f"layer{layer}", o, B)
-    x_KMD = _norm(x_KMD, views, "norm", o)
-    return p.linear(x_KMD, views["token" if o.tie else "head"].transpose(1, 2), None)
+    return p.linear(_norm(x_KMD, views, "norm", o), views["token" if o.tie else "head"].transpose(1, 2), None)
 
 
 def token_losses(views: Mapping[str, Tensor], tokens_KBT1: Tensor, o: Options) -> Tensor:
@@ -43,28 +41,27 @@ def _add_positions(x_KMD: Tensor, table_KTD: Tensor, B: int) -> Tensor:
 
 
 def _block(x_KMD: Tensor, views: Mapping[str, Tensor], at: str, o: Options, B: int) -> Tensor:
-    x_KMD = x_KMD + _attention(_norm(x_KMD, views, f"{at}.norm1", o), views, at, o, B)
-    return x_KMD + _mlp(_norm(x_KMD, views, f"{at}.norm2", o), views, at)
+    x_KMD = _attention(_norm(x_KMD, views, f"{at}.norm1", o), views, at, o, B, onto=x_KMD)
+    return _mlp(_norm(x_KMD, views, f"{at}.norm2", o), views, at, onto=x_KMD)
 
 
-def _attention(x_KMD: Tensor, views: Mapping[str, Tensor], at: str, o: Options, B: int) -> Tensor:
-    K, M, D = x_KMD.shape
-    T = M // B
-    qkv = p.linear(x_KMD, views[f"{at}.qkv.weight"], views.get(f"{at}.qkv.bias"))
-    q, k, v = qkv.view(K * B, T, 3, o.n_head, o.d_head).permute(2, 0, 3, 1, 4).unbind(0)  # each (N, H, T, E)
+def _attention(x_KMD: p.Normed, views: Mapping[str, Tensor], at: str, o: Options, B: int, onto: Tensor) -> Tensor:
+    qkv = _linear(x_KMD, views, f"{at}.qkv")
+    turns = None
     if o.position == "rotary":
-        positions = arange(T, device=x_KMD.device)
-        q, k = p.rotate(q, positions), p.rotate(k, positions)
-    mixed = p.causal_attention(q, k, v).transpose(1, 2).reshape(K, M, D)
-    return p.linear(mixed, views[f"{at}.out.weight"], views.get(f"{at}.out.bias"))
+        turns = p.rotary_turns(qkv.shape[1] // B, o.d_head, qkv.dtype, qkv.device)
+    return _linear(p.causal_attention(qkv, B, o.n_head, turns), views, f"{at}.out", onto)
 
 
-def _mlp(x_KMD: Tensor, views: Mapping[str, Tensor], at: str) -> Tensor:
-    hidden = p.linear(x_KMD, views[f"{at}.up.weight"], views.get(f"{at}.up.bias"))
-    return p.linear(F.gelu(hidden, approximate="tanh"), views[f"{at}.down.weight"], views.get(f"{at}.down.bias"))
+def _mlp(x_KMD: p.Normed, views: Mapping[str, Tensor], at: str, onto: Tensor) -> Tensor:
+    return _linear(p.gelu(_linear(x_KMD, views, f"{at}.up")), views, f"{at}.down", onto)
 
 
-def _norm(x_KMD: Tensor, views: Mapping[str, Tensor], at: str, o: Options) -> Tensor:
+def _linear(x: Tensor | p.Normed, views: Mapping[str, Tensor], at: str, onto: Tensor | None = None) -> Tensor:
+    return p.linear(x, views[f"{at}.weight"], views.get(f"{at}.bias"), onto)
+
+
+def _norm(x_KMD: Tensor, views: Mapping[str, Tensor], at: str, o: Options) -> p.Normed:
     if o.norm == "rms":
         return p.rms_norm(x_KMD, views[f"{at}.scale"])
     return p.layer_norm(x_KMD, views[f"{at}.scale"], views.get(f"{at}.shift"))
