@@ -15,6 +15,7 @@ from scalectl.commands.fit import run as fit
 from scalectl.commands.fit import view as fit_view
 from scalectl.commands.target import Target, find_target
 from scalectl.core import units
+from scalectl.core.cost import Ledger, ledger_of_record
 from scalectl.core.errors import FitError, NothingMatched, UsageError
 from scalectl.core.job import State
 from scalectl.core.rows import HELD_OUT, LOSS
@@ -140,11 +141,18 @@ def _planned(config: Mapping[str, Any], request: Request) -> tuple[float, float,
     """N, D and C of a run that has not ended, from its record; zeros for an imported one, which has none."""
     if "model" not in config:
         return 0.0, 0.0, 0.0
-    model = MODELS[config["model"]["name"]]
-    ledger = model.ledger(model.options(**config["model"]["options"]))
+    ledger = _ledger(config["model"])
     D = float(config["steps"] * config["sequences"] * config["model"]["options"]["context"])
     C = ledger.flops_6n() * D if request.flops == "6nd" else ledger.flops_per_token() * D
     return float(ledger.params(request.convention)), D, C
+
+
+def _ledger(model: Mapping[str, Any]) -> Ledger:
+    """Of the model of a record; somebody's own model brings it along."""
+    if "ledger" in model:
+        return ledger_of_record(model["ledger"])
+    member = MODELS[model["name"]]
+    return member.ledger(member.options(**model["options"]))
 
 
 def _about(sweep: StoredSweep, columns: Mapping[str, Mapping[str, Any]]) -> tuple[str, tuple[tuple[str, str], ...]]:

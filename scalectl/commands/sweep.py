@@ -108,7 +108,10 @@ def prepare(
     wanted = {run_id for run_id, state in found.items() if state.resumes or (retry_failed and state is State.FAILED)}
     todo = tuple(planned for planned in plan.runs if planned.run_id in wanted)
     places = len(slots(count=sweep.runtime.slots))
-    placement = Placement(micro_batch=sweep.runtime.micro_batch, checkpoint_seconds=sweep.runtime.checkpoint_seconds)
+    runtime = sweep.runtime
+    placement = Placement(
+        micro_batch=runtime.micro_batch, checkpoint_seconds=runtime.checkpoint_seconds, search=sweep.search
+    )
     return Prepared(
         sweep=sweep,
         plan=plan,

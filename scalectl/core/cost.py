@@ -10,8 +10,9 @@ The convention alone moves a fitted exponent (Porian et al. 2024, arXiv 2406.191
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 Convention = Literal["non_embedding", "total", "matmul"]
 Role = Literal["matmul", "lookup", "vector"]
@@ -50,11 +51,14 @@ class Ledger:
 
     attention_flops: forward FLOPs per token of products between activations (QKᵀ and AV), which no parameter counts.
     saved_activations: numbers kept per token for the backward pass, logits included.
+    counted_flops: training FLOPs per token where they were counted on the model itself, None where they follow from the
+    table.
     """
 
     tensors: tuple[Tensor, ...]
     attention_flops: int
     saved_activations: int
+    counted_flops: int | None = None
 
     def params(self, convention: Convention) -> int:
         """N [parameters] by convention."""
@@ -70,6 +74,8 @@ class Ledger:
         Source: 6N + 12 L d T of Kaplan et al. 2020 (arXiv 2001.08361, section 2.1) with the head counted
         (Porian et al. 2024) and no discount for the causal mask, as FlopCounterMode counts.
         """
+        if self.counted_flops is not None:
+            return self.counted_flops
         return 3 * (2 * self.params("matmul") + self.attention_flops)
 
     def flops_6n(self, convention: Convention = "non_embedding") -> int:
@@ -84,3 +90,9 @@ class Ledger:
         width = BYTES[precision]
         state = 16 if width == 4 else 16 + 2 * width
         return state * self.params("total") + width * self.saved_activations * tokens
+
+
+def ledger_of_record(data: Mapping[str, Any]) -> Ledger:
+    """A ledger from its record as plain JSON data (`dataclasses.asdict`)."""
+    tensors = tuple(Tensor(**{**held, "shape": tuple(held["shape"])}) for held in data["tensors"])
+    return Ledger(**{**data, "tensors": tensors})

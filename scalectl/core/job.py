@@ -40,13 +40,14 @@ class Placement:
     """Where and how fast; never part of an identity.
 
     device: `cpu` or `cuda:INDEX`; threads: of the worker; micro_batch: sequences per forward pass, None for all;
-    checkpoint_seconds: wall time between checkpoints.
+    checkpoint_seconds: wall time between checkpoints; search: folders that hold somebody's own model.
     """
 
     device: str = "cpu"
     threads: int = 1
     micro_batch: int | None = None
     checkpoint_seconds: float = 20.0
+    search: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

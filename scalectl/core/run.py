@@ -16,6 +16,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from scalectl.core.cost import Ledger, ledger_of_record
+
 ID_DIGITS = 16  # hexadecimal: 64 bits; at 10^6 runs the chance of one collision is 3e-8
 
 
@@ -44,6 +46,35 @@ class Member:
     name: str
     version: int
     options: Any  # the member's own frozen dataclass
+
+
+@dataclass(frozen=True)
+class Foreign(Member):
+    """A model that is somebody's own code, named `package.module:NAME`, as it was when its run was planned.
+
+    fingerprint: digest of its source, part of the identity; ledger: what it was found to hold and to cost, recorded so
+    that whoever only reads need not import it.
+    """
+
+    fingerprint: str
+    ledger: Ledger = dataclasses.field(metadata={"hashed": False})
+
+
+class FreeOptions:
+    """Options whose names only somebody's own code knows; two of them are equal if they hold the same."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, FreeOptions) and vars(self) == vars(other)
+
+    def __hash__(self) -> int:
+        return hash(tuple(sorted(vars(self).items())))
+
+
+def free_options(fields: Mapping[str, tuple[Any, Any]]) -> type[Any]:
+    """A frozen dataclass of options. fields: name -> (type, default or MISSING of dataclasses)."""
+    held = sorted(fields.items(), key=lambda item: item[1][1] is not dataclasses.MISSING)  # defaults come last
+    with_defaults = [(name, kind, dataclasses.field(default=default)) for name, (kind, default) in held]
+    return dataclasses.make_dataclass("Options", with_defaults, bases=(FreeOptions,), frozen=True, eq=False)
 
 
 @dataclass(frozen=True)
@@ -150,11 +181,17 @@ def restore(data: Mapping[str, Any], options: Mapping[str, Mapping[str, type]]) 
     """A RunConfig from its record.
 
     Args: data: from `record`, perhaps written by an older version: a missing field takes its `as_before`;
-    options: for each of model, task, optim, schedule: member name -> options type.
+    options: for each of model, task, optim, schedule: member name -> options type. A foreign model needs none, its
+    record says all.
     """
     parts: dict[str, Any] = dict(data)
     for part in ("model", "task", "optim", "schedule"):
         held = dict(parts[part])
+        if part == "model" and "ledger" in held:
+            known = free_options(dict.fromkeys(held["options"], (Any, dataclasses.MISSING)))
+            held |= {"options": known(**held["options"]), "ledger": ledger_of_record(held["ledger"])}
+            parts[part] = _build(Foreign, held)
+            continue
         held["options"] = _build(options[part][held["name"]], held["options"])
         parts[part] = _build(Task if part == "task" else Member, held)
     parts["evaluation"] = _build(Evaluation, parts.get("evaluation", {}))
@@ -177,6 +214,8 @@ def flat(run: RunConfig) -> dict[str, Any]:
     """The run as columns named like the keys of a sweep file; what `--where`, `--by` and constraints read."""
     columns: dict[str, Any] = {"model.family": run.model.name}
     columns |= {f"model.{name}": held for name, held in dataclasses.asdict(run.model.options).items()}
+    if isinstance(run.model, Foreign):
+        columns["model.fingerprint"] = run.model.fingerprint
     columns |= {f"data.{name}": held for name, held in dataclasses.asdict(run.task.options).items()}
     columns |= {"data.task": run.task.name, "data.fingerprint": run.task.fingerprint, "data.origin": run.task.origin}
     columns |= {"train.optimizer": run.optim.name, "train.schedule": run.schedule.name}

@@ -1,4 +1,7 @@
-"""The model families. To add one: a folder with spec.py and forward.py, and a line in the tuple below."""
+"""The model families. To add one: a folder with spec.py and forward.py, and a line in the tuple below.
+
+Beside them stands whatever torch module a user names in their place (`foreign`).
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from scalectl.core.cost import Ledger
+from scalectl.core.errors import UsageError
+from scalectl.core.run import Foreign, Member
 from scalectl.models.decoder import spec as decoder_spec
+from scalectl.models.foreign import spec as foreign_spec
 
 
 @dataclass(frozen=True)
@@ -15,7 +21,8 @@ class Model:
     """A family: its name, the version of its mathematics, and its functions of Options.
 
     problems: (key, sentence) for each bad combination of options; ledger: tensors and costs;
-    forward: dotted path of the module with `forward(views, tokens, options, ...)`, imported by workers only (torch).
+    forward: dotted path of the module with `token_losses(views, tokens, options)`, imported by workers only (torch);
+    fingerprint: of the source of a foreign model, empty for the families of scalectl.
     """
 
     name: str
@@ -24,6 +31,13 @@ class Model:
     problems: Callable[[Any], list[tuple[str, str]]]
     ledger: Callable[[Any], Ledger]
     forward: str
+    fingerprint: str = ""
+
+    def member(self, options: Any) -> Member:
+        """The model of a run, with these options."""
+        if self.fingerprint:
+            return Foreign(self.name, self.version, options, self.fingerprint, self.ledger(options))
+        return Member(self.name, self.version, options)
 
 
 MODELS: dict[str, Model] = {
@@ -39,3 +53,40 @@ MODELS: dict[str, Model] = {
         ),
     )
 }
+
+
+def foreign_model(name: str, examiner: foreign_spec.Examiner) -> Model:
+    """A user's own torch module as a family of one member.
+
+    Args: name: package.module:NAME; examiner: answers for it.
+    Raises: UsageError if there is no such model, or if it is none.
+    """
+    options, fingerprint = examiner.describe(name)
+    measured: dict[Any, Ledger | UsageError] = {}
+
+    def measure(o: Any) -> Ledger | UsageError:
+        if o not in measured:
+            try:
+                measured[o] = examiner.measure(name, o)
+            except UsageError as error:
+                measured[o] = error
+        return measured[o]
+
+    def problems(o: Any) -> list[tuple[str, str]]:
+        if o.context < 1:
+            return [("context", f"{o.context} is not a positive number")]
+        found = measure(o)
+        return [("family", found.what)] if isinstance(found, UsageError) else []
+
+    def ledger(o: Any) -> Ledger:
+        found = measure(o)
+        if isinstance(found, UsageError):
+            raise found
+        return found
+
+    return Model(name, foreign_spec.VERSION, options, problems, ledger, foreign_spec.FORWARD, fingerprint)
+
+
+def ledger_of(model: Member) -> Ledger:
+    """What the model of a run holds and costs."""
+    return model.ledger if isinstance(model, Foreign) else MODELS[model.name].ledger(model.options)

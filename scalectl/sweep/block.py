@@ -268,7 +268,7 @@ class _Shared:
             ledger = member.ledger(options)
             counts = {f"N_{convention}": ledger.params(convention) for convention in CONVENTIONS}
             counts["flops_per_token"] = ledger.flops_per_token()
-            self.models[values, vocab] = Member(member.name, member.version, options), ledger, counts
+            self.models[values, vocab] = member.member(options), ledger, counts
         return self.models[values, vocab]
 
     def task(self, values: tuple[Any, ...]) -> tuple[Task, Description]:

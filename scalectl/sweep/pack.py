@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from math import inf
 
 from scalectl.core.job import Job, Placement
+from scalectl.core.run import Foreign
 from scalectl.sweep.plan import PlannedRun
 from scalectl.sweep.speeds import Measured, shape_key
 
@@ -54,7 +55,12 @@ solo runs; of the others one in six does, by 1e-9 to 2e-8 after a few steps."""
 
 
 def packable(run: PlannedRun) -> bool:
-    """Whether a pack of such runs equals its solo runs bit for bit: matrices and activations are wholes of ALIGNED."""
+    """Whether a pack of such runs equals its solo runs bit for bit: matrices and activations are wholes of ALIGNED.
+
+    Somebody's own model knows no pack.
+    """
+    if isinstance(run.run.model, Foreign):
+        return False
     matrices = [tensor for tensor in run.ledger.tensors if tensor.role != "vector"]
     widths = {width for tensor in matrices for width in tensor.shape}
     tokens = run.run.batch_tokens

@@ -23,7 +23,8 @@ from scalectl.core.errors import DataError, ExpressionError, Problem, SweepFileE
 from scalectl.core.expression import Expression, full_name, parse
 from scalectl.core.names import did_you_mean, escaped, is_name, meant, shown
 from scalectl.core.run import Evaluation
-from scalectl.models import MODELS
+from scalectl.models import MODELS, Model, foreign_model
+from scalectl.models.foreign.spec import Examiner, is_foreign
 from scalectl.optim import OPTIMIZERS
 from scalectl.optim.schedules import SCHEDULES
 from scalectl.optim.schedules import Options as ScheduleOptions
@@ -123,6 +124,7 @@ class Sweep:
     on_error: OnError = OnError()
     slurm: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    search: tuple[str, ...] = ()
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -241,7 +243,9 @@ def parse_sweep(
     text: str, *, path: str = "sweep.toml", overrides: Sequence[str] = (), max_runs: int = MAX_RUNS
 ) -> Sweep:
     """`load`, from text; path is what errors call the file."""
-    return _Reader(text, path, tuple(overrides), max_runs).sweep()
+    reader = _Reader(text, path, tuple(overrides), max_runs)
+    with contextlib.closing(reader.examiner):
+        return reader.sweep()
 
 
 @dataclass(frozen=True)
@@ -266,6 +270,9 @@ class _Reader:
         self.broken = False  # lines were left out, so that what is missing may stand there
         self.notes: list[str] = []
         self.described: dict[Any, Description] = {}
+        beside = os.path.dirname(os.path.abspath(path))
+        self.examiner = Examiner(tuple(dict.fromkeys((beside, os.getcwd()))))
+        self.foreign: dict[str, Model | UsageError] = {}
 
     # --- problems
 
@@ -330,6 +337,7 @@ class _Reader:
             on_error=OnError(**on_error),
             slurm={key: held for key, held in slurm.items() if held is not None},
             notes=tuple(self.notes),
+            search=self.examiner.folders if self.foreign else (),
         )
 
     def toml(self) -> dict[str, Any]:
@@ -462,6 +470,10 @@ class _Reader:
         """Put the overrides in place: they replace what the tables and the blocks say."""
         known = _known_keys()
         names = [f"{table}.{key}" for table, keys in known.items() for key in keys] + ["name", "question"]
+        for held in (tables, *blocks):  # somebody's own model has keys of its own
+            family = held.get("model", {}).get("family")
+            own = self.models(family).get(str(family.raw)) if family is not None else None
+            names += [f"model.{key}" for key in own.options.__dataclass_fields__ if key != "vocab"] if own else []
         for index, override in enumerate(self.overrides):
             path: Path = ("--set", index)
             key, equals, value = (part.strip() for part in override.partition("="))
@@ -613,12 +625,11 @@ class _Reader:
             self.notes.append("runs by grid: " + ", ".join(f"{b.size} {n}" for b, n in zip(built, names, strict=True)))
         return built
 
-    @staticmethod
-    def complete(base: Mapping[str, Mapping[str, _Entry]]) -> bool:
+    def complete(self, base: Mapping[str, Mapping[str, _Entry]]) -> bool:
         """Whether the tables above the blocks say all that a run needs."""
         required = {("model", "family")}
         for table, key, members, default in (
-            ("model", "family", MODELS, None),
+            ("model", "family", self.models(base["model"].get("family")), None),
             ("train", "optimizer", OPTIMIZERS, "adamw"),
         ):
             entry = base[table].get(key)
@@ -631,12 +642,13 @@ class _Reader:
 
     def block(self, index: int | None, raw: Mapping[str, Mapping[str, _Entry]]) -> Block | None:
         before = len(self.problems)
-        model = self.member(raw["model"].get("family"), "model.family", MODELS, None)
+        family = raw["model"].get("family")
+        model = self.member(family, "model.family", self.models(family), None)
         task = self.task(raw["data"].get("source"))
         optimizer = self.member(raw["train"].get("optimizer"), "train.optimizer", OPTIMIZERS, "adamw")
         fields: dict[str, Field] = {}
         if model is not None:
-            fields["model.family"] = Field("model.family", "choice", model.name, tuple(MODELS))
+            fields["model.family"] = Field("model.family", "choice", model.name, (*MODELS, model.name))
             fields |= fields_of(model.options, "model", without=("vocab",))
         if task is not None:
             fields |= fields_of(task.options, "data")
@@ -676,6 +688,22 @@ class _Reader:
     def block_tables(self, index: int) -> set[str]:
         return {str(path[2]) for path in self.places.keys if path[:2] == ("block", index) and len(path) > 2}
 
+    def models(self, entry: _Entry | None) -> Mapping[str, Model]:
+        """The families, and the user's own model that the entry names, if it is one."""
+        if entry is None or not is_foreign(entry.raw):
+            return MODELS
+        name = str(entry.raw)
+        if name not in self.foreign:
+            try:
+                self.foreign[name] = foreign_model(name, self.examiner)
+            except UsageError as error:
+                self.foreign[name] = error
+        found = self.foreign[name]
+        if isinstance(found, UsageError):
+            self.problem(entry.path, f"model.family: {found.what}", found.remedy)
+            return MODELS
+        return {**MODELS, name: found}
+
     def member(self, entry: _Entry | None, key: str, members: Mapping[str, Any], default: str | None) -> Any:
         if entry is None:
             if default is None and not self.broken:
@@ -684,6 +712,8 @@ class _Reader:
             return members[default or next(iter(members))]
         if isinstance(entry.raw, dict):
             self.problem(entry.path, f"{key} cannot be varied inside one grid", "give each a [[block]] of its own")
+        elif isinstance(self.foreign.get(str(entry.raw)), UsageError):
+            pass  # `models` has said why
         elif not isinstance(entry.raw, str) or entry.raw not in members:
             word = entry.raw if isinstance(entry.raw, str) else ""
             self.problem(entry.path, f"{key}: {shown(entry.raw)} is not known", did_you_mean(word, members))

@@ -16,7 +16,7 @@ from scalectl.core.errors import ScalectlError, StoreBusy
 from scalectl.core.job import Job, State
 from scalectl.core.rows import Row
 from scalectl.core.run import RunConfig
-from scalectl.models import MODELS
+from scalectl.models import ledger_of
 from scalectl.store import live
 from scalectl.store.layout import Store
 from scalectl.store.live import Claim, Live
@@ -215,7 +215,7 @@ def index_columns(run: RunConfig, step: int, about: Mapping[str, Any]) -> dict[s
 
     Args: step: optimiser steps taken.
     """
-    ledger = MODELS[run.model.name].ledger(run.model.options)
+    ledger = ledger_of(run.model)
     data = TASKS[run.task.name].describe(run.task.options)
     tokens = step * run.batch_tokens
     return {

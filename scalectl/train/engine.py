@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from scalectl.core.job import Placement
-from scalectl.core.run import RunConfig
-from scalectl.models import MODELS
+from scalectl.core.run import Foreign, RunConfig
+from scalectl.models import MODELS, ledger_of
 from scalectl.optim import OPTIMIZERS
 from scalectl.tasks import Data
 from scalectl.train import population as pop
@@ -31,12 +31,22 @@ class Turn(NamedTuple):
     factor: float
 
 
-def fresh_row(run: RunConfig) -> pop.Row:
-    """Parameters and optimiser state of a run at step 0."""
-    tensors = MODELS[run.model.name].ledger(run.model.options).tensors
-    theta = pop.initial_row(tensors, run.seed)
+def fresh_row(run: RunConfig, search: Sequence[str] = ()) -> pop.Row:
+    """Parameters and optimiser state of a run at step 0. search: folders that hold somebody's own model."""
+    tensors = ledger_of(run.model).tensors
+    if isinstance(run.model, Foreign):
+        theta = pop.row_of(tensors, _opened(run, search).initial_values())
+    else:
+        theta = pop.initial_row(tensors, run.seed)
     optim = importlib.import_module(OPTIMIZERS[run.optim.name].module)
     return pop.Row(theta, tuple(torch.zeros_like(theta) for _ in range(optim.SLOTS)), scaling.fresh(run.precision))
+
+
+def _opened(run: RunConfig, search: Sequence[str]) -> Any:
+    """Somebody's own model, imported here: no other run needs its code."""
+    from scalectl.models.foreign.forward import Opened
+
+    return Opened(run.model, run.seed, search)
 
 
 class Engine:
@@ -54,10 +64,13 @@ class Engine:
         set_rounding(self.run.precision)
         self.device = torch.device(placement.device)
         self.micro_batch = min(placement.micro_batch or self.run.sequences, self.run.sequences)
-        model = MODELS[self.run.model.name]
-        self.forward = importlib.import_module(model.forward)
+        if isinstance(self.run.model, Foreign):
+            opened = _opened(self.run, placement.search)
+            self.forward = opened.placed(self.device, pop.COMPUTE[self.run.precision])
+        else:
+            self.forward = importlib.import_module(MODELS[self.run.model.name].forward)
         self.optim = importlib.import_module(OPTIMIZERS[self.run.optim.name].module)
-        self.layout = pop.Layout.of(model.ledger(self.run.model.options).tensors)
+        self.layout = pop.Layout.of(ledger_of(self.run.model).tensors)
         self._place(pop.Population.of(self.layout, rows, self.run.precision, self.device), runs)
 
     def _place(self, population: pop.Population, runs: Sequence[RunConfig]) -> None:

@@ -14,7 +14,7 @@ import torch
 from scalectl.core.job import Job, State
 from scalectl.core.rows import HELD_OUT, LOSS, TRAIN, Row
 from scalectl.core.run import RunConfig
-from scalectl.models import MODELS
+from scalectl.models import ledger_of
 from scalectl.optim.schedules import SCHEDULES
 from scalectl.tasks import TASKS, Data
 from scalectl.train.engine import Engine, Turn, fresh_row
@@ -80,9 +80,9 @@ class _Seat:
         return self.step % self.run.evaluation.every == 0 or self.step == self.run.steps
 
 
-def fresh(run: RunConfig) -> Progress:
-    """A run at step 0."""
-    return Progress(0, fresh_row(run))
+def fresh(run: RunConfig, search: Sequence[str] = ()) -> Progress:
+    """A run at step 0. search: folders that hold somebody's own model."""
+    return Progress(0, fresh_row(run, search))
 
 
 class Trainer:
@@ -95,7 +95,7 @@ class Trainer:
     def __init__(self, job: Job, begin: Mapping[str, Progress] | None = None) -> None:
         first = job.runs[0]
         self.job = job
-        ledger = MODELS[first.model.name].ledger(first.model.options)
+        ledger = ledger_of(first.model)
         self.flops_per_step = float(ledger.flops_per_token() * first.batch_tokens)
         task = TASKS[first.task.name]
         description = task.describe(first.task.options)
@@ -110,7 +110,7 @@ class Trainer:
         self.bytes_per_token = self.data.bytes_per_token(held_out)
         self.held_out = torch.from_numpy(held_out)
         states = dict(begin or {})
-        progress = [states.get(run.run_id) or fresh(run) for run in job.runs]
+        progress = [states.get(run.run_id) or fresh(run, job.placement.search) for run in job.runs]
         self.seats = [
             _Seat(
                 run,

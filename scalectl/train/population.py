@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import warnings
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -79,6 +79,22 @@ def initial_row(tensors: Sequence[Shape], seed: int) -> Tensor:
             key = np.random.SeedSequence([INIT_STREAM, seed, zlib.crc32(tensor.name.encode())])
             row[a:b] = np.random.Generator(np.random.Philox(key)).normal(0.0, tensor.std, b - a)
     return torch.from_numpy(row)
+
+
+def row_of(tensors: Sequence[Shape], values: Mapping[str, Tensor]) -> Tensor:
+    """Given parameters as a row, shape (P,), float32.
+
+    Raises: ValueError if they are not the ones of the table.
+    """
+    layout = Layout.of(tensors)
+    table, found = {t.name: t.shape for t in tensors}, {name: tuple(held.shape) for name, held in values.items()}
+    if table != found:
+        unlike = dict(set(table.items()) ^ set(found.items()))
+        raise ValueError(f"the parameters {', '.join(sorted(unlike))} are not those of the plan")
+    row = torch.zeros(layout.width)
+    for name, (a, b, _) in layout.spans.items():
+        row[a:b] = values[name].flatten()
+    return row
 
 
 @dataclass(frozen=True)

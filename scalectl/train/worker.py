@@ -41,7 +41,8 @@ def decode(line: str) -> Job:
         "schedule": {name: schedule.options for name, schedule in SCHEDULES.items()},
     }
     data = json.loads(line)
-    return Job(tuple(restore(run, options) for run in data["runs"]), Placement(**data["placement"]))
+    placement = {**data["placement"], "search": tuple(data["placement"]["search"])}
+    return Job(tuple(restore(run, options) for run in data["runs"]), Placement(**placement))
 
 
 def die_with(parent: int) -> None:
