@@ -40,7 +40,8 @@ class Placement:
     """Where and how fast; never part of an identity.
 
     device: `cpu` or `cuda:INDEX`; threads: of the worker; micro_batch: sequences per forward pass, None for all;
-    checkpoint_seconds: wall time between checkpoints; search: folders that hold somebody's own model.
+    checkpoint_seconds: wall time between checkpoints; search: folders that hold somebody's own model; branch: whether
+    runs that are equal up to their cooldown train it once; rows: the most models in one step, None for no limit.
     """
 
     device: str = "cpu"
@@ -48,6 +49,8 @@ class Placement:
     micro_batch: int | None = None
     checkpoint_seconds: float = 20.0
     search: tuple[str, ...] = ()
+    branch: bool = True
+    rows: int | None = None
 
 
 @dataclass(frozen=True)

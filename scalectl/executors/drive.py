@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from scalectl.core.job import Job, State, Ticket
 from scalectl.executors.executor import Beat, Event, Executor, RunEnded
+from scalectl.optim.trunks import trunk_key
 from scalectl.store.layout import Store
 from scalectl.store.live import live, state_of
 
@@ -116,13 +117,16 @@ class _Retries:
 
     def left(self, job: Job) -> Job:
         """The job with the runs that may be tried again; the others stay lost."""
-        return replace(job, runs=tuple(run for run in job.runs if self._again(run.run_id)))
+        stamps: dict[Hashable, int] = {}  # of a trunk's newest checkpoint: a run that follows one has none of its own
+        for run in job.runs:
+            path = live(self.store, run.run_id).checkpoint
+            stamp = path.stat().st_mtime_ns if path.exists() else 0
+            stamps[trunk_key(run)] = max(stamp, stamps.get(trunk_key(run), 0))
+        return replace(job, runs=tuple(run for run in job.runs if self._again(run.run_id, stamps[trunk_key(run)])))
 
-    def _again(self, run_id: str) -> bool:
+    def _again(self, run_id: str, stamp: int) -> bool:
         if not state_of(self.store, run_id).state.resumes:
             return False
-        path = live(self.store, run_id).checkpoint
-        stamp = path.stat().st_mtime_ns if path.exists() else 0
         if stamp != self.checkpoints.get(run_id, 0):
             self.checkpoints[run_id] = stamp
             self.attempts[run_id] = 0

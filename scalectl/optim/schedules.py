@@ -28,13 +28,15 @@ class Options:
 class Schedule:
     """A schedule: factor(options, step, steps) is the multiplier of the learning rate at 0-based `step`.
 
-    takes: options beside the warm-up that can mean something to it.
+    takes: options beside the warm-up that can mean something to it; stable(options, steps): how many of the first steps
+    depend on the warm-up alone, whatever the length and the cooldown.
     """
 
     name: str
     version: int
     factor: Callable[[Options, int, int], float]
     takes: tuple[str, ...]
+    stable: Callable[[Options, int], int]
     options: type[Options] = Options
 
     def reads(self, o: Options) -> tuple[str, ...]:
@@ -81,12 +83,22 @@ def wsd(o: Options, step: int, steps: int) -> float:
     return warm(o, step) * (o.final + (1 - o.final) * (1 - math.sqrt(done)))
 
 
+def until_cooldown(o: Options, steps: int) -> int:
+    """Steps before the cooldown; all but the last where there is none, so that every run ends by itself."""
+    return steps - max(1, o.decay)
+
+
+def nowhere(o: Options, steps: int) -> int:
+    """None: the factor depends on the length from the end of the warm-up on, and a warm-up is too short to share."""
+    return 0
+
+
 SCHEDULES: dict[str, Schedule] = {
     schedule.name: schedule
     for schedule in (
-        Schedule("wsd", 1, wsd, takes=("decay", "final")),
-        Schedule("cosine", 1, cosine, takes=("final",)),
-        Schedule("linear", 1, linear, takes=("final",)),
-        Schedule("constant", 1, constant, takes=()),
+        Schedule("wsd", 1, wsd, takes=("decay", "final"), stable=until_cooldown),
+        Schedule("cosine", 1, cosine, takes=("final",), stable=nowhere),
+        Schedule("linear", 1, linear, takes=("final",), stable=nowhere),
+        Schedule("constant", 1, constant, takes=(), stable=until_cooldown),
     )
 }

@@ -3,7 +3,7 @@
     live/ID/rows.jsonl     one JSON object per measurement, appended
     live/ID/checkpoint     opaque bytes of the trainer, replaced as a whole
     live/ID/log            what the trainer printed
-    live/ID/state.json     why it is not running: paused, lost, timeout, oom, cancelled
+    live/ID/state.json     why it is not running: paused, oom, ...; or running, and what it waits for
     live/ID/claim.K        who trains it; the highest K counts
 
 A claim is taken by linking a complete file to the next number, which exactly one process can do. The highest number
@@ -183,7 +183,7 @@ class Live:
         if not self._link(claim, folder):
             return None
         # What an earlier holder left as its reason is over; a marker from now on is this holder's.
-        (self.folder / "state.json").unlink(missing_ok=True)
+        self.unmark()
         for old in _numbers(self.folder):
             if old < claim.number:
                 (self.folder / f"claim.{old}").unlink(missing_ok=True)
@@ -297,9 +297,13 @@ class Live:
         """Keep the rows up to a checkpoint's step, before the run goes on from there. Returns: the notes of `rows`."""
         rows, notes = self.rows()
         if self.rows_file.exists():
-            lines = (json.dumps(row._asdict()) + "\n" for row in rows if row.step <= step)
-            atomic_write(self.rows_file, "".join(lines).encode())
+            self.rewrite(row for row in rows if row.step <= step)
         return notes
+
+    def rewrite(self, rows: Iterable[Row]) -> None:
+        """Put these measurements in the place of all so far."""
+        lines = (json.dumps(exact(row)._asdict(), allow_nan=False) + "\n" for row in rows)
+        atomic_write(self.rows_file, "".join(lines).encode())
 
     def save_checkpoint(self, content: bytes | Callable[[BinaryIO], object]) -> None:
         """Replace the checkpoint, as `atomic_write` does.
@@ -316,10 +320,14 @@ class Live:
         atomic_write(self.checkpoint, content)
 
     def mark(self, state: State, message: str = "", step: int = 0) -> None:
-        """Record why the run stands still, before the claim is released."""
+        """Record why the run stands still, before the claim is released; or, as running, what it waits for."""
         atomic_write(
             self.folder / "state.json", json.dumps({"state": str(state), "message": message, "step": step}).encode()
         )
+
+    def unmark(self) -> None:
+        """Forget what `mark` recorded."""
+        (self.folder / "state.json").unlink(missing_ok=True)
 
     def marker(self) -> Standing | None:
         """Return what `mark` recorded last."""
@@ -432,7 +440,8 @@ def standing(store: Store, run_id: str, filed: Standing | None, now: float | Non
         holder = folder.holder()
         if holder is not None and not holder.released:
             if holder.alive(host_identity(), time.time() if now is None else now):
-                return Standing(State.RUNNING, "", folder.last_step())
+                waits = marker.message if marker is not None and marker.state is State.RUNNING else ""
+                return Standing(State.RUNNING, waits, folder.last_step())
             # A holder that marked its reason and died before it could release: the reason is the better story.
             if marker is None or marker.state is State.RUNNING:
                 where = holder.host.split("/")[0]

@@ -6,7 +6,7 @@ import contextlib
 import math
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,17 +17,19 @@ from scalectl.core.job import Job, State
 from scalectl.core.rows import Row
 from scalectl.core.run import RunConfig
 from scalectl.models import ledger_of
+from scalectl.optim.trunks import split_step
 from scalectl.store import live
 from scalectl.store.layout import Store
 from scalectl.store.live import Claim, Live
 from scalectl.store.writer import write_run
 from scalectl.tasks import TASKS
 from scalectl.train import checkpoint
-from scalectl.train.loop import Ended, Progress, Trainer
+from scalectl.train.loop import Ended, Progress, Split, Trainer
 from scalectl.train.provenance import now, provenance
 
 BEAT_SECONDS = 0.5  # between messages; a live display redraws at most four times a second
 CPU_OUT_OF_MEMORY = "DefaultCPUAllocator: can't allocate memory"  # torch raises a bare RuntimeError
+SHOWN_ID = 6  # digits of a run id that a reader is shown
 LEASE_BEAT_SECONDS = 20.0  # between renewals of the claims; a lease ends after two minutes
 
 Tell = Callable[[Mapping[str, Any]], None]
@@ -49,7 +51,11 @@ class Attempt:
         self.lives: dict[str, Live] = {}
         self.claims: dict[str, Claim] = {}
         self.started = now()
-        self.pack = len(job.runs)
+        self.pack = 0  # the most models in one step so far
+        self.waiting: set[str] = set()  # runs that follow a trunk
+        self.split: dict[str, int] = {}  # where a run left its trunk, once it has
+        self.histories: dict[str, list[Row]] = {}  # all rows of a run whose training others share
+        self.saved: dict[str, int] = {}  # step of the last checkpoint of this attempt
 
     def run(self) -> None:
         """Train to the end, or to the request to stop. Errors of the code end the runs as failed.
@@ -99,17 +105,24 @@ class Attempt:
             return None
 
     def _train(self, begin: Mapping[str, Progress]) -> None:
-        self.pack = len(self.runs)
         trainer = Trainer(Job(tuple(self.runs.values()), self.job.placement), begin)
+        self.pack = trainer.widest
+        self.split = {run_id: progress.split for run_id, progress in begin.items()}
+        for run_id in {*trainer.following.values(), *(split.trunk for split in trainer.splits)}:
+            self.histories[run_id] = self.lives[run_id].rows()[0]
+        self._record(trainer, trainer.splits)
+        for run_id, carrier in trainer.following.items():
+            self._wait(run_id, carrier)
         self.tell({"event": "began", "runs": {seat.run_id: seat.step for seat in trainer.seats}})
         since = beat = lease = saved = time.monotonic()
         tokens = 0  # before the last beat
         while trainer.running:
             if self.stopping():
-                self._checkpoint(trainer)
+                self._checkpoint(trainer, trainer.active)
                 self._stand_still(State.PAUSED, "stopped at a checkpoint")
                 return
-            self._record(trainer.step())
+            self._record(trainer, trainer.step())
+            self.pack = trainer.widest
             clock = time.monotonic()
             if trainer.running and clock - beat >= BEAT_SECONDS:
                 self.tell(
@@ -125,7 +138,7 @@ class Attempt:
                 self._renew(trainer)
                 lease = clock
             if clock - saved >= self.job.placement.checkpoint_seconds:
-                self._checkpoint(trainer)
+                self._checkpoint(trainer, trainer.active)
                 saved = clock
 
     def _renew(self, trainer: Trainer) -> None:
@@ -134,27 +147,65 @@ class Attempt:
             try:
                 self.claims[run_id] = claim.beat()
             except StoreBusy as busy:
-                trainer.leave(run_id)
+                splits = trainer.leave(run_id)
                 self._forget(run_id, busy.what)
+                self._record(trainer, splits)
+                for follower, carrier in trainer.following.items():
+                    self._wait(follower, carrier)
 
     def _forget(self, run_id: str, why: str) -> None:
         del self.runs[run_id], self.lives[run_id], self.claims[run_id]
+        self.waiting.discard(run_id)
         self.tell({"event": "busy", "run_id": run_id, "message": why})
 
-    def _record(self, events: list[Row | Ended]) -> None:
+    def _wait(self, run_id: str, carrier: str) -> None:
+        """Say of a run that it follows a trunk."""
+        step = split_step(self.runs[run_id])
+        message = f"one with run {carrier[:SHOWN_ID]} until step {step}"
+        self.waiting.add(run_id)
+        self.lives[run_id].mark(State.RUNNING, message)
+        self._log(run_id, message)
+
+    def _record(self, trainer: Trainer, events: Sequence[Row | Split | Ended]) -> None:
+        """Put on disk what happened. A run that leaves its trunk has rows and a checkpoint of its own from then on."""
         rows: dict[str, list[Row]] = {}
         for event in events:
             if isinstance(event, Row):
                 rows.setdefault(event.run_id, []).append(event)
         for run_id, held in rows.items():
             self.lives[run_id].append(held)
+            if run_id in self.histories:
+                self.histories[run_id] += held
+        splits = [event for event in events if isinstance(event, Split)]
+        for split in splits:
+            self._take_over(split)
+        if splits:
+            touched = {run_id for split in splits for run_id in (split.run_id, split.trunk)}
+            self._checkpoint(trainer, [run_id for run_id in trainer.active if run_id in touched])
+            following = trainer.following
+            self.histories = {run_id: held for run_id, held in self.histories.items() if run_id in following.values()}
         for event in events:
             if isinstance(event, Ended):
                 self._end(event.run_id, event.state, event.step, event.message)
 
-    def _checkpoint(self, trainer: Trainer) -> None:
-        for seat in trainer.seats:
-            checkpoint.save(self.lives[seat.run_id], trainer.progress(seat.run_id))
+    def _take_over(self, split: Split) -> None:
+        """Give a run the rows of its trunk."""
+        rows = [row._replace(run_id=split.run_id) for row in self.histories[split.trunk] if row.step <= split.step]
+        folder = self.lives[split.run_id]
+        folder.rewrite(rows)
+        folder.unmark()
+        self.waiting.discard(split.run_id)
+        self.split[split.run_id] = split.step
+        self.histories[split.run_id] = rows
+        self._log(split.run_id, f"goes on from step {split.step} of run {split.trunk}")
+
+    def _checkpoint(self, trainer: Trainer, run_ids: Sequence[str]) -> None:
+        """Save where these runs stand; one that is parked has not moved since the last time."""
+        for run_id in run_ids:
+            progress = trainer.progress(run_id)
+            if self.saved.get(run_id) != progress.step:
+                checkpoint.save(self.lives[run_id], progress)
+                self.saved[run_id] = progress.step
 
     def _end(self, run_id: str, state: State, step: int, message: str) -> None:
         """Write the run's one file, then remove its folder; that of a failed run stays, to be retried from."""
@@ -165,7 +216,7 @@ class Attempt:
         rows, notes = folder.rows()
         for note in notes:
             self._log(run_id, note)
-        about = provenance(self.job.placement, self.pack, self.started)
+        about = provenance(self.job.placement, self.pack, self.started, self.split.get(run_id, 0))
         write_run(self.store, run, rows, state, about, index_columns(run, step, about), message)
         self._log(run_id, f"{state} at step {step} {message}".rstrip())
         if state is State.FAILED:
@@ -188,13 +239,20 @@ class Attempt:
         )
 
     def _stand_still(self, state: State, message: str) -> None:
+        """Let the runs go. One that was following a trunk and has nothing of its own is pending again."""
         for run_id in list(self.runs):
             folder = self.lives[run_id]
+            pending = state is State.PAUSED and run_id in self.waiting and not folder.checkpoint.exists()
             with contextlib.suppress(ScalectlError):  # a full disk cannot hold the reason either
-                folder.mark(state, message, folder.last_step())
+                if pending:
+                    folder.clear()  # with its claim
+                else:
+                    folder.mark(state, message, folder.last_step())
             with contextlib.suppress(ScalectlError):
-                self.claims[run_id].release()
-            self.tell({"event": "ended", "run_id": run_id, "state": state, "message": message})
+                if not pending:
+                    self.claims[run_id].release()
+            told = State.PENDING if pending else state
+            self.tell({"event": "ended", "run_id": run_id, "state": told, "message": "" if pending else message})
         self.runs.clear()
 
     def _fail(self, error: Exception) -> None:

@@ -37,6 +37,7 @@ def save(live: Live, progress: Progress) -> None:
         "train_count": progress.train_count,
         "last_loss": progress.last_loss,
         "seconds": progress.seconds,
+        "split": progress.split,
     }
 
     buffer = io.BytesIO()
@@ -74,6 +75,7 @@ def load(live: Live) -> Progress | None:
         train_count=held["train_count"],
         last_loss=held["last_loss"],
         seconds=held["seconds"],
+        split=held.get("split", 0),  # absent before there were trunks
     )
 
 

@@ -85,9 +85,14 @@ class Engine:
         """A copy of row k on the CPU."""
         return self.population.row(k)
 
-    def keep(self, rows: Sequence[int], runs: Sequence[RunConfig]) -> None:
-        """Go on with these rows alone, bit for bit. runs: one for each of them."""
-        self._place(self.population.select(rows, self.run.precision), runs)
+    def arrange(self, rows: Sequence[int | pop.Row], runs: Sequence[RunConfig]) -> None:
+        """Go on with these rows, bit for bit.
+
+        Args: rows: each one of the present ones by its number, as often as there should be copies, or one from outside;
+        runs: one for each of them.
+        """
+        held = [self.row(row) if isinstance(row, int) else row for row in rows]
+        self._place(pop.Population.of(self.layout, held, self.run.precision, self.device), runs)
 
     def learn(self, turns: Sequence[Sequence[Turn]]) -> npt.NDArray[np.float64]:
         """Take steps: forward, backward and update of every row.

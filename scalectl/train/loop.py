@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +16,7 @@ from scalectl.core.rows import HELD_OUT, LOSS, TRAIN, Row
 from scalectl.core.run import RunConfig
 from scalectl.models import ledger_of
 from scalectl.optim.schedules import SCHEDULES
+from scalectl.optim.trunks import Trunk, split_step, trunks
 from scalectl.tasks import TASKS, Data
 from scalectl.train.engine import Engine, Turn, fresh_row
 from scalectl.train.population import Row as ModelRow
@@ -23,6 +24,14 @@ from scalectl.train.population import Row as ModelRow
 # Nats above a uniform guess at the end of a run. Ours: initialisation is within .05 of it, and every blow-up that was
 # seen ended whole nats above.
 BEYOND_GUESSING = 0.5
+
+
+class Split(NamedTuple):
+    """A run leaves its trunk: its numbers up to `step` are those of `trunk`, whose rows so far are its rows too."""
+
+    run_id: str
+    trunk: str
+    step: int
 
 
 class Ended(NamedTuple):
@@ -39,7 +48,8 @@ class Progress:
     """How far one run is, everything that its next step depends on.
 
     step: steps taken; row: parameters and optimiser state; train_sum, train_count: losses since the last row on train;
-    last_loss: of the last step [nats/token]; seconds: trained so far, over all attempts.
+    last_loss: of the last step [nats/token]; seconds: trained so far, over all attempts; split: the step up to which it
+    was trained as another run's row, 0 for none.
     """
 
     step: int
@@ -48,11 +58,15 @@ class Progress:
     train_count: int = 0
     last_loss: float = math.nan
     seconds: float = 0.0
+    split: int = 0
 
 
 @dataclass
 class _Seat:
-    """A run's place in the pack; its matrix row is its position in the list of seats."""
+    """A run's place in the pack; its matrix row is its position in the list of seats.
+
+    followers: runs that are the same so far, by split step; since: clock [s] when it was seated, None while parked.
+    """
 
     run: RunConfig
     run_id: str
@@ -61,7 +75,15 @@ class _Seat:
     train_count: int
     last_loss: float
     seconds_before: float
+    split: int
+    followers: list[RunConfig]
     schedule: Any = field(repr=False)
+    since: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Trained so far [s]."""
+        return self.seconds_before + (0.0 if self.since is None else time.monotonic() - self.since)
 
     def turn(self, ahead: int) -> Turn:
         """Its part in the step that comes `ahead` steps from now."""
@@ -70,9 +92,10 @@ class _Seat:
 
     @property
     def quiet(self) -> int:
-        """Steps until it is evaluated or ends."""
+        """Steps until it is evaluated, ends, or a follower splits off."""
         every = self.run.evaluation.every
-        return min(every - self.step % every, self.run.steps - self.step)
+        split = split_step(self.followers[0]) if self.followers else self.run.steps
+        return min(every - self.step % every, self.run.steps - self.step, split - self.step)
 
     @property
     def due(self) -> bool:
@@ -86,7 +109,10 @@ def fresh(run: RunConfig, search: Sequence[str] = ()) -> Progress:
 
 
 class Trainer:
-    """A pack in training.
+    """A pack in training, trunks and branches included.
+
+    Runs that are the same so far train as one row, a trunk. Where a run begins to cool down it gets a copy of the row.
+    Where there is no room for one more row, cooldowns go first and trunks wait: `parked`.
 
     Args: job: runs with equal model, batch shape, task and precision; begin: where each run goes on, by id; a run that
     is not there starts fresh.
@@ -109,74 +135,106 @@ class Trainer:
         held_out = self.data.held_out(first.task.held_out_tokens, first.context)
         self.bytes_per_token = self.data.bytes_per_token(held_out)
         self.held_out = torch.from_numpy(held_out)
+        self.room = job.placement.rows or len(job.runs)
         states = dict(begin or {})
-        progress = [states.get(run.run_id) or fresh(run, job.placement.search) for run in job.runs]
-        self.seats = [
-            _Seat(
-                run,
-                run.run_id,
-                p.step,
-                p.train_sum,
-                p.train_count,
-                p.last_loss,
-                p.seconds,
-                SCHEDULES[run.schedule.name],
-            )
-            for run, p in zip(job.runs, progress, strict=True)
-        ]
-        self.engine = Engine(job.runs, [p.row for p in progress], self.data, job.placement)
+        taken = {run: states[run.run_id].step for run in job.runs if run.run_id in states}
+        found = trunks(job.runs, taken, branch=job.placement.branch)
+        self.splits: list[Split] = []  # of the beginning, to be recorded before the first step
+        self.parked: list[tuple[_Seat, ModelRow]] = []
+        placed: list[tuple[_Seat, ModelRow]] = []
+        for trunk in found:
+            progress = states.get(trunk.origin.run_id) or fresh(trunk.carrier, job.placement.search)
+            seat = _seat(trunk, progress)
+            placed.append((seat, progress.row))
+            if trunk.origin != trunk.carrier:
+                seat.split = progress.step
+                self.splits.append(Split(seat.run_id, trunk.origin.run_id, progress.step))
+        placed, self.parked = placed[: self.room], placed[self.room :]
+        self.seats = [seat for seat, _ in placed]
+        runs = [seat.run for seat in self.seats]
+        self.engine = Engine(runs, [row for _, row in placed], self.data, job.placement)
+        self.widest = len(self.seats)  # the most rows in one step so far
         self.tokens = 0  # trained on by all runs
-        self.began = time.monotonic()
+        for seat in self.seats:
+            seat.since = time.monotonic()
 
     @property
     def running(self) -> bool:
         """Whether any run is left."""
         return bool(self.seats)
 
+    @property
+    def active(self) -> list[str]:
+        """Runs that have a row of their own, parked ones included; the others follow a trunk."""
+        return [seat.run_id for seat in (*self.seats, *(seat for seat, _ in self.parked))]
+
+    @property
+    def following(self) -> dict[str, str]:
+        """The other runs, each with the run that carries its trunk."""
+        seats = (*self.seats, *(seat for seat, _ in self.parked))
+        return {run.run_id: seat.run_id for seat in seats for run in seat.followers}
+
     def progress(self, run_id: str) -> Progress:
-        """Where a run stands, to go on from later."""
-        k = next(k for k, seat in enumerate(self.seats) if seat.run_id == run_id)
-        seat = self.seats[k]
-        return Progress(
-            seat.step, self.engine.row(k), seat.train_sum, seat.train_count, seat.last_loss, self._seconds(seat)
-        )
+        """Where a run that has a row of its own stands, to go on from later."""
+        rows = [(seat, row) for seat, row in self.parked if seat.run_id == run_id]
+        rows += [(seat, self.engine.row(k)) for k, seat in enumerate(self.seats) if seat.run_id == run_id]
+        ((seat, row),) = rows
+        return Progress(seat.step, row, seat.train_sum, seat.train_count, seat.last_loss, seat.seconds, seat.split)
 
-    def step(self) -> list[Row | Ended]:
-        """Take a step with every run, or several where the engine would rather look ahead and nothing is due between.
+    def step(self) -> list[Row | Split | Ended]:
+        """Take a step with every row, or several where the engine would rather look ahead and nothing is due between.
 
-        Returns: rows of the runs that are due, and the runs that ended.
+        Returns: rows of the runs that are due, runs that leave their trunk, and the runs that ended, in this order.
         """
         count = min(self.engine.ahead, *(seat.quiet for seat in self.seats))
         losses_SK = self.engine.learn([[seat.turn(ahead) for seat in self.seats] for ahead in range(count)])
-        gone: list[int] = []
-        events: list[Row | Ended] = []
+        ends: list[Ended] = []
         for k, seat in enumerate(self.seats):
             for loss in losses_SK[:, k].tolist():
                 if not math.isfinite(loss):
                     before = "the start" if math.isnan(seat.last_loss) else f"{seat.last_loss:.3g}"
                     message = f"diverged at step {seat.step + 1} (loss {before} -> {loss})"
-                    events.append(Ended(seat.run_id, State.DIVERGED, seat.step, message))
-                    gone.append(k)
+                    ends.append(Ended(seat.run_id, State.DIVERGED, seat.step, message))
                     break
                 seat.step += 1
                 seat.last_loss = loss
                 seat.train_sum += loss
                 seat.train_count += 1
                 self.tokens += seat.run.batch_tokens
-        due = [k for k, seat in enumerate(self.seats) if seat.due and k not in gone]
+        ruined = {end.run_id for end in ends}
+        due = [k for k, seat in enumerate(self.seats) if seat.due and seat.run_id not in ruined]
+        rows: list[Row] = []
         for k, measured in zip(due, self._evaluate(due), strict=True):
             seat = self.seats[k]
-            events += self._measure(seat, measured)
+            rows += self._measure(seat, measured)
             if not math.isfinite(measured[0]):
                 message = f"diverged at step {seat.step} (held-out loss {measured[0]})"
-                events.append(Ended(seat.run_id, State.DIVERGED, seat.step, message))
-                gone.append(k)
+                ends.append(Ended(seat.run_id, State.DIVERGED, seat.step, message))
             elif seat.step == seat.run.steps:
-                events.append(self._finish(seat, measured[0]))
-                gone.append(k)
-        if gone:
-            self._drop(set(gone))
-        return events
+                ends.append(self._finish(seat, measured[0]))
+        return [*rows, *self._settle({end.run_id: end for end in ends})]
+
+    def _settle(self, ends: Mapping[str, Ended]) -> list[Split | Ended]:
+        """Let ended runs go and branches leave their trunks. Returns: all splits, then all ends.
+
+        What ends a trunk would have ended those that follow it at the same step. They are told before it: a crash in
+        between leaves them a trunk to follow.
+        """
+        splits: list[Split | Ended] = []
+        told: list[Split | Ended] = []
+        places: list[tuple[_Seat, int]] = []
+        for k, seat in enumerate(self.seats):
+            end = ends.get(seat.run_id)
+            if end is None:
+                branches = _branches(seat)
+                splits += [Split(branch.run_id, seat.run_id, seat.step) for branch in branches]
+                places += [(held, k) for held in (seat, *branches)]
+            else:
+                splits += [Split(run.run_id, seat.run_id, end.step) for run in seat.followers]
+                told += [end._replace(run_id=run.run_id) for run in (*seat.followers, seat)]
+        if ends or splits:
+            self._arrange(places)
+        return [*splits, *told]
 
     def _finish(self, seat: _Seat, loss: float) -> Ended:
         """A run that ends far worse than it would have by guessing has diverged, however finite its numbers."""
@@ -196,7 +254,7 @@ class Trainer:
 
     def _measure(self, seat: _Seat, held_out: tuple[float, float]) -> list[Row]:
         tokens = seat.step * seat.run.batch_tokens
-        seconds = self._seconds(seat)
+        seconds = seat.seconds
         loss, error = held_out
         values = [
             (TRAIN, LOSS, seat.train_sum / seat.train_count),
@@ -212,22 +270,66 @@ class Trainer:
             if math.isfinite(value)
         ]
 
-    def leave(self, run_id: str) -> None:
-        """Drop a run; the others go on bit for bit."""
-        self._drop({k for k, seat in enumerate(self.seats) if seat.run_id == run_id})
+    def leave(self, run_id: str) -> list[Split]:
+        """Drop a run; the others go on bit for bit. Returns: the run that takes over its trunk, if others follow it."""
+        for seat in (*self.seats, *(seat for seat, _ in self.parked)):
+            seat.followers = [run for run in seat.followers if run.run_id != run_id]
+            if seat.run_id == run_id and seat.followers:
+                seat.run = seat.followers.pop()
+                seat.run_id, seat.split = seat.run.run_id, seat.step
+                self._arrange([(seat, k) for k, seat in enumerate(self.seats)])
+                return [Split(seat.run_id, run_id, seat.step)]
+        self.parked = [(seat, row) for seat, row in self.parked if seat.run_id != run_id]
+        self._arrange([(seat, k) for k, seat in enumerate(self.seats) if seat.run_id != run_id])
+        return []
 
-    def _seconds(self, seat: _Seat) -> float:
-        return seat.seconds_before + time.monotonic() - self.began
+    def _arrange(self, places: Sequence[tuple[_Seat, int]]) -> None:
+        """Go on with these seats, each with a copy of the row where it is now, as far as there is room.
 
-    def _drop(self, gone: set[int]) -> None:
-        keep = [k for k in range(len(self.seats)) if k not in gone]
-        self.seats = [self.seats[k] for k in keep]
-        if keep:
-            self.engine.keep(keep, [seat.run for seat in self.seats])
+        The fewest steps left come first, so a cooldown comes before its trunk.
+        """
+        waiting: list[tuple[_Seat, int | ModelRow]] = [*places, *self.parked]
+        chosen = sorted(range(len(waiting)), key=lambda i: waiting[i][0].run.steps - waiting[i][0].step)[: self.room]
+        self.parked = []
+        for i, (seat, row) in enumerate(waiting):
+            if i not in chosen:
+                self.parked.append((seat, self.engine.row(row) if isinstance(row, int) else row))
+                seat.seconds_before, seat.since = seat.seconds, None
+        going = [waiting[i] for i in sorted(chosen)]
+        self.seats = [seat for seat, _ in going]
+        for seat in self.seats:
+            seat.since = time.monotonic() if seat.since is None else seat.since
+        if going:
+            self.engine.arrange([row for _, row in going], [seat.run for seat in self.seats])
+        self.widest = max(self.widest, len(self.seats))
 
 
-def train(job: Job, begin: Mapping[str, Progress] | None = None) -> Iterator[Row | Ended]:
-    """Train a job to the end, yielding every measurement and the end of every run."""
+def _seat(trunk: Trunk, p: Progress) -> _Seat:
+    run = trunk.carrier
+    return _Seat(
+        run,
+        run.run_id,
+        p.step,
+        p.train_sum,
+        p.train_count,
+        p.last_loss,
+        p.seconds,
+        p.split,
+        list(trunk.followers),
+        SCHEDULES[run.schedule.name],
+    )
+
+
+def _branches(seat: _Seat) -> list[_Seat]:
+    """The followers whose cooldown begins now, as seats; they follow no longer."""
+    now = [run for run in seat.followers if split_step(run) == seat.step]
+    del seat.followers[: len(now)]
+    return [replace(seat, run=run, run_id=run.run_id, split=seat.step, followers=[]) for run in now]
+
+
+def train(job: Job, begin: Mapping[str, Progress] | None = None) -> Iterator[Row | Split | Ended]:
+    """Train a job to the end, yielding every measurement, every split from a trunk, and the end of every run."""
     trainer = Trainer(job, begin)
+    yield from trainer.splits
     while trainer.running:
         yield from trainer.step()

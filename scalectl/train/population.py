@@ -155,10 +155,6 @@ class Population:
         theta, *slots, scaling = (held[k].cpu().clone() for held in (self.theta, *self.slots, self.scaling))
         return Row(theta, tuple(slots), scaling)
 
-    def select(self, keep: Sequence[int], precision: str) -> Population:
-        """The models at these rows, bit for bit; the others are dropped."""
-        return Population.of(self.layout, [self.row(k) for k in keep], precision, self.theta.device)
-
     def refresh(self) -> None:
         """Cast the master weights to the compute type; gradients to zero."""
         if self.compute is not self.theta:

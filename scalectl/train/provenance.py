@@ -22,8 +22,12 @@ def device_name(device: str) -> str:
     return cpu_name()
 
 
-def provenance(placement: Placement, pack: int, started: str) -> dict[str, Any]:
-    """What to store with a run. started: ISO time of the attempt that ended the run."""
+def provenance(placement: Placement, pack: int, started: str, split: int = 0) -> dict[str, Any]:
+    """What to store with a run.
+
+    Args: pack: the most models in one step; started: ISO time of the attempt that ended the run; split: the step up to
+    which the run shared its training with others, 0 for none.
+    """
     return {
         "scalectl": scalectl.__version__,
         "python": platform.python_version(),
@@ -36,6 +40,7 @@ def provenance(placement: Placement, pack: int, started: str) -> dict[str, Any]:
         "threads": placement.threads,
         "micro_batch": placement.micro_batch,
         "pack": pack,
+        "split": split,
         "started": started,
         "ended": now(),
     }
