@@ -99,6 +99,7 @@ def plan(
     detailed_exitcode: Annotated[
         bool, typer.Option("--detailed-exitcode", help="Exit 10 if there is something to train.")
     ] = False,
+    probe: Annotated[bool, typer.Option("--probe", help="Measure speed on the devices at hand first.")] = False,
     as_json: Json = False,
 ) -> None:
     """Show runs, packs, costs and what is done already; trains nothing."""
@@ -106,6 +107,8 @@ def plan(
     from scalectl.report import document, plan_screen, terminal
 
     prepared = command.prepare(file, results, changes or (), max_runs=max_runs)
+    if probe:
+        prepared = command.probed(prepared, _line, asked=True)
     view = command.view(prepared)
     if as_json:
         print(document.document("plan", view))
@@ -136,6 +139,7 @@ def sweep(
         command.record_plan(prepared)
         console.print(look.text(_nothing_to_do(prepared)))
         raise typer.Exit(75 if prepared.elsewhere else 1 if prepared.waiting else 0)
+    prepared = command.probed(prepared, _line)
     progress = command.progress(prepared, *_console(sys.stderr))
     signals = _Signals(lambda count: progress.say(_stopping(count, len(progress.running))))
     halted = None

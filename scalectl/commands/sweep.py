@@ -5,11 +5,12 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scalectl.commands.shipped import is_recorded, sweep_file
+from scalectl.commands.speed import Here, here, measured, precision_advice, shapes, worth_measuring
 from scalectl.commands.target import results_store
 from scalectl.core import units
 from scalectl.core.errors import BudgetRefused, NothingMatched
@@ -17,7 +18,7 @@ from scalectl.core.job import Job, Placement, State
 from scalectl.core.run import record
 from scalectl.executors.drive import Halted, Policy, drive
 from scalectl.executors.executor import Beat, Event, JobOver, RunEnded
-from scalectl.executors.local import LocalExecutor, slots
+from scalectl.executors.local import LocalExecutor
 from scalectl.report.build import short_names
 from scalectl.report.progress import Expected, Progress
 from scalectl.report.views import PlanGroup, PlanView
@@ -25,7 +26,7 @@ from scalectl.store.index import damaged_runs, refresh
 from scalectl.store.layout import Store
 from scalectl.store.live import Standing, states
 from scalectl.store.sweeps import list_sweeps, load_sweep, save_sweep
-from scalectl.sweep.pack import makespan, pack
+from scalectl.sweep.pack import makespan, pack, pack_memory
 from scalectl.sweep.plan import Plan, PlannedRun, expand
 from scalectl.sweep.spec import MAX_RUNS, Sweep, load, with_overrides_recorded
 
@@ -47,7 +48,7 @@ class Prepared:
 
     standings: the truth about every run of the plan, by id; todo: runs to train, packed into jobs; elsewhere: runs that
     another process is training; waiting: failed runs that wait for `--retry failed`; damaged: one sentence for each run
-    whose file was set aside.
+    whose file was set aside; at: the machine, with what is known of its speed.
     """
 
     sweep: Sweep
@@ -56,7 +57,7 @@ class Prepared:
     standings: Mapping[str, Standing]
     todo: tuple[PlannedRun, ...]
     jobs: tuple[Job, ...]
-    places: int
+    at: Here
     elsewhere: tuple[str, ...]
     waiting: tuple[str, ...]
     damaged: tuple[str, ...] = ()
@@ -68,8 +69,13 @@ class Prepared:
 
     @property
     def seconds(self) -> float:
-        """Expected wall time of what is left, from shapes."""
+        """Expected wall time of what is left."""
         return makespan([job.seconds for job in self.jobs], self.places) if self.jobs else 0.0
+
+    @property
+    def places(self) -> int:
+        """Jobs at once."""
+        return len(self.at.places)
 
     @property
     def disk(self) -> int:
@@ -107,23 +113,42 @@ def prepare(
     found = {run_id: held.state for run_id, held in standings.items()}
     wanted = {run_id for run_id, state in found.items() if state.resumes or (retry_failed and state is State.FAILED)}
     todo = tuple(planned for planned in plan.runs if planned.run_id in wanted)
-    places = len(slots(count=sweep.runtime.slots))
     runtime = sweep.runtime
     placement = Placement(
         micro_batch=runtime.micro_batch, checkpoint_seconds=runtime.checkpoint_seconds, search=sweep.search
     )
+    at = here(todo, sweep.runtime, placement)
     return Prepared(
         sweep=sweep,
         plan=plan,
         store=store,
         standings=standings,
         todo=todo,
-        jobs=pack(todo, slots=places, placement=placement),
-        places=places,
+        jobs=pack(todo, slots=len(at.places), placement=placement, speed=at.speed),
+        at=at,
         elsewhere=tuple(run_id for run_id, state in found.items() if state is State.RUNNING),
         waiting=tuple(run_id for run_id, state in found.items() if state is State.FAILED and run_id not in wanted),
         damaged=tuple(map(str, damaged_runs(store, index, plan.run_ids))),
     )
+
+
+def probed(prepared: Prepared, say: Callable[[str], None], *, asked: bool = False) -> Prepared:
+    """Measure the shapes that are to be trained, and pack anew by what was found.
+
+    Args: say: told what is being done; asked: measure every shape now, each beside its other precision; else only what
+    is not known and worth it, as `[runtime] probe` says.
+    """
+    at = prepared.at
+    if asked:
+        wanted = [held[0] for held in shapes(prepared.todo).values()]
+    else:
+        wanted = worth_measuring(prepared.todo, at, prepared.sweep.runtime.probe)
+    if not wanted:
+        return prepared
+    found = measured(wanted, at, say, compare=asked)
+    at = replace(at, speed=replace(at.speed, measured={**at.speed.measured, **found}))
+    jobs = pack(prepared.todo, slots=len(at.places), placement=at.cache.placement, speed=at.speed)
+    return replace(prepared, at=at, jobs=jobs)
 
 
 def check_budget(prepared: Prepared) -> None:
@@ -133,8 +158,9 @@ def check_budget(prepared: Prepared) -> None:
     """
     budget = prepared.sweep.budget
     hours = sum(job.seconds for job in prepared.jobs) / 3600
-    on_cpu = slots(count=1)[0].device == "cpu"  # expected seconds are those of a CPU core; a GPU's are not known yet
-    if budget.device_hours is not None and on_cpu and hours > budget.device_hours:
+    # seconds from shapes are those of a CPU core
+    known = prepared.at.on_cpu or shapes(prepared.todo).keys() <= prepared.at.speed.measured.keys()
+    if budget.device_hours is not None and known and hours > budget.device_hours:
         raise BudgetRefused(
             f"the sweep needs about {hours:.3g} device-hours, and its budget is {budget.device_hours:g}",
             where=f"{prepared.sweep.path} [budget] device_hours",
@@ -166,7 +192,7 @@ def execute(prepared: Prepared, stopping: Callable[[], int]) -> Iterator[Event |
     record_plan(prepared)
     if not prepared.jobs:
         return
-    executor = LocalExecutor(prepared.store.root.absolute(), slots(count=prepared.sweep.runtime.slots))
+    executor = LocalExecutor(prepared.store.root.absolute(), prepared.at.places)
     rules = prepared.sweep.on_error
     try:
         policy = Policy(rules.retries, rules.stop_after_identical)
@@ -218,7 +244,7 @@ def progress(prepared: Prepared, console: Console, look: Look) -> Progress:
         )
         for planned in prepared.todo
     }
-    device = slots(count=1)[0].device.partition(":")[0].replace("cuda", "gpu")
+    device = "cpu" if prepared.at.on_cpu else "gpu"
     return Progress(console, look, prepared.sweep.name, prepared.settled, expected, device)
 
 
@@ -251,7 +277,8 @@ def record_plan(prepared: Prepared) -> None:
 def view(prepared: Prepared) -> PlanView:
     """The plan as facts to render."""
     seconds = {run.run_id: job.seconds for job in prepared.jobs for run in job.runs}
-    packs = {run.run_id: len(job.runs) for job in prepared.jobs for run in job.runs}
+    jobs = {run.run_id: job for job in prepared.jobs for run in job.runs}
+    asked_shapes = shapes(prepared.todo).keys()
     groups: dict[tuple[tuple[str, Any], ...], list[PlannedRun]] = {}
     for planned in prepared.plan.runs:
         cell = tuple((key, held) for key, held in planned.cell.items() if key != "train.seed")
@@ -267,16 +294,20 @@ def view(prepared: Prepared) -> PlanView:
     return PlanView(
         name=prepared.plan.name,
         question=prepared.plan.question,
-        groups=tuple(_group(dict(cell), held, prepared, packs, seconds) for cell, held in groups.items()),
+        groups=tuple(_group(dict(cell), held, prepared, jobs, seconds) for cell, held in groups.items()),
         todo=len(prepared.todo),
         flops=sum(planned.flops for planned in prepared.todo),
         seconds=prepared.seconds,
         disk=float(prepared.disk),
-        devices=_devices(prepared.sweep.runtime.slots),
+        devices=_devices(prepared.at),
+        jobs=len(prepared.jobs),
+        shapes=len(asked_shapes),
+        measured=len(asked_shapes & prepared.at.speed.measured.keys()),
         shared=shared_settings(prepared.plan),
         dropped=tuple(dropped.items()),
         warnings=(*prepared.plan.notes, *_left_notes(prepared)),
         older=earlier,
+        advice=precision_advice(prepared.todo, prepared.at),
     )
 
 
@@ -298,22 +329,24 @@ def _group(
     cell: dict[str, Any],
     held: Sequence[PlannedRun],
     prepared: Prepared,
-    packs: Mapping[str, int],
+    jobs: Mapping[str, Job],
     seconds: Mapping[str, float],
 ) -> PlanGroup:
     first = held[0]
-    k = max((packs.get(planned.run_id, 0) for planned in held), default=0)
+    mine = {job.ticket: job for job in (jobs[p.run_id] for p in held if p.run_id in jobs)}
+    k = max((len(job.runs) for job in mine.values()), default=0)
     times = [seconds[planned.run_id] for planned in held if planned.run_id in seconds]
     return PlanGroup(
         cell=cell,
         runs=len(held),
         done=sum(prepared.standings[planned.run_id].state.final for planned in held),
         pack=k,
+        jobs=len(mine),
         N=first.n["non_embedding"],
         D=first.tokens,
         epochs=first.epochs,
         flops=first.flops,
-        memory=float(first.bytes * max(1, k)),
+        memory=pack_memory(first, max(1, k), prepared.at.speed),
         seconds=sum(times) / len(times) if times else None,
     )
 
@@ -327,10 +360,8 @@ def _left_notes(prepared: Prepared) -> list[str]:
     return notes
 
 
-def _devices(count: int | None) -> str:
-    places = slots(count=count)
-    kind = "GPU" if places[0].device.startswith("cuda") else "CPU core"
-    return f"{len(places)} {kind}{'s' * (len(places) != 1)}"
+def _devices(at: Here) -> str:
+    return units.counted(len(at.places), "CPU core" if at.on_cpu else "GPU")
 
 
 def _existing(path: Path) -> Path:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 _CPU = Path("/proc/cpuinfo")
 _MEMORY = Path("/proc/meminfo")
+_GROUP = Path("/sys/fs/cgroup/memory.max")
 
 
 @functools.cache
@@ -30,7 +31,8 @@ def cpu_flags() -> frozenset[str]:
 
 
 def memory_available() -> int | None:
-    """Memory that can be taken without swapping [bytes]; None where the kernel does not say."""
+    """Memory that can be taken without swapping [bytes], within the container's limit; None if the kernel is silent."""
     lines = _MEMORY.read_text().splitlines() if _MEMORY.exists() else []
-    found = next((line.split()[1] for line in lines if line.startswith("MemAvailable:")), None)
-    return None if found is None else int(found) * 1024
+    found = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    limit = _GROUP.read_text().strip() if _GROUP.exists() else "max"
+    return min([*found, *([int(limit)] if limit.isdecimal() else [])], default=None)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from scalectl.core.job import Job, State, Ticket
+from scalectl.core.machine import cpu_name
 from scalectl.executors.executor import Beat, Event, JobOver, RunEnded
 
 GRACE_SECONDS = 10.0  # between asking a worker to end and killing it
@@ -33,6 +34,11 @@ class Slot:
 
     device: str
     cpu: int | None = None
+
+    @property
+    def core(self) -> str:
+        """The core as an argument of a worker, - for any."""
+        return "-" if self.cpu is None else str(self.cpu)
 
 
 def slots(device: str = "auto", count: int | None = None) -> tuple[Slot, ...]:
@@ -60,6 +66,31 @@ def gpu_indices() -> list[int]:
     except (OSError, subprocess.SubprocessError):
         return []
     return list(range(sum(line.startswith("GPU ") for line in listed.splitlines())))
+
+
+def device_name(device: str) -> str:
+    """The model of a device, without torch; what nvidia-smi lists first speaks for all GPUs of a machine."""
+    if device == "cpu":
+        return cpu_name()
+    query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    try:
+        listed = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return "cuda"
+    return (listed.splitlines() or ["cuda"])[0].strip()
+
+
+def start(module: str, *arguments: str, errors: IO[bytes]) -> subprocess.Popen[str]:
+    """A process that trains or measures: one thread, memory kept, lines in and out. It dies with the calling thread."""
+    return subprocess.Popen(
+        [sys.executable, "-m", module, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=errors,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **ALLOCATOR},
+        start_new_session=True,  # Ctrl-C reaches the orchestrator alone, and the group can be killed as one
+    )
 
 
 @dataclass
@@ -143,17 +174,9 @@ class LocalExecutor:
         self.workers.clear()
 
     def _start(self, index: int) -> _Worker:
-        place = self.places[index]
         errors = tempfile.TemporaryFile()  # noqa: SIM115 closed with the worker
-        cpu = "-" if place.cpu is None else str(place.cpu)
-        process = subprocess.Popen(
-            [sys.executable, "-m", "scalectl.train.worker", str(self.root), str(os.getpid()), cpu],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1", **ALLOCATOR},
-            start_new_session=True,  # Ctrl-C reaches the orchestrator alone, and the group can be killed as one
+        process = start(
+            "scalectl.train.worker", str(self.root), str(os.getpid()), self.places[index].core, errors=errors
         )
         worker = _Worker(index, process, errors)
         threading.Thread(target=self._read, args=(index, process), daemon=True).start()

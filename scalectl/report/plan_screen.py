@@ -35,8 +35,9 @@ def plan_lines(view: PlanView, look: Look) -> Lines:
     if view.todo:
         time = f"about {units.duration(view.seconds)}" if view.seconds is not None else "time unknown"
         disk = f", {units.size(view.disk)} on disk" if view.disk is not None else ""
-        total = f"to train: {counted(view.todo, 'run')}, {units.si(view.flops, 'FLOP')}, {time} on {view.devices}"
-        lines += paragraph(f"{total} (estimated from shapes){disk}", look)
+        packed = f" in {counted(view.jobs, 'job')}" if 0 < view.jobs < view.todo else ""
+        total = f"to train: {counted(view.todo, 'run')}{packed}, {units.si(view.flops, 'FLOP')}, {time}"
+        lines += paragraph(f"{total} on {view.devices} ({_speeds(view)}){disk}", look)
     else:
         done = f"Nothing to do: {view.done}/{view.runs} done."
         done += f"  Next:  scalectl fit {view.name}" if view.done == view.runs else ""
@@ -49,7 +50,17 @@ def plan_lines(view: PlanView, look: Look) -> Lines:
         )
     for warning in view.warnings:
         lines += paragraph(f"warning: {warning}", look, hanging=2, style=ADVICE)
+    if view.advice:
+        lines += paragraph(f"advice: {view.advice}", look, hanging=2, style=ADVICE)
     return lines
+
+
+def _speeds(view: PlanView) -> str:
+    if not view.measured:
+        return "estimated from shapes"
+    if view.measured < view.shapes:
+        return f"{view.measured} of {view.shapes} shapes measured here, the others estimated"
+    return "measured here"
 
 
 def _plan_table(view: PlanView, look: Look) -> Lines:
@@ -59,7 +70,7 @@ def _plan_table(view: PlanView, look: Look) -> Lines:
     cell = ", ".join(varied.values()) or "cell"
     one_d = len({(group.D, group.epochs) for group in groups}) == 1
     repeats = any(group.epochs > 1 for group in groups)
-    packs = {group.pack for group in groups}
+    packs = {(group.pack, group.pack > 1 and group.jobs) for group in groups}
     shared = [f"per run, N {CONVENTION[view.convention]}"]
     if one_d:
         shared.append(f"D = {units.count(groups[0].D)} tokens ({_epochs(groups[0])})")
@@ -70,7 +81,7 @@ def _plan_table(view: PlanView, look: Look) -> Lines:
     shared.append(FLOPS[view.flops_by])
     facts: dict[str, tuple[Column, list[str]]] = {
         "runs": (Column("runs", "decimal"), [_plan_runs(group) for group in groups]),
-        "pack": (Column("pack", "decimal"), [str(group.pack or "") for group in groups]),
+        "pack": (Column("pack", "decimal"), [_pack(group) for group in groups]),
         "N": (Column("N", "decimal"), [units.count(group.N) for group in groups]),
         "D": (
             Column("D tokens (epochs)" if repeats else "D [tokens]", "decimal"),
@@ -103,6 +114,12 @@ def _plan_table(view: PlanView, look: Look) -> Lines:
         *paragraph(", ".join(shared), look, style=CONTEXT),
         *table([Column(cell), *(column for column, _ in kept)], rows, look),
     ]
+
+
+def _pack(group: PlanGroup) -> str:
+    if group.pack > 1 and group.jobs > 1:
+        return f"{group.jobs} × {group.pack}"
+    return str(group.pack or "")
 
 
 def _plan_runs(group: PlanGroup) -> str:

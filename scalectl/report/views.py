@@ -87,8 +87,8 @@ class SweepView:
 class PlanGroup:
     """Runs of a plan that differ by seed alone.
 
-    done: how many have ended for good; pack: models in one step; memory: bytes of one pack;
-    seconds: of training one run inside its pack, None if the speed is unknown.
+    done: how many have ended for good; pack: models in one step; jobs: packs that its runs are spread over; memory:
+    bytes of one pack; seconds: of training one run inside its pack, None if the speed is unknown.
     """
 
     cell: Mapping[str, object]
@@ -101,14 +101,17 @@ class PlanGroup:
     flops: float
     memory: float | None
     seconds: float | None
+    jobs: int = 1
 
 
 @dataclass(frozen=True)
 class PlanView:
     """A plan before it runs.
 
-    todo, flops, seconds, disk: of what the next `sweep` would train, seconds by the wall clock on `devices`, estimated
-    from shapes; dropped: constraint and number of runs it drops; warnings: one sentence each.
+    todo, flops, seconds, disk: of what the next `sweep` would train, seconds by the wall clock on `devices`; jobs: the
+    packs it trains in; shapes, measured: distinct ones among them, and how many have a speed that was measured here and
+    not estimated from shapes; dropped: constraint and number of runs it drops; warnings: one sentence each; advice: on
+    precision.
     """
 
     name: str
@@ -125,6 +128,10 @@ class PlanView:
     dropped: tuple[tuple[str, int], ...] = ()
     warnings: tuple[str, ...] = ()
     older: int = 0  # runs in the store under this sweep's name that the current file no longer asks for
+    jobs: int = 0
+    shapes: int = 0
+    measured: int = 0
+    advice: str = ""
 
     @property
     def runs(self) -> int:

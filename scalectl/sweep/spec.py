@@ -66,12 +66,14 @@ class Runtime:
     """Where and how fast; never hashed.
 
     micro_batch: sequences per forward pass, None ("auto") for the whole batch; checkpoint_seconds: wall time between
-    checkpoints; slots: workers at once, None ("auto") for one a core or device.
+    checkpoints; slots: workers at once, None ("auto") for one a core or device; probe: whether a sweep measures the
+    speed of its shapes first, None ("auto") where that costs little beside the training.
     """
 
     micro_batch: int | None = None
     checkpoint_seconds: float = 20.0
     slots: int | None = None
+    probe: bool | None = None
 
 
 @dataclass(frozen=True)

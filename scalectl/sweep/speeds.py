@@ -7,6 +7,7 @@ identity: it orders, groups and predicts.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import importlib.metadata
@@ -20,13 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import scalectl
-from scalectl.core.errors import ScalectlError
+from scalectl.core.cache import cache_folder, keep, recall
 from scalectl.core.job import Placement
 from scalectl.core.machine import cpu_name
 from scalectl.core.run import RunConfig, canonical
-from scalectl.store.files import atomic_write
 
 ENGINE = ("models", "optim", "train/engine.py", "train/population.py", "train/loop.py", "train/probe.py")
+KIND = "speeds"  # folder of the cache
 PAYS = 1.02
 """Least speed of a pack, in its models' own speed alone, for it to be worth anything. Ours: medians of a probe repeat
 within 2 %, and a pack that gains less gains nothing else."""
@@ -95,34 +96,31 @@ def shape_key(run: RunConfig) -> Hashable:
 
 @dataclass(frozen=True)
 class Cache:
-    """Measurements of one machine, one version of the engine and one placement: one file for each shape.
+    """Measurements of one machine, one version of the engine and one placement, in the user's cache.
 
     device: its model as the driver names it.
     """
 
-    folder: Path
     device: str
     placement: Placement
 
     def load(self, runs: Iterable[RunConfig]) -> dict[Hashable, Measured]:
-        """What is known about these runs, by `shape_key`. A damaged file says nothing, as a missing one."""
+        """What is known about these runs, by `shape_key`. What is damaged says nothing, as if it were missing."""
         found = {}
         for key, run in {shape_key(run): run for run in runs}.items():
-            measured = _read(self._path(run))
-            if measured is not None:
-                found[key] = measured
+            with contextlib.suppress(ValueError, TypeError, KeyError):
+                found[key] = measured_from(recall(KIND, self._key(run)))
         return found
 
     def save(self, run: RunConfig, measured: Measured) -> str:
         """Keep a measurement. Returns: why it could not be kept, empty if it was."""
-        path = self._path(run)
-        content = {"schema": "scalectl/speed@1", "about": self._about(run), **asdict(measured)}
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            atomic_write(path, json.dumps(content, indent=1).encode(), durable=False)
-        except (OSError, ScalectlError):
-            return f"the measured speeds cannot be kept in {self.folder}: SCALECTL_CACHE names another folder"
-        return ""
+        keep(KIND, self._key(run), asdict(measured))
+        if self.load([run]):
+            return ""
+        return f"the measured speeds cannot be kept in {cache_folder()}: SCALECTL_CACHE names another folder"
+
+    def _key(self, run: RunConfig) -> str:
+        return json.dumps(self._about(run), sort_keys=True)
 
     def _about(self, run: RunConfig) -> dict[str, Any]:
         return {
@@ -133,24 +131,11 @@ class Cache:
             "micro_batch": self.placement.micro_batch,
             "threads": self.placement.threads,
             "device": self.device,
-            "cores": len(os.sched_getaffinity(0)),
+            "cores": os.cpu_count(),
             "cpu": cpu_name(),
             "torch": importlib.metadata.version("torch"),
             "engine": engine_version(),
         }
-
-    def _path(self, run: RunConfig) -> Path:
-        text = json.dumps(self._about(run), sort_keys=True)
-        return self.folder / "speeds" / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
-
-
-def cache_folder() -> Path:
-    """Where scalectl keeps what can be measured again: SCALECTL_CACHE, else scalectl in XDG_CACHE_HOME or ~/.cache."""
-    own = os.environ.get("SCALECTL_CACHE")
-    if own:
-        return Path(own)
-    shared = os.environ.get("XDG_CACHE_HOME")
-    return Path(shared or os.path.expanduser("~/.cache")) / "scalectl"
 
 
 @functools.cache
@@ -162,13 +147,6 @@ def engine_version() -> str:
         for path in sorted((root / name).rglob("*.py")) or [root / name]:
             digest.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())
     return digest.hexdigest()[:16]
-
-
-def _read(path: Path) -> Measured | None:
-    try:
-        return measured_from(json.loads(path.read_bytes()))
-    except (OSError, ValueError, TypeError, KeyError):
-        return None
 
 
 def measured_from(content: Mapping[str, Any]) -> Measured:

@@ -28,7 +28,7 @@ from scalectl.train.loop import Trainer
 from scalectl.train.worker import decode, die_with, messages, settle
 
 ROUNDS = 5
-SLICE = 0.03  # seconds of one candidate in one round, one step at least; ours: 5 rounds of 4 candidates take .6 s
+SLICE = 0.02  # seconds of one candidate in one round, one step at least; ours: 5 rounds of 4 candidates take .4 s
 LEAST_ROUNDS = 3
 PATIENCE = 3.0  # seconds of rounds after which the least number of them has to do, and the search goes no further
 FASTER = 1.05  # of a doubled or halved K, for the search to go on from it; ours: above the noise of a median
@@ -53,6 +53,9 @@ class Candidate:
         quiet = replace(run, schedule=still, steps=NEVER, evaluation=Evaluation(NEVER))
         device = torch.device(placement.device)
         before = _begin_peak(device)
+        # CPU time of one thread is what the work takes, however busy the machine is just now
+        alone = device.type == "cpu" and placement.threads == 1
+        self.clock = time.process_time if alone else time.perf_counter
         self.k = k
         self.times: list[float] = []
         self.evaluations: list[float] = []
@@ -60,9 +63,9 @@ class Candidate:
         self.held_out = self.trainer.held_out[: 4 * run.sequences]
         self.trainer.step()
         self.evaluate()
-        begin = time.perf_counter()
+        begin = self.clock()
         self.trainer.step()
-        self.calls = max(1, int(SLICE / (time.perf_counter() - begin)))
+        self.calls = max(1, int(SLICE / (self.clock() - begin)))
         after = _peak(device)
         self.memory = None if before is None or after is None else after - before
 
@@ -73,12 +76,12 @@ class Candidate:
     def once(self) -> float:
         """One slice of a round. Returns: seconds."""
         before = self.trainer.tokens
-        begin = time.perf_counter()
+        begin = self.clock()
         for _ in range(self.calls):  # an engine may take several steps in one
             self.trainer.step()
-        middle = time.perf_counter()
+        middle = self.clock()
         self.evaluate()
-        end = time.perf_counter()
+        end = self.clock()
         steps = (self.trainer.tokens - before) / (self.k * self.trainer.seats[0].run.batch_tokens)
         self.times.append((middle - begin) / steps)
         self.evaluations.append((end - middle) / (self.held_out.shape[0] * (self.held_out.shape[1] - 1)))
@@ -107,19 +110,19 @@ def measure(
     found: dict[tuple[int, int], Candidate] = {}
     wanted = {(i, k) for i, start in enumerate(starts) for k in (1, start // 2, start, 2 * start) if 1 <= k <= most}
     taken = 0.0
-    while True:
-        for i, k in sorted(wanted - found.keys(), key=lambda key: key[1]):
+    spent = 0.0
+    while wanted:
+        for i, k in sorted(wanted, key=lambda key: key[1]):
             alone = found.get((i, 1))
             each = (alone.memory or 0) if alone else 0
             if k == 1 or taken + k * each <= memory:
                 found[i, k] = Candidate(runs[i], k, placement)
                 taken += found[i, k].memory or 0
-        if _rounds(found) > PATIENCE:
+        spent += _rounds([held for key, held in found.items() if key in wanted])
+        if spent > PATIENCE * len(runs):
             break
         wanted = {(i, k) for i in range(len(runs)) for k in _next(_of(found, i), most)} - found.keys()
         wanted = {(i, k) for i, k in wanted if taken + k * (found[i, 1].memory or 0) <= memory}
-        if not wanted:
-            break
     return [{k: held.seen() for k, held in sorted(_of(found, i).items())} for i in range(len(runs))]
 
 
@@ -127,15 +130,11 @@ def _of(found: Mapping[tuple[int, int], Candidate], i: int) -> dict[int, Candida
     return {k: held for (j, k), held in found.items() if j == i}
 
 
-def _rounds(found: Mapping[tuple[int, int], Candidate]) -> float:
-    """Fresh rounds of all candidates, in turn and back, so that a drift within a round cancels too.
+def _rounds(order: Sequence[Candidate]) -> float:
+    """Rounds of these candidates, in turn and back, so that a drift within a round cancels too.
 
     Returns: seconds.
     """
-    order = list(found.values())
-    for held in order:
-        held.times.clear()
-        held.evaluations.clear()
     spent, done = 0.0, 0
     while done < LEAST_ROUNDS or (done < ROUNDS and spent < PATIENCE):
         spent += sum(held.once() for held in (order if done % 2 else order[::-1]))
@@ -185,9 +184,8 @@ def answer(request: Mapping[str, Any]) -> dict[str, Any]:
     job = decode(json.dumps(request["job"]))
     torch.set_num_threads(job.placement.threads)
     try:
-        found = measure(
-            job.runs, job.placement, request["starts"], most=request["most"], memory=request["memory"] or float("inf")
-        )
+        limits = {"most": request["most"] or MOST, "memory": request["memory"] or float("inf")}
+        found = measure(job.runs, job.placement, request["starts"], **limits)
     except Exception as error:  # noqa: BLE001 a shape that cannot be measured is estimated, and fails where it trains
         return {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
     return {"found": [{"points": [{"k": k, **asdict(seen)} for k, seen in held.items()]} for held in found]}

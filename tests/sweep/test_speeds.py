@@ -5,7 +5,7 @@ import pytest
 from scalectl.core.job import Placement
 from scalectl.sweep.plan import expand
 from scalectl.sweep.spec import parse_sweep
-from scalectl.sweep.speeds import Cache, Measured, Point, cache_folder, engine_version, measured_from, shape_key
+from scalectl.sweep.speeds import KIND, Cache, Measured, Point, engine_version, measured_from, shape_key
 
 TEXT = """\
 name = "tiny"
@@ -31,8 +31,14 @@ def runs_of(text=TEXT):
     return [planned.run for planned in expand(parse_sweep(text)).runs]
 
 
-def cache_in(folder, device="CPU A", placement=None):
-    return Cache(folder, device, placement or Placement())
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("SCALECTL_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def cache_of(device="CPU A", placement=None):
+    return Cache(device, placement or Placement())
 
 
 def test_a_measurement_lies_on_its_points_between_them_on_a_line_and_beyond_in_proportion():
@@ -54,10 +60,10 @@ def test_the_best_pack_is_the_fastest_and_no_pack_where_none_pays():
     assert evaluations_pay.best(evaluated=1000) == 2
 
 
-def test_runs_that_differ_in_rate_seed_or_data_share_a_measurement_and_others_do_not(tmp_path):
+def test_runs_that_differ_in_rate_seed_or_data_share_a_measurement_and_others_do_not():
     runs = runs_of()
     assert len({shape_key(run) for run in runs}) == 2
-    cache = cache_in(tmp_path)
+    cache = cache_of()
     assert cache.load(runs) == {}
     assert cache.save(runs[0], MEASURED) == ""
     assert cache.load(runs) == {shape_key(runs[0]): MEASURED}
@@ -68,15 +74,15 @@ def test_runs_that_differ_in_rate_seed_or_data_share_a_measurement_and_others_do
         assert cache.load(runs_of(TEXT.replace(*change))) == {}
 
 
-def test_another_device_placement_torch_or_engine_has_speeds_of_its_own(tmp_path, monkeypatch):
+def test_another_device_placement_torch_or_engine_has_speeds_of_its_own(monkeypatch):
     runs = runs_of()
-    cache = cache_in(tmp_path)
+    cache = cache_of()
     cache.save(runs[0], MEASURED)
-    assert cache_in(tmp_path).load(runs)
-    assert not cache_in(tmp_path, device="CPU B").load(runs)
-    assert not cache_in(tmp_path, placement=Placement(threads=2)).load(runs)
-    assert not cache_in(tmp_path, placement=Placement(micro_batch=1)).load(runs)
-    assert cache_in(tmp_path, placement=Placement(checkpoint_seconds=1.0)).load(runs)
+    assert cache_of().load(runs)
+    assert not cache_of(device="CPU B").load(runs)
+    assert not cache_of(placement=Placement(threads=2)).load(runs)
+    assert not cache_of(placement=Placement(micro_batch=1)).load(runs)
+    assert cache_of(placement=Placement(checkpoint_seconds=1.0)).load(runs)
     with monkeypatch.context() as patched:
         patched.setattr("scalectl.sweep.speeds.engine_version", lambda: "another")
         assert not cache.load(runs)
@@ -115,33 +121,21 @@ def test_the_engines_version_is_its_source(tmp_path, monkeypatch):
         '{"points": [{"k": "one"}]}',
     ],
 )
-def test_a_damaged_cache_is_as_good_as_none(tmp_path, damage):
+def test_a_damaged_cache_is_as_good_as_none(folder, damage):
     runs = runs_of()
-    cache = cache_in(tmp_path)
+    cache = cache_of()
     cache.save(runs[0], MEASURED)
-    (path,) = (tmp_path / "speeds").iterdir()
-    assert measured_from(json.loads(path.read_text())) == MEASURED
-    path.write_text(damage)
+    (path,) = (folder / KIND).iterdir()
+    held = json.loads(path.read_text())
+    assert measured_from(held["value"]) == MEASURED
+    path.write_text(json.dumps({**held, "value": json.loads(damage)}) if damage.startswith('{"') else damage)
     assert cache.load(runs) == {}
     assert cache.save(runs[0], MEASURED) == ""
     assert cache.load(runs) == {shape_key(runs[0]): MEASURED}
 
 
-def test_a_cache_that_cannot_be_written_says_so_and_harms_nothing(tmp_path):
-    blocked = tmp_path / "file"
-    blocked.write_text("in the way")
-    cache = cache_in(blocked)
-    said = cache.save(runs_of()[0], MEASURED)
+def test_a_cache_that_cannot_be_written_says_so_and_harms_nothing(folder):
+    folder.write_text("in the way")
+    said = cache_of().save(runs_of()[0], MEASURED)
     assert "SCALECTL_CACHE" in said
-    assert cache.load(runs_of()) == {}
-
-
-def test_the_cache_lies_where_the_environment_says(monkeypatch, tmp_path):
-    monkeypatch.setenv("SCALECTL_CACHE", str(tmp_path / "own"))
-    assert cache_folder() == tmp_path / "own"
-    monkeypatch.delenv("SCALECTL_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert cache_folder() == tmp_path / "xdg/scalectl"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert cache_folder() == tmp_path / ".cache/scalectl"
+    assert cache_of().load(runs_of()) == {}
