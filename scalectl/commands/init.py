@@ -20,6 +20,9 @@ n_layer = 2
 n_head = 4                             # held fixed along the width axis
 context = 96                           # tokens in a sequence
 # position = "learned"                 # or "sinusoidal", "rotary"
+# norm_first = true                    # false: norms after the residual sums
+# activation = "gelu_tanh"             # or "gelu", "relu"
+# window = 32                          # tokens that attention sees; 0 for all of the context
 
 [data]
 source = "stdlib"                      # Python's own source; or "text:PATH" (file or folder), or "markov" (known floor)

@@ -167,12 +167,14 @@ def _slope(dtype: torch.dtype) -> Tensor:
 class Attention(Function):
     """Causal attention of every head by products of matrices; saves q, k, v, the powers and the result.
 
-    By blocks of queries, so that most of the future is never computed; in powers of two, which cost a third of exp;
-    normalised after the values are mixed, where a query has E numbers in place of T.
+    By blocks of queries, so that most of the future, and of what lies before a window, is never computed; in powers of
+    two, which cost a third of exp; normalised after the values are mixed, where a query has E numbers in place of T.
     """
 
     @staticmethod
-    def forward(ctx: Any, qkv_KMX: Tensor, B: int, H: int, scale: float, turns: tuple[Tensor, Tensor] | None) -> Tensor:
+    def forward(
+        ctx: Any, qkv_KMX: Tensor, B: int, H: int, scale: float, turns: tuple[Tensor, Tensor] | None, window: int
+    ) -> Tensor:
         K, M, X = qkv_KMX.shape
         N, T, E = K * B, M // B, X // (3 * H)
         heads_3NHTE = _heads(qkv_KMX, 3, N, H, T, E)
@@ -181,20 +183,21 @@ class Attention(Function):
             _turn(heads_3NHTE[:2], *turns)
         heads_3NHTE[0].mul_(scale * LOG2E)
         q_GTE, k_GTE, v_GTE = heads_3NHTE.flatten(1, 2).unbind(0)
-        future_TT = _future(T, qkv_KMX.dtype)
+        hidden_TT = _hidden(T, window, qkv_KMX.dtype)
         mixed_NTHE = qkv_KMX.new_empty((N, T, H, E))
         powers, sums = [], []
         for a, b in _blocks(T):
-            power = torch.baddbmm(future_TT[a:b, :b], q_GTE[:, a:b], k_GTE[:, :b].mT)
+            first = _first_key(a, window)
+            power = torch.baddbmm(hidden_TT[a:b, first:b], q_GTE[:, a:b], k_GTE[:, first:b].mT)
             power.sub_(power.amax(-1, keepdim=True)).exp2_()
             total = power.sum(-1, keepdim=True)
-            mixed = _mix(power, v_GTE[:, :b])
+            mixed = _mix(power, v_GTE[:, first:b])
             torch.div(_by_token(mixed, N), _by_token(total, N), out=mixed_NTHE[:, a:b])
             powers.append(power)
             sums.append(total)
         sum_GT1 = sums[0] if len(sums) == 1 else torch.cat(sums, dim=1)
         ctx.save_for_backward(q_GTE, k_GTE, v_GTE, mixed_NTHE, sum_GT1, *(turns or ()), *powers)
-        ctx.scale, ctx.turned = scale, turns is not None
+        ctx.scale, ctx.turned, ctx.window = scale, turns is not None, window
         return mixed_NTHE.view(K, M, X // 3)
 
     @staticmethod
@@ -210,23 +213,26 @@ class Attention(Function):
         slope_3NHTE = _heads(grad_KMD, 3, N, H, T, E)
         slope_q, slope_k, slope_v = slope_3NHTE.flatten(1, 2).unbind(0)
         for (a, b), power in zip(reversed(_blocks(T)), reversed(powers), strict=True):
-            score = torch.bmm(grad_GTE[:, a:b], v_GTE[:, :b].mT).sub_(mean_GT1[:, a:b]).mul_(power)
-            slope_q[:, a:b] = _mix(score, k_GTE[:, :b])
+            first = _first_key(a, ctx.window)
+            score = torch.bmm(grad_GTE[:, a:b], v_GTE[:, first:b].mT).sub_(mean_GT1[:, a:b]).mul_(power)
+            slope_q[:, a:b] = _mix(score, k_GTE[:, first:b])
             for slope, part in (
                 (slope_k, _mix(score.mT, q_GTE[:, a:b])),
                 (slope_v, _mix(power.mT, grad_GTE[:, a:b])),
             ):
-                if b == T:  # the first to be computed: it reaches every key
-                    slope.copy_(part)
+                if b == T:  # the first to be computed: without a window it reaches every key
+                    slope[:, first:].copy_(part)
+                    if first:
+                        slope[:, :first].zero_()
                 else:
-                    slope[:, :b].add_(part)
+                    slope[:, first:b].add_(part)
         if turns is not None:
             _turn(slope_3NHTE[:2], turns[0], -turns[1])
         slope_q.mul_(ctx.scale)
         slope_k.mul_(1 / LOG2E)  # q was saved with scale and LOG2E in it
         qkv_KMX = grad_KMD.new_empty((K, M, 3 * D))
         qkv_KMX.view(N, T, 3, H, E).copy_(slope_3NHTE.permute(1, 3, 0, 2, 4))
-        return qkv_KMX, None, None, None, None
+        return qkv_KMX, None, None, None, None, None
 
 
 def _heads(like: Tensor, parts: int, N: int, H: int, T: int, E: int) -> Tensor:
@@ -255,10 +261,16 @@ def _blocks(T: int) -> tuple[tuple[int, int], ...]:
     return tuple((a, a + BLOCK) for a in range(0, T, BLOCK))
 
 
+def _first_key(query: int, window: int) -> int:
+    """The first key that a block of queries looks at, a whole block."""
+    return max(0, query - window + 1) // BLOCK * BLOCK if window else 0
+
+
 @functools.lru_cache(maxsize=16)
-def _future(T: int, dtype: torch.dtype) -> Tensor:
-    """Minus infinity where a key is later than its query, shape (T, T)."""
-    return torch.full((T, T), -math.inf, dtype=dtype).triu_(1)
+def _hidden(T: int, window: int, dtype: torch.dtype) -> Tensor:
+    """Minus infinity where a key is later than its query, or `window` or more before it (0: any), shape (T, T)."""
+    hidden = torch.full((T, T), -math.inf, dtype=dtype).triu_(1)
+    return hidden + torch.full((T, T), -math.inf, dtype=dtype).tril_(-window) if window else hidden
 
 
 def turned(x_NHTE: Tensor, cos_TE: Tensor, sin_TE: Tensor) -> tuple[Tensor, Tensor]:

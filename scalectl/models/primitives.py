@@ -46,8 +46,7 @@ def linear(
         x_KMD, scale_KD, shift_KD = x_KMD
         if x_KMD.is_cpu and onto_KMF is None:
             return cpu.ScaledLinear.apply(x_KMD, scale_KD, shift_KD, weight_KDF, bias_KF)
-        x_KMD = x_KMD * scale_KD.unsqueeze(1)
-        x_KMD = x_KMD if shift_KD is None else x_KMD + shift_KD.unsqueeze(1)
+        x_KMD = scaled(Normed(x_KMD, scale_KD, shift_KD))
     if x_KMD.is_cpu:
         return cpu.Linear.apply(x_KMD, weight_KDF, bias_KF, onto_KMF)
     if onto_KMF is not None:
@@ -76,29 +75,48 @@ def rms_norm(x_KMD: Tensor, scale_KD: Tensor) -> Normed:
     return Normed(F.rms_norm(x_KMD, x_KMD.shape[-1:], eps=EPS), scale_KD, None)
 
 
+def scaled(x: Normed) -> Tensor:
+    """The activation itself, where no single matrix takes scale and shift: shape (K, M, D)."""
+    by_scale = x.unit_KMD * x.scale_KD.unsqueeze(1)
+    return by_scale if x.shift_KD is None else by_scale + x.shift_KD.unsqueeze(1)
+
+
 def gelu(x: Tensor) -> Tensor:
     """GELU in its tanh form (Hendrycks & Gimpel 2016, arXiv 1606.08415), as GPT-2."""
     return cpu.Gelu.apply(x) if x.is_cpu else F.gelu(x, approximate="tanh")
 
 
 def causal_attention(
-    qkv_KMX: Tensor, B: int, H: int, turns: tuple[Tensor, Tensor] | None = None, scale: float | None = None
+    qkv_KMX: Tensor,
+    B: int,
+    H: int,
+    turns: tuple[Tensor, Tensor] | None = None,
+    scale: float | None = None,
+    window: int = 0,
 ) -> Tensor:
     """softmax(scale QKᵀ) V of every head under a causal mask (Vaswani et al. 2017), shape (K, M, D).
 
     Args: qkv_KMX: queries, keys and values side by side, X = 3 D; B: sequences; H: heads; turns: `rotary_turns` of
-    queries and keys, None to leave them; scale: None for 1/√E.
+    queries and keys, None to leave them; scale: None for 1/√E; window: keys that a query sees, its own and those just
+    before it (Child et al. 2019, arXiv 1904.10509), 0 for all.
     """
     K, M, X = qkv_KMX.shape
     E = X // (3 * H)
     scale = 1 / math.sqrt(E) if scale is None else scale
     if qkv_KMX.is_cpu:
-        return cpu.Attention.apply(qkv_KMX, B, H, scale, turns)
+        return cpu.Attention.apply(qkv_KMX, B, H, scale, turns, window)
     q, k, v = qkv_KMX.view(K * B, M // B, 3, H, E).permute(2, 0, 3, 1, 4).unbind(0)  # each (N, H, T, E)
     if turns is not None:
         q, k = (torch.cat(turned(x, *turns), dim=-1) for x in (q, k))
-    mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale)
+    band_TT = _band(M // B, window, qkv_KMX.device) if window else None
+    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=band_TT, is_causal=band_TT is None, scale=scale)
     return mixed.transpose(1, 2).reshape(K, M, X // 3)
+
+
+@functools.lru_cache(maxsize=16)
+def _band(T: int, window: int, device: torch.device) -> Tensor:
+    """Whether a query sees a key, shape (T, T)."""
+    return torch.ones(T, T, dtype=torch.bool, device=device).tril_().triu_(1 - window)
 
 
 @functools.lru_cache(maxsize=64)

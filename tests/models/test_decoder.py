@@ -19,6 +19,10 @@ VARIANTS = [
         ("learned", "sinusoidal", "rotary"), ("layer", "rms"), (True, False), (True, False)
     )
 ]
+BLOCKS = [
+    Options(16, 2, 4, 12, 19, norm_first=norm_first, activation=activation, window=window)
+    for norm_first, activation, window in itertools.product((True, False), ("gelu_tanh", "gelu", "relu"), (0, 1, 5))
+]
 
 
 def views(o, seeds=(0,), dtype=torch.float64, std=None):
@@ -70,6 +74,61 @@ def test_logits_equal_hugging_face_gpt2_with_copied_weights():
     assert expected.abs().max() > 1
 
 
+@pytest.mark.parametrize("norm_first", [True, False])
+@pytest.mark.parametrize("activation", ["gelu", "relu"])
+@pytest.mark.parametrize("window", [0, 5])
+def test_logits_equal_torch_encoder_layers_with_copied_weights(norm_first, activation, window):
+    o = Options(16, 2, 4, 12, 19, norm_first=norm_first, activation=activation, window=window, d_ff=40)
+    ours = views(o, std=0.3)
+    layer = torch.nn.TransformerEncoderLayer(
+        16, 4, 40, 0.0, activation, batch_first=True, norm_first=norm_first, dtype=torch.float64
+    )
+    norm = torch.nn.LayerNorm(16, dtype=torch.float64) if norm_first else None
+    theirs = torch.nn.TransformerEncoder(layer, o.n_layer, norm, enable_nested_tensor=False)
+    parts = {"qkv": "self_attn.in_proj_", "out": "self_attn.out_proj.", "up": "linear1.", "down": "linear2."}
+    names = {"norm.scale": "norm.weight", "norm.shift": "norm.bias"} if norm_first else {}
+    for at in range(o.n_layer):
+        for mine, other in (parts | {"norm1": "norm1.", "norm2": "norm2."}).items():
+            weight, bias = ("scale", "shift") if mine.startswith("norm") else ("weight", "bias")
+            names[f"layer{at}.{mine}.{weight}"] = f"layers.{at}.{other}weight"
+            names[f"layer{at}.{mine}.{bias}"] = f"layers.{at}.{other}bias"
+    parameters = dict(theirs.named_parameters())
+    assert set(names) == set(ours) - {"token", "position"}
+    assert set(names.values()) == set(parameters)
+    batch = tokens(o)
+    with torch.no_grad():
+        for mine, other in names.items():
+            held = ours[mine][0]
+            parameters[other].copy_(held.T if held.dim() == 2 else held)
+        seen = torch.ones(12, 12, dtype=torch.bool).tril()
+        if window:
+            seen = seen.triu(1 - window)
+        x = ours["token"][0][batch[0]] + ours["position"][0]
+        expected = (theirs(x, mask=~seen) @ ours["token"][0].T).view(1, -1, o.vocab)
+        found = forward.logits(ours, batch, o)
+    assert (found - expected).abs().max() < 1e-10
+    assert expected.abs().max() > 1
+
+
+@pytest.mark.parametrize("T", [7, 96, 160])
+@pytest.mark.parametrize("E", [8, 16])
+@pytest.mark.parametrize("window", [1, 5, 33, 64, 70])
+def test_a_window_equals_dense_attention_under_a_band_mask_and_so_do_its_gradients(E, T, window):
+    H, N = 3, 2
+    qkv = torch.randn(1, N * T, 3 * H * E, dtype=torch.float64, generator=torch.Generator().manual_seed(T))
+    slope = torch.linspace(-1, 1, N * T * H * E, dtype=torch.float64).view(1, N * T, H * E)
+    ours, dense = qkv.clone().requires_grad_(), qkv.clone().requires_grad_()
+    found = primitives.causal_attention(ours, N, H, window=window)
+    q, k, v = dense.view(N, T, 3, H, E).permute(2, 0, 3, 1, 4).unbind(0)
+    band = torch.ones(T, T, dtype=torch.bool).tril().triu(1 - window)
+    scores = (q @ k.mT / math.sqrt(E)).masked_fill(~band, -math.inf)
+    expected = (scores.softmax(-1) @ v).transpose(1, 2).reshape(1, N * T, H * E)
+    found.backward(slope)
+    expected.backward(slope)
+    assert (found - expected).abs().max() < 1e-12
+    assert (ours.grad - dense.grad).abs().max() < 1e-12
+
+
 @pytest.mark.parametrize("T", [7, 96])
 @pytest.mark.parametrize("E", [8, 16])
 def test_attention_equals_the_formula_and_torch_multihead_attention(E, T):
@@ -95,7 +154,7 @@ def test_attention_in_half_precision_is_near_the_exact_one():
     assert (primitives.causal_attention(qkv, 3, 3).double() - exact).abs().max() < 0.02
 
 
-@pytest.mark.parametrize("o", VARIANTS, ids=str)
+@pytest.mark.parametrize("o", VARIANTS + BLOCKS, ids=str)
 def test_every_variant_is_causal_and_its_ledger_counts_what_is_there(o):
     held = views(o, std=0.3)
     assert ledger(o).params("total") == sum(view[0].numel() for view in held.values())
@@ -107,7 +166,7 @@ def test_every_variant_is_causal_and_its_ledger_counts_what_is_there(o):
     assert not torch.equal(a[:, 7], b[:, 7])
 
 
-@pytest.mark.parametrize("o", VARIANTS[::5], ids=str)
+@pytest.mark.parametrize("o", VARIANTS[::5] + BLOCKS[::4], ids=str)
 def test_flops_equal_torch_flop_counter(o):
     """Forward on the meta device, where no fused kernel hides its products; the backward costs twice the forward."""
     held = {name: view.to("meta") for name, view in views(o).items()}
@@ -140,8 +199,9 @@ def test_conventions_of_n_follow_their_definitions():
 
 
 @pytest.mark.parametrize("width", [8, 32, 128])
-def test_loss_at_initialisation_is_that_of_a_uniform_guess(width):
-    o = Options(width, 2, 4, 96, 256)
+@pytest.mark.parametrize("changed", [{}, {"norm_first": False}, {"activation": "relu", "window": 16}], ids=str)
+def test_loss_at_initialisation_is_that_of_a_uniform_guess(width, changed):
+    o = Options(width, 2, 4, 96, 256, **changed)
     losses = forward.token_losses(views(o, dtype=torch.float32), tokens(o, batch=8, length=97), o)
     assert abs(losses.mean().item() - math.log(256)) < 0.05
 
@@ -168,6 +228,9 @@ def test_bad_combinations_name_the_key_and_what_would_do():
     assert problems(Options(100, 2, 8, 96, 256)) == [("d_model", "100 is not a multiple of n_head = 8; use 96 or 104")]
     assert problems(Options(12, 2, 4, 96, 256, position="rotary"))[0][0] == "d_model"
     assert {key for key, _ in problems(Options(0, 0, 4, 96, 256))} == {"d_model", "n_layer"}
+    assert problems(Options(16, 2, 4, 96, 256, window=96)) == [
+        ("window", "96 is no part of context = 96; 0 means all of it")
+    ]
     assert problems(SMALL) == []
 
 

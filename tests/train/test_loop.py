@@ -19,6 +19,8 @@ VARIANTS = [
     {"position": "rotary", "norm": "rms", "bias": False},
     {"position": "sinusoidal", "tie": False},
     {"d_model": 64},
+    {"norm_first": False, "activation": "gelu"},
+    {"activation": "relu", "window": 7, "position": "rotary"},
     {"sequences": 1, "context": 32, "d_model": 8, "position": "rotary"},
 ]
 
@@ -145,8 +147,9 @@ def test_the_held_out_loss_is_the_mean_over_its_tokens_with_the_error_over_seque
     assert error == pytest.approx(per_sequence.std(ddof=1) / np.sqrt(len(held)), rel=1e-5)
 
 
-def test_one_batch_is_learnt_by_heart(make_run):
-    run = make_run(d_model=64, steps=150, lr=3e-3, sequences=2, context=24, every=1000)
+@pytest.mark.parametrize("variant", [{}, {"norm_first": False, "activation": "relu", "window": 9}], ids=str)
+def test_one_batch_is_learnt_by_heart(make_run, variant):
+    run = make_run(d_model=64, steps=150, lr=3e-3, sequences=2, context=24, every=1000, **variant)
     trainer = Trainer(Job((run,), Placement()))
     batch = trainer.data.batches([0], [0], 2, 24)
     trainer.engine.data = type("Same", (), {"batches": staticmethod(lambda *a: batch)})()

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from scalectl.models import primitives as p
 from scalectl.models.decoder.spec import Options
+
+ACTIVATIONS = {"gelu_tanh": p.gelu, "gelu": F.gelu, "relu": F.relu}
 
 
 def logits(views: Mapping[str, Tensor], tokens_KBT: Tensor, o: Options) -> Tensor:
@@ -26,7 +29,8 @@ def logits(views: Mapping[str, Tensor], tokens_KBT: Tensor, o: Options) -> Tenso
         x_KMD = _add_positions(x_KMD, p.sinusoid(T, o.d_model, x_KMD.dtype, x_KMD.device).unsqueeze(0), B)
     for layer in range(o.n_layer):
         x_KMD = _block(x_KMD, views, f"layer{layer}", o, B)
-    return p.linear(_norm(x_KMD, views, "norm", o), views["token" if o.tie else "head"].transpose(1, 2), None)
+    last_KMD = _norm(x_KMD, views, "norm", o) if o.norm_first else x_KMD
+    return p.linear(last_KMD, views["token" if o.tie else "head"].transpose(1, 2), None)
 
 
 def token_losses(views: Mapping[str, Tensor], tokens_KBT1: Tensor, o: Options) -> Tensor:
@@ -41,20 +45,25 @@ def _add_positions(x_KMD: Tensor, table_KTD: Tensor, B: int) -> Tensor:
 
 
 def _block(x_KMD: Tensor, views: Mapping[str, Tensor], at: str, o: Options, B: int) -> Tensor:
-    x_KMD = _attention(_norm(x_KMD, views, f"{at}.norm1", o), views, at, o, B, onto=x_KMD)
-    return _mlp(_norm(x_KMD, views, f"{at}.norm2", o), views, at, onto=x_KMD)
+    if o.norm_first:
+        x_KMD = _attention(_norm(x_KMD, views, f"{at}.norm1", o), views, at, o, B, onto=x_KMD)
+        return _mlp(_norm(x_KMD, views, f"{at}.norm2", o), views, at, o, onto=x_KMD)
+    x_KMD = p.scaled(_norm(_attention(x_KMD, views, at, o, B, onto=x_KMD), views, f"{at}.norm1", o))
+    return p.scaled(_norm(_mlp(x_KMD, views, at, o, onto=x_KMD), views, f"{at}.norm2", o))
 
 
-def _attention(x_KMD: p.Normed, views: Mapping[str, Tensor], at: str, o: Options, B: int, onto: Tensor) -> Tensor:
+def _attention(
+    x_KMD: Tensor | p.Normed, views: Mapping[str, Tensor], at: str, o: Options, B: int, onto: Tensor
+) -> Tensor:
     qkv = _linear(x_KMD, views, f"{at}.qkv")
     turns = None
     if o.position == "rotary":
         turns = p.rotary_turns(qkv.shape[1] // B, o.d_head, qkv.dtype, qkv.device)
-    return _linear(p.causal_attention(qkv, B, o.n_head, turns), views, f"{at}.out", onto)
+    return _linear(p.causal_attention(qkv, B, o.n_head, turns, window=o.window), views, f"{at}.out", onto)
 
 
-def _mlp(x_KMD: p.Normed, views: Mapping[str, Tensor], at: str, onto: Tensor) -> Tensor:
-    return _linear(p.gelu(_linear(x_KMD, views, f"{at}.up")), views, f"{at}.down", onto)
+def _mlp(x_KMD: Tensor | p.Normed, views: Mapping[str, Tensor], at: str, o: Options, onto: Tensor) -> Tensor:
+    return _linear(ACTIVATIONS[o.activation](_linear(x_KMD, views, f"{at}.up")), views, f"{at}.down", onto)
 
 
 def _linear(x: Tensor | p.Normed, views: Mapping[str, Tensor], at: str, onto: Tensor | None = None) -> Tensor:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from scalectl.core.cost import Ledger, Tensor
+from scalectl.core.run import new_field
 
 INIT_STD = 0.02  # GPT-2
 
@@ -21,7 +22,9 @@ class Options:
 
     d_model: width; n_layer: blocks; n_head: attention heads (d_model must be a multiple); context: tokens in a
     sequence; position: how order enters; norm: layer or RMS; bias: on projections and norms; tie: one table for input
-    and head; d_ff: width of the MLP, 0 for 4 d_model; vocab: symbols, set by the task.
+    and head; d_ff: width of the MLP, 0 for 4 d_model; vocab: symbols, set by the task; norm_first: norms before the
+    layers and one at the end (GPT-2), or after each residual sum (Vaswani et al. 2017); activation: of the MLP; window:
+    tokens that attention sees, a token's own and those just before it, 0 for all.
     """
 
     d_model: int
@@ -34,6 +37,9 @@ class Options:
     bias: bool = True
     tie: bool = True
     d_ff: int = 0
+    norm_first: bool = new_field(default=True, as_before=True)
+    activation: Literal["gelu_tanh", "gelu", "relu"] = new_field(default="gelu_tanh", as_before="gelu_tanh")
+    window: int = new_field(default=0, as_before=0)
 
     @property
     def d_head(self) -> int:
@@ -52,6 +58,8 @@ def problems(o: Options) -> list[tuple[str, str]]:
     found = [(key, f"{getattr(o, key)} is not a positive number") for key in counts if getattr(o, key) < 1]
     if o.d_ff < 0:
         found.append(("d_ff", f"{o.d_ff} is negative; 0 means 4 d_model"))
+    if o.window and not 0 < o.window < o.context:
+        found.append(("window", f"{o.window} is no part of context = {o.context}; 0 means all of it"))
     if found:
         return found
     if o.d_model % o.n_head:
@@ -91,7 +99,8 @@ def tensors(o: Options) -> tuple[Tensor, ...]:
         table += norm(f"{at}.norm2")
         table += linear(f"{at}.up", d, hidden, INIT_STD)
         table += linear(f"{at}.down", hidden, d, residual_std)
-    table += norm("norm")
+    if o.norm_first:
+        table += norm("norm")
     if not o.tie:
         table.append(Tensor("head", (o.vocab, d), "matmul", std=INIT_STD, decay=True, embedding=True))
     return tuple(table)
@@ -100,10 +109,11 @@ def tensors(o: Options) -> tuple[Tensor, ...]:
 def ledger(o: Options) -> Ledger:
     """Parameters, FLOPs and memory of one model.
 
-    Attention: QKᵀ and AV cost 2 T d each per token and layer (Kaplan et al. 2020, table 1, without the causal
-    discount). Saved activations per token and layer, in units of d, as the eager backward keeps them: two normalised
-    inputs and their inputs (4), q, k, v (3), the attention's output (1), two residual sums (2), and the hidden layer
-    before and after its activation; then the logits and their log-softmax. Ours, from the operations in forward.py.
+    Attention: QKᵀ and AV cost 2 T d each per token and layer (Kaplan et al. 2020, table 1, without a discount for the
+    causal mask or a window). Saved activations per token and layer, in units of d, as the eager backward keeps them:
+    two normalised inputs and their inputs (4), q, k, v (3), the attention's output (1), two residual sums (2), and the
+    hidden layer before and after its activation; then the logits and their log-softmax. Ours, from the operations in
+    forward.py.
     """
     per_layer = 10 * o.d_model + 2 * o.d_hidden
     return Ledger(
