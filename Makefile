@@ -35,6 +35,7 @@ lint: install
 # BENCH: flags of bench/engine.py, such as BENCH='--profile --nanogpt CHECKOUT'
 bench: install
 	$(BIN)/python bench/engine.py $(BENCH)
+	$(BIN)/python bench/sixteen.py
 	$(BIN)/python bench/packing.py
 	$(BIN)/python bench/startup.py
 

@@ -12,7 +12,8 @@ from scalectl.optim.schedules import Options as ScheduleOptions
 from scalectl.tasks import TASKS, text
 
 ENDLESS = 10**6  # steps, more than any measurement takes
-PEAK_RATE, WARMUP = 0.02, 40  # of a sweep: near the best rate at width 16 (LOG.md)
+PEAK_RATE = 0.02  # of a sweep: near the best rate at width 16 (LOG.md)
+WARMUP = 20  # one step of so many
 HELD_OUT_TOKENS = 32_768
 
 
@@ -61,7 +62,7 @@ steps = {steps}
 batch_tokens = {self.batch_tokens}
 lr = {PEAK_RATE}
 schedule = "cosine"
-warmup = {WARMUP}
+warmup = {steps // WARMUP}
 precision = "{precision}"
 seed = {{ grid = {list(seeds)} }}
 [eval]
