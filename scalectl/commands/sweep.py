@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 ROW_BYTES = 12  # of one measurement on disk, compressed; measured on the demo sweep
 FILE_BYTES = 9_000  # of a run file beside its rows: config, provenance, Parquet footer; measured likewise
 LIVE_ROW_BYTES = 200  # of one measurement while its run trains, a line of JSON
-CHECKPOINT_BYTES = 12  # per parameter: weights and two moments in fp32
+NUMBER_BYTES = 4  # of a parameter or of optimiser state in a checkpoint, fp32
 DISK_MARGIN = 1.2  # a disk that would be filled beyond this is refused; ours
 
 
@@ -82,9 +82,9 @@ class Prepared:
         """Expected growth of the store at its largest [bytes]."""
         rows = sum(4 * (-(-p.run.steps // p.run.evaluation.every)) for p in self.todo)
         widest = sorted((len(job.runs) for job in self.jobs), reverse=True)[: self.places]
-        params = max((p.n["total"] for p in self.todo), default=0)
+        numbers = max((p.n["total"] + p.state for p in self.todo), default=0)
         live_rows = max((4 * (-(-p.run.steps // p.run.evaluation.every)) for p in self.todo), default=0) * sum(widest)
-        flying = LIVE_ROW_BYTES * live_rows + 2 * CHECKPOINT_BYTES * params * sum(widest)  # the new one beside the old
+        flying = LIVE_ROW_BYTES * live_rows + 2 * NUMBER_BYTES * numbers * sum(widest)  # the new one beside the old
         return ROW_BYTES * rows + FILE_BYTES * len(self.todo) + flying
 
 
@@ -314,7 +314,16 @@ def view(prepared: Prepared) -> PlanView:
 def shared_settings(plan: Plan) -> tuple[tuple[str, str], ...]:
     """Settings that all runs share and a reader wants to see, as short texts."""
     columns = [planned.columns() for planned in plan.runs]
-    shown = ("data.source", "model.family", "model.n_layer", "model.n_head", "model.context", "D", "train.batch_tokens")
+    shown: tuple[str, ...] = (
+        "data.source",
+        "model.family",
+        "model.n_layer",
+        "model.n_head",
+        "model.context",
+        "D",
+        "train.batch_tokens",
+    )
+    shown += ("model.mup_base_width",) if any(column.get("model.mup_base_width") for column in columns) else ()
     found = []
     for key in shown:
         values = {column.get(key) for column in columns}

@@ -27,7 +27,9 @@ class Tensor:
 
     shape: without the pack's leading axis; role: how a token uses it; std: of the normal initialisation, 0 for
     a constant; fill: that constant; decay: whether weight decay applies (matrices only); embedding: a token or
-    position table or an output head (left out of N non-embedding); tied_head: a lookup that is also the head.
+    position table or an output head (left out of N non-embedding); tied_head: a lookup that is also the head;
+    parts: matrices side by side in the last axis (3 for query, key and value in one); grown_in, grown_out: fan-in and
+    fan-out in units of those at muP's base width, 1 where the parametrisation is standard.
     """
 
     name: str
@@ -38,6 +40,9 @@ class Tensor:
     decay: bool = False
     embedding: bool = False
     tied_head: bool = False
+    parts: int = 1
+    grown_in: float = 1.0
+    grown_out: float = 1.0
 
     @property
     def size(self) -> int:
@@ -82,14 +87,14 @@ class Ledger:
         """Approximate training FLOPs per token, 6N."""
         return 6 * self.params(convention)
 
-    def train_bytes(self, tokens: int, precision: str = "fp32") -> int:
-        """Memory of one training run [bytes]: master weights, gradients, two moments, compute copy, activations.
+    def train_bytes(self, tokens: int, precision: str = "fp32", *, state: int) -> int:
+        """Memory of one training run [bytes]: master weights, gradients, optimiser, compute copy, activations.
 
-        Args: tokens: tokens in one micro-batch.
+        Args: tokens: tokens in one micro-batch; state: numbers that the optimiser keeps, in fp32.
         """
         width = BYTES[precision]
-        state = 16 if width == 4 else 16 + 2 * width
-        return state * self.params("total") + width * self.saved_activations * tokens
+        weights = 8 if width == 4 else 8 + 2 * width
+        return weights * self.params("total") + 4 * state + width * self.saved_activations * tokens
 
 
 def ledger_of_record(data: Mapping[str, Any]) -> Ledger:

@@ -22,7 +22,8 @@ class Model:
 
     problems: (key, sentence) for each bad combination of options; ledger: tensors and costs;
     forward: dotted path of the module with `token_losses(views, tokens, options)`, imported by workers only (torch);
-    fingerprint: of the source of a foreign model, empty for the families of scalectl.
+    fingerprint: of the source of a foreign model, empty for the families of scalectl;
+    mup_base_width: what `lr = "mup:..."` sets the option of that name to if the file does not; 0: muP is not defined.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Model:
     ledger: Callable[[Any], Ledger]
     forward: str
     fingerprint: str = ""
+    mup_base_width: int = 0
 
     def member(self, options: Any) -> Member:
         """The model of a run, with these options."""
@@ -50,6 +52,7 @@ MODELS: dict[str, Model] = {
             decoder_spec.problems,
             decoder_spec.ledger,
             "scalectl.models.decoder.forward",
+            mup_base_width=decoder_spec.MUP_BASE_WIDTH,
         ),
     )
 }

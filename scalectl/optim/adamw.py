@@ -10,9 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from scalectl.optim import AdamWOptions
-
-SLOTS = 2  # matrices of state: first and second moment
+from scalectl.optim import AdamWOptions, Columns
 
 
 @dataclass(frozen=True)
@@ -38,12 +36,14 @@ class Rows:
 
 @torch.no_grad()
 def step(
-    theta: Tensor, grad: Tensor, slots: tuple[Tensor, ...], rows: Rows, factor: Tensor, taken: Tensor, decayed: int
+    theta: Tensor, grad: Tensor, slots: tuple[Tensor, ...], rows: Rows, factor: Tensor, taken: Tensor, columns: Columns
 ) -> Tensor:
     """Clip each row by its norm, then update parameters and moments in place.
 
-    Args: theta, grad, each of slots: (K, P), the first `decayed` columns under weight decay; factor: (K, 1), the
-    schedule's; taken: (K, 1), steps including this one.
+    Under muP only the update is scaled per tensor: decay stays lr times weight_decay at every width, as in the authors'
+    package (MuAdamW, `decoupled_wd = False`).
+
+    Args: theta, grad, each of slots: (K, P); factor: (K, 1), the schedule's; taken: (K, 1), steps including this one.
     Returns: gradient norms before clipping, shape (K, 1).
     """
     first, second = slots
@@ -52,12 +52,13 @@ def step(
     grad.mul_(scale.to(grad.dtype))
     lr = rows.lr * factor
     kind = theta.dtype
-    theta[:, :decayed].mul_((1 - lr * rows.weight_decay).to(kind))
+    theta[:, : columns.decayed].mul_((1 - lr * rows.weight_decay).to(kind))
     first.lerp_(grad, (1 - rows.beta1).to(kind).expand_as(grad))
     second.mul_(rows.beta2.to(kind)).addcmul_(grad, grad * (1 - rows.beta2).to(kind))
     # bias corrections in float64: 1 - beta^t loses digits in float32
     size = lr / (1 - rows.beta1**taken)
     root = (1 - rows.beta2**taken).sqrt()
     denominator = (second.sqrt() / root.to(kind)).add_(rows.eps.to(kind))
-    theta.sub_(first / denominator * size.to(kind))
+    update = first / denominator * size.to(kind)
+    theta.sub_(update if columns.rates is None else update.mul_(columns.rates))
     return norm

@@ -13,6 +13,8 @@ from scalectl.core.errors import ExpressionError, Problem, SweepFileError
 from scalectl.core.names import shown
 from scalectl.core.run import RunConfig, flat
 from scalectl.core.units import count, percent
+from scalectl.models import MODELS
+from scalectl.optim import OPTIMIZERS
 from scalectl.optim.schedules import SCHEDULES
 from scalectl.sweep.spec import Sweep
 
@@ -24,8 +26,8 @@ class PlannedRun:
     """One run with its costs.
 
     cell: the values of the sweep's axes, by key; n: parameters by convention; tokens: D; flops: exact training FLOPs of
-    the whole run; c_6nd: 6 N D with N non-embedding; bytes: memory of one training step; unique_tokens: distinct ones
-    that exist for it; epoch: those of them that its windows reach [tokens].
+    the whole run; c_6nd: 6 N D with N non-embedding; state: numbers that the optimiser keeps; bytes: memory of one
+    training step; unique_tokens: distinct ones that exist for it; epoch: those of them that its windows reach [tokens].
     """
 
     run: RunConfig
@@ -35,6 +37,7 @@ class PlannedRun:
     tokens: int
     flops: float
     c_6nd: float
+    state: int
     bytes: int
     unique_tokens: int
     epoch: int
@@ -110,6 +113,7 @@ def expand(sweep: Sweep) -> Plan:
             counted[key] = {convention: cell.ledger.params(convention) for convention in CONVENTIONS}
         n = counted[key]
         sequences = min(run.sequences, sweep.runtime.micro_batch or run.sequences)
+        state = sum(OPTIMIZERS[run.optim.name].state(cell.ledger.tensors))
         planned[run_id] = PlannedRun(
             run=run,
             run_id=run_id,
@@ -118,7 +122,8 @@ def expand(sweep: Sweep) -> Plan:
             tokens=run.tokens,
             flops=float(cell.ledger.flops_per_token()) * run.tokens,
             c_6nd=6.0 * n["non_embedding"] * run.tokens,
-            bytes=cell.ledger.train_bytes(sequences * run.context, run.precision),
+            state=state,
+            bytes=cell.ledger.train_bytes(sequences * run.context, run.precision, state=state),
             unique_tokens=cell.description.train_tokens,
             epoch=cell.description.reachable(run.context),
             ledger=cell.ledger,
@@ -235,13 +240,15 @@ def _width_notes(runs: tuple[PlannedRun, ...]) -> list[str]:
             f"along the width axis neither the number of heads ({_range(heads)}) nor their size ({_range(sizes)})"
             " is held fixed: the models differ in more than width"
         )
-    rates: dict[int, set[float]] = {}
-    for planned in runs:
-        rates.setdefault(planned.run.model.options.d_model, set()).add(planned.run.optim.options.lr)
-    if len(set().union(*rates.values())) == 1:
+    standard = [planned.run for planned in runs if not getattr(planned.run.model.options, "mup_base_width", 0)]
+    rates = {run.optim.options.lr for run in standard}
+    if len(rates) == 1 and len({run.model.options.d_model for run in standard}) > 1:
+        family = MODELS.get(standard[0].model.name)
+        defined = family and family.mup_base_width and OPTIMIZERS[standard[0].optim.name].rate
         found.append(
             "one learning rate for all widths: the best one falls with width, and the fitted exponent with it;"
             ' a rule such as lr = { rule = "0.006 * (64 / d_model)^0.5" } follows it'
+            + (', and under muP one rate serves all widths: lr = "mup:0.006"' if defined else "")
         )
     return found
 

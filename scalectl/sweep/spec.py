@@ -25,7 +25,7 @@ from scalectl.core.names import did_you_mean, escaped, is_name, meant, shown
 from scalectl.core.run import Evaluation
 from scalectl.models import MODELS, Model, foreign_model
 from scalectl.models.foreign.spec import Examiner, is_foreign
-from scalectl.optim import OPTIMIZERS
+from scalectl.optim import OPTIMIZERS, Optimizer
 from scalectl.optim.schedules import SCHEDULES
 from scalectl.optim.schedules import Options as ScheduleOptions
 from scalectl.sweep.block import DERIVED, HORIZONS, SHAPE, Block, Cell, Fault, Setting, cells, cycle, readable
@@ -44,6 +44,7 @@ HELD_OUT_TOKENS = 65_536  # default of eval.tokens; ours: a standard error near 
 SETS = ("held-out",)
 
 SEED = "train.seed"
+MUP = "mup:"  # before a learning rate: of the model's muP base width, the same for all widths
 SCIENCE = ("model", "data", "train")
 TABLES = (*SCIENCE, "eval", "constraints", "runtime", "budget", "on_error", "slurm", "block")
 TOP = ("name", "question", *TABLES)
@@ -271,6 +272,8 @@ class _Reader:
         self.problems: dict[tuple[int, str], Problem] = {}
         self.broken = False  # lines were left out, so that what is missing may stand there
         self.notes: list[str] = []
+        self.with_mup = False  # some grid has a learning rate of muP
+        self.deaf: list[_Entry] = []  # base widths of grids that have none
         self.described: dict[Any, Description] = {}
         beside = os.path.dirname(os.path.abspath(path))
         self.examiner = Examiner(tuple(dict.fromkeys((beside, os.getcwd()))))
@@ -616,6 +619,10 @@ class _Reader:
                     if name not in own["train"]:
                         merged["train"].pop(name, None)
             found.append(self.block(index, merged))
+        if not self.with_mup:
+            for entry in self.deaf:
+                what = "model.mup_base_width means nothing without a learning rate of muP"
+                self.problem(entry.path, what, f'write lr = "{MUP}RATE", or leave it out', key=True)
         built = [block for block in found if block is not None]
         total = sum(block.size for block in built)
         if total > self.max_runs:
@@ -648,6 +655,7 @@ class _Reader:
         model = self.member(family, "model.family", self.models(family), None)
         task = self.task(raw["data"].get("source"))
         optimizer = self.member(raw["train"].get("optimizer"), "train.optimizer", OPTIMIZERS, "adamw")
+        raw = self.mup(raw, model, optimizer)
         fields: dict[str, Field] = {}
         if model is not None:
             fields["model.family"] = Field("model.family", "choice", model.name, (*MODELS, model.name))
@@ -686,6 +694,38 @@ class _Reader:
             self.problem(settings[circle[0]].path, f"{circle[0]}: rules in a circle, {' -> '.join(circle)}")
             return None
         return built
+
+    def mup(
+        self, raw: Mapping[str, Mapping[str, _Entry]], model: Model | None, optimizer: Optimizer | None
+    ) -> Mapping[str, Mapping[str, _Entry]]:
+        """A grid whose rates are written "mup:RATE", as plain rates and a base width in the model's table.
+
+        Its base width is taken from a grid without such rates: there it means nothing.
+        """
+        entry, own = raw["train"].get("lr"), dict(raw["model"])
+        word = next(iter(entry.raw)) if entry and isinstance(entry.raw, dict) and len(entry.raw) == 1 else None
+        held = entry.raw[word] if entry and word in ("grid", "zip") else entry.raw if entry and word is None else None
+        rates = held if isinstance(held, list) else [held]
+        told = [isinstance(rate, str) and rate.startswith(MUP) for rate in rates]
+        if entry is None or not any(told):
+            if "mup_base_width" in own:
+                self.deaf.append(own.pop("mup_base_width"))
+            return {**raw, "model": own}
+        self.with_mup = True
+        if not all(told):
+            what = "train.lr: rates of muP and others in one grid"
+            self.problem(entry.path, what, f'write "{MUP}RATE" for each, or give the others a [[block]] of their own')
+        for member, defined, kind in (
+            (model, model is not None and model.mup_base_width > 0, "family"),
+            (optimizer, optimizer is not None and optimizer.rate is not None, "optimizer"),
+        ):
+            if member is not None and not defined:
+                self.problem(entry.path, f"train.lr: muP is not defined for {kind} {member.name}", "give a plain rate")
+        if model is not None and model.mup_base_width:
+            own.setdefault("mup_base_width", _Entry(model.mup_base_width, entry.path))
+        plain = [_number(rate.removeprefix(MUP)) if isinstance(rate, str) else rate for rate in rates]
+        rate = plain[0] if word is None else {word: plain}
+        return {**raw, "model": own, "train": {**raw["train"], "lr": _Entry(rate, entry.path)}}
 
     def block_tables(self, index: int) -> set[str]:
         return {str(path[2]) for path in self.places.keys if path[:2] == ("block", index) and len(path) > 2}
@@ -858,6 +898,14 @@ def columns_of(block: Block) -> tuple[str, ...]:
     own = ("optimizer", "schedule", "steps", "tokens", "batch_tokens", "seed", "precision")
     keys += [f"train.{name}" for name in (*train, *own)]
     return (*keys, "eval.tokens", "eval.every", *DERIVED)
+
+
+def _number(text: str) -> Any:
+    """A number written in a text; the text itself if it is none, for the check of its key to refuse."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def _label(path: Path, key: str) -> str:

@@ -38,8 +38,8 @@ def fresh_row(run: RunConfig, search: Sequence[str] = ()) -> pop.Row:
         theta = pop.row_of(tensors, _opened(run, search).initial_values())
     else:
         theta = pop.initial_row(tensors, run.seed)
-    optim = importlib.import_module(OPTIMIZERS[run.optim.name].module)
-    return pop.Row(theta, tuple(torch.zeros_like(theta) for _ in range(optim.SLOTS)), scaling.fresh(run.precision))
+    slots = tuple(torch.zeros(width) for width in OPTIMIZERS[run.optim.name].state(tensors))
+    return pop.Row(theta, slots, scaling.fresh(run.precision))
 
 
 def _opened(run: RunConfig, search: Sequence[str]) -> Any:
@@ -69,9 +69,13 @@ class Engine:
             self.forward = opened.placed(self.device, pop.COMPUTE[self.run.precision])
         else:
             self.forward = importlib.import_module(MODELS[self.run.model.name].forward)
-        self.optim = importlib.import_module(OPTIMIZERS[self.run.optim.name].module)
-        self.layout = pop.Layout.of(ledger_of(self.run.model).tensors)
-        self._place(pop.Population.of(self.layout, rows, self.run.precision, self.device), runs)
+        optimizer = OPTIMIZERS[self.run.optim.name]
+        self.optim = importlib.import_module(optimizer.module)
+        tensors = ledger_of(self.run.model).tensors
+        self.layout = pop.Layout.of(tensors)
+        population = pop.Population.of(self.layout, rows, self.run.precision, self.device)
+        self.columns = self.layout.columns(tensors, optimizer.rate, self.run.optim.options, population.theta)
+        self._place(population, runs)
 
     def _place(self, population: pop.Population, runs: Sequence[RunConfig]) -> None:
         self.population = population
@@ -126,9 +130,7 @@ class Engine:
             people.grad.div_(people.scaling[:, scaling.SCALE, None].to(people.grad.dtype))
             before = [held.clone() for held in (people.theta, *people.slots)]
             taken_K1 = taken_K1 - people.scaling[:, scaling.SKIPPED, None]
-        norm_K1 = self.optim.step(
-            people.theta, people.grad, people.slots, self.rows, factor_K1, taken_K1, self.layout.decayed
-        )
+        norm_K1 = self.optim.step(people.theta, people.grad, people.slots, self.rows, factor_K1, taken_K1, self.columns)
         sound = norm_K1.isfinite()
         if scaled:
             scaling.keep_finite((people.theta, *people.slots), before, sound)

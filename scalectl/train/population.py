@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import warnings
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from scalectl.core.cost import Tensor as Shape
+from scalectl.optim import ALIGNED, Columns
 
 INIT_STREAM = 0x1417
-ALIGNED = 32  # numbers: 64 bytes of bf16, 128 of fp32
 COMPUTE = {
     "fp32": torch.float32,
     "tf32": torch.float32,  # the device rounds the factors of its products (train.device)
@@ -57,6 +58,25 @@ class Layout:
             spans[tensor.name] = (at, at + tensor.size, tensor.shape)
             at += tensor.size
         return Layout(spans, sum(t.size for t in tensors if t.decay), -(-at // ALIGNED) * ALIGNED)
+
+    def columns(
+        self,
+        tensors: Sequence[Shape],
+        rate: Callable[[Shape, Any], float] | None,
+        options: Any,
+        like: Tensor,
+    ) -> Columns:
+        """What the optimiser is told about the columns.
+
+        Args: tensors: the table; rate: of a tensor and the optimiser's options, the multiplier of its learning rate;
+        like: a tensor of the device and type of the multipliers.
+        """
+        hidden = tuple((self.spans[t.name][0], t) for t in tensors if t.role == "matmul" and not t.embedding)
+        rates = torch.ones(1, self.width, device=like.device, dtype=like.dtype)
+        for tensor in tensors:
+            a, b, _ = self.spans[tensor.name]
+            rates[:, a:b] = rate(tensor, options) if rate else 1.0
+        return Columns(self.decayed, hidden, None if bool(rates.eq(1).all()) else rates)
 
     def views(self, matrix: Tensor) -> dict[str, Tensor]:
         """Every tensor as a view (K, *shape) of a (K, P) matrix."""

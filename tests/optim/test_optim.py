@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from scalectl.optim import AdamWOptions, adamw
+from scalectl.optim import AdamWOptions, Columns, adamw
 from scalectl.optim.schedules import SCHEDULES, Options
 
 
@@ -28,7 +28,7 @@ def test_adamw_equals_torch_step_by_step_each_row_with_its_own_numbers():
             torch.nn.utils.clip_grad_norm_(parts, o.clip)
             optimizer.step()
         factor, taken = torch.ones(2, 1, dtype=torch.float64), torch.full((2, 1), float(step), dtype=torch.float64)
-        norms = adamw.step(theta, grad.clone(), slots, columns, factor, taken, decayed)
+        norms = adamw.step(theta, grad.clone(), slots, columns, factor, taken, Columns(decayed))
         assert torch.allclose(norms[:, 0], grad.norm(dim=1))
         for row, (parts, _) in zip(theta, theirs, strict=True):
             assert (row - torch.cat([part.detach() for part in parts])).abs().max() < 1e-12
@@ -38,7 +38,7 @@ def test_no_clipping_at_zero():
     columns = adamw.Rows.of([AdamWOptions(0.1, clip=0.0)], torch.device("cpu"))
     theta, grad = torch.zeros(1, 3), torch.full((1, 3), 100.0)
     ones = torch.ones(1, 1, dtype=torch.float64)
-    adamw.step(theta, grad, (torch.zeros(1, 3), torch.zeros(1, 3)), columns, ones, ones, 0)
+    adamw.step(theta, grad, (torch.zeros(1, 3), torch.zeros(1, 3)), columns, ones, ones, Columns(0))
     assert torch.equal(grad, torch.full((1, 3), 100.0))
 
 

@@ -353,7 +353,7 @@ def test_costs_are_those_of_the_ledger():
         assert p.n == {c: n.params(c) for c in ("non_embedding", "total", "matmul")}
         assert p.flops == n.flops_per_token() * 6400
         assert p.c_6nd == 6 * p.n["non_embedding"] * 6400
-        assert p.bytes == n.train_bytes(64)
+        assert p.bytes == n.train_bytes(64, state=p.state)
         columns = p.columns()
         assert columns["D"] == columns["train.tokens"] == 6400
         assert columns["C_exact"] == p.flops

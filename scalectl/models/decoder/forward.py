@@ -30,7 +30,8 @@ def logits(views: Mapping[str, Tensor], tokens_KBT: Tensor, o: Options) -> Tenso
     for layer in range(o.n_layer):
         x_KMD = _block(x_KMD, views, f"layer{layer}", o, B)
     last_KMD = _norm(x_KMD, views, "norm", o) if o.norm_first else x_KMD
-    return p.linear(last_KMD, views["token" if o.tie else "head"].transpose(1, 2), None)
+    found = p.linear(last_KMD, views["token" if o.tie else "head"].transpose(1, 2), None)
+    return found if o.logit_scale == 1 else found * o.logit_scale
 
 
 def token_losses(views: Mapping[str, Tensor], tokens_KBT1: Tensor, o: Options) -> Tensor:
@@ -59,7 +60,7 @@ def _attention(
     turns = None
     if o.position == "rotary":
         turns = p.rotary_turns(qkv.shape[1] // B, o.d_head, qkv.dtype, qkv.device)
-    return _linear(p.causal_attention(qkv, B, o.n_head, turns, window=o.window), views, f"{at}.out", onto)
+    return _linear(p.causal_attention(qkv, B, o.n_head, turns, o.attention_scale, o.window), views, f"{at}.out", onto)
 
 
 def _mlp(x_KMD: Tensor | p.Normed, views: Mapping[str, Tensor], at: str, o: Options, onto: Tensor) -> Tensor:
