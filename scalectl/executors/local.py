@@ -25,7 +25,13 @@ GRACE_SECONDS = 10.0  # between asking a worker to end and killing it
 
 # glibc gives tensors above 128 KiB fresh pages from the kernel at every step; kept in the heap they cost nothing.
 # Measured: three models of width 8 in one step, 48.5 -> 38.3 ms. 32 MiB is the largest threshold that glibc takes.
-ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(1 << 30)}
+# Huge pages where glibc 2.35 or later can ask for them: a step reads and writes every activation once, and finds its
+# pages sooner. One row in fp32: x1.3 at width 32, x1.1 at 64, x1.05 at 128.
+ALLOCATOR = {
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+}
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,10 @@ from scalectl.train import population as pop
 from scalectl.train import scaling
 from scalectl.train.device import set_rounding
 
+# Numbers that a row keeps for its backward pass, from which it goes through the model alone, and that several keep
+# together, on a CPU. Ours: packing paid 1.0 to 2.65 times below both, and .76 to 1.1 beyond, outside the caches.
+ROW_ALONE, ROWS_TOGETHER = 1_200_000, 5_000_000
+
 
 class Turn(NamedTuple):
     """A row's part in one step. step: taken before it; factor: of its schedule."""
@@ -79,6 +83,7 @@ class Engine:
 
     def _place(self, population: pop.Population, runs: Sequence[RunConfig]) -> None:
         self.population = population
+        self.parts = [(rows, population.views(rows)) for rows in self._parts(len(population))]
         self.runs = tuple(runs)
         self.rows = self.optim.Rows.of([run.optim.options for run in runs], self.device)
 
@@ -146,14 +151,26 @@ class Engine:
         sequences = tokens_KBT1.shape[1]
         total = torch.zeros(len(people), device=self.device, dtype=torch.float64)
         for part in tokens_KBT1.split(self.micro_batch, dim=1):
-            per_token = self.forward.token_losses(people.views, part, self.run.model.options)
-            loss_K = per_token.mean(dim=1) * (part.shape[1] / sequences)
-            total += loss_K.detach()
-            if people.scaling.shape[1]:
-                loss_K = loss_K * people.scaling[:, scaling.SCALE].to(loss_K.dtype)
-            loss_K.sum().backward()
+            for rows, views in self.parts:
+                per_token = self.forward.token_losses(views, part[rows], self.run.model.options)
+                loss_K = per_token.mean(dim=1) * (part.shape[1] / sequences)
+                total[rows] += loss_K.detach()
+                if people.scaling.shape[1]:
+                    loss_K = loss_K * people.scaling[rows, scaling.SCALE].to(loss_K.dtype)
+                loss_K.sum().backward()
             people.collect()
         return total
+
+    def _parts(self, k: int) -> list[slice]:
+        """Rows that go through the model together: on a CPU as many as the caches take, so that no pack is too large.
+
+        It moves no number: a row meets no other.
+        """
+        together = k
+        if self.device.type == "cpu":
+            kept = self.micro_batch * self.run.context * ledger_of(self.run.model).saved_activations
+            together = 1 if kept > ROW_ALONE else max(1, ROWS_TOGETHER // kept)
+        return [slice(begin, min(begin + together, k)) for begin in range(0, k, together)]
 
     def _column(self, values: Sequence[Any]) -> Tensor:
         return torch.tensor([[float(value)] for value in values], dtype=torch.float64, device=self.device)
@@ -164,11 +181,15 @@ class Engine:
         people = self.population
         people.refresh()
         whole = len(due) == len(people)
-        views = self.layout.views(people.compute if whole else people.compute[list(due)])
-        per_sequence: list[Tensor] = []
-        for part in tokens_BT1.split(self.micro_batch):
-            tokens = part.to(self.device).unsqueeze(0).expand(len(due), -1, -1)
-            losses = self.forward.token_losses(views, tokens, self.run.model.options)
-            per_sequence.append(losses.view(len(due), part.shape[0], -1).double().mean(dim=2).cpu())
-        joint: npt.NDArray[np.float64] = torch.cat(per_sequence, dim=1).numpy()
+        compute = people.compute if whole else people.compute[list(due)]
+        loss_KB = torch.empty((len(due), len(tokens_BT1)), dtype=torch.float64)
+        for rows in self._parts(len(due)):
+            views = self.layout.views(compute[rows])
+            for begin in range(0, len(tokens_BT1), self.micro_batch):
+                part = tokens_BT1[begin : begin + self.micro_batch].to(self.device)
+                tokens_KBT1 = part.expand(len(compute[rows]), -1, -1)
+                losses = self.forward.token_losses(views, tokens_KBT1, self.run.model.options)
+                found = losses.view(*tokens_KBT1.shape[:2], -1).double().mean(dim=2)
+                loss_KB[rows, begin : begin + self.micro_batch] = found.cpu()
+        joint: npt.NDArray[np.float64] = loss_KB.numpy()
         return joint

@@ -144,7 +144,6 @@ class Population:
     slots: tuple[Tensor, ...]
     compute: Tensor
     compute_grad: Tensor
-    views: dict[str, Tensor]
     scaling: Tensor
 
     @staticmethod
@@ -160,12 +159,16 @@ class Population:
         grad = torch.zeros_like(theta)
         compute = theta if kind == theta.dtype else theta.to(kind)
         compute_grad = grad if kind == theta.dtype else torch.zeros_like(compute)
-        views = layout.views(compute)
-        for name, gradient in layout.views(compute_grad).items():
+        scaling = torch.stack([row.scaling for row in rows]).to(device)
+        return Population(layout, theta, grad, slots, compute, compute_grad, scaling)
+
+    def views(self, rows: slice) -> dict[str, Tensor]:
+        """Every tensor of these rows in the compute type, its gradient preset to the same columns."""
+        views = self.layout.views(self.compute[rows])
+        for name, gradient in self.layout.views(self.compute_grad[rows]).items():
             views[name] = views[name].detach().requires_grad_()
             views[name].grad = gradient
-        scaling = torch.stack([row.scaling for row in rows]).to(device)
-        return Population(layout, theta, grad, slots, compute, compute_grad, views, scaling)
+        return views
 
     def __len__(self) -> int:
         return self.theta.shape[0]

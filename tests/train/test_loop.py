@@ -11,6 +11,7 @@ from scalectl.core.job import Job, Placement, State
 from scalectl.core.rows import Row
 from scalectl.models import MODELS
 from scalectl.tasks import TASKS
+from scalectl.train import engine
 from scalectl.train import population as pop
 from scalectl.train.loop import Ended, Trainer, fresh, train
 
@@ -48,6 +49,17 @@ def test_a_pack_equals_its_solos_bit_for_bit(make_run, variant, precision, k):
     packed = by_run(train(Job(tuple(runs), Placement())))
     for run in runs:
         assert packed[run.run_id] == by_run(train(Job((run,), Placement())))[run.run_id]
+
+
+def test_rows_that_go_through_the_model_in_turns_change_nothing(make_run, monkeypatch):
+    runs = tuple(make_run(seed=seed) for seed in range(5))
+    together = by_run(train(Job(runs, Placement())))
+    monkeypatch.setattr(
+        engine, "ROWS_TOGETHER", 2 * 4 * 24 * MODELS["decoder"].ledger(runs[0].model.options).saved_activations
+    )
+    trainer = Trainer(Job(runs, Placement()))
+    assert [rows for rows, _ in trainer.engine.parts] == [slice(0, 2), slice(2, 4), slice(4, 5)]
+    assert by_run(train(Job(runs, Placement()))) == together
 
 
 def test_a_row_that_becomes_nan_leaves_the_others_bit_equal_and_ends_diverged(make_run):
