@@ -9,7 +9,8 @@ from scalectl.optim import AdamWOptions, Columns, adamw
 from scalectl.optim.schedules import SCHEDULES, Options
 
 
-def test_adamw_equals_torch_step_by_step_each_row_with_its_own_numbers():
+@pytest.mark.parametrize("rates", [None, torch.ones(1, 10)], ids=["fused", "by columns"])
+def test_adamw_equals_torch_step_by_step_each_row_with_its_own_numbers(rates):
     rows = [AdamWOptions(0.01), AdamWOptions(0.003, weight_decay=0.5, beta1=0.8, beta2=0.99, eps=1e-6, clip=0.7)]
     generator = torch.Generator().manual_seed(0)
     theta = torch.randn(2, 10, generator=generator, dtype=torch.float64)
@@ -28,7 +29,7 @@ def test_adamw_equals_torch_step_by_step_each_row_with_its_own_numbers():
             torch.nn.utils.clip_grad_norm_(parts, o.clip)
             optimizer.step()
         factor, taken = torch.ones(2, 1, dtype=torch.float64), torch.full((2, 1), float(step), dtype=torch.float64)
-        norms = adamw.step(theta, grad.clone(), slots, columns, factor, taken, Columns(decayed))
+        norms = adamw.step(theta, grad.clone(), slots, columns, factor, taken, Columns(decayed, rates=rates))
         assert torch.allclose(norms[:, 0], grad.norm(dim=1))
         for row, (parts, _) in zip(theta, theirs, strict=True):
             assert (row - torch.cat([part.detach() for part in parts])).abs().max() < 1e-12
