@@ -407,6 +407,48 @@ def export(
 
 
 @app.command()
+def prepare(
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="As data.source: text:PATH, parquet:PATH#COLUMN, hf:NAME, ...")
+    ],
+    output: Annotated[
+        str | None, typer.Option("--output", "-o", metavar="PATH.bin", help="The token file [default: SOURCE's name].")
+    ] = None,
+    tokenizer: Annotated[str, typer.Option(metavar="PATH.json|bytes", help="A `tokenizers` JSON file.")] = "bytes",
+    train_tokenizer: Annotated[
+        int | None, typer.Option(metavar="VOCAB", help="Train a byte-level BPE of so many symbols first.")
+    ] = None,
+    config: Annotated[str, typer.Option(help="Of hf:NAME.")] = "",
+    split: Annotated[str, typer.Option(help="Of hf:NAME.")] = "train",
+    revision: Annotated[str, typer.Option(help="Of hf:NAME.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Tokenise a corpus once, so that sweeps run offline."""
+    from scalectl.commands import prepare as command
+    from scalectl.core.units import count, size
+    from scalectl.report import document
+    from scalectl.report.progress import Meter
+
+    if train_tokenizer is not None and tokenizer != "bytes":
+        raise typer.BadParameter("--tokenizer and --train-tokenizer are two tokenisers; give one")
+    with Meter(*_console(sys.stderr)) as meter:
+        found = command.run(
+            source, output, tokenizer=tokenizer, train_vocab=train_tokenizer, config=config, split=split,
+            revision=revision, seen=meter,
+        )  # fmt: skip
+    if as_json:
+        print(document.document("prepare", found))
+        return
+    console, look = _stdout()
+    held = f"{count(found.train_tokens)} tokens to train on, {count(found.held_out_tokens)} held out"
+    kept = "no bits per byte: the tokeniser does not keep text whole"
+    per_token = kept if found.bytes_per_token is None else f"{found.bytes_per_token:.2f} bytes a token"
+    console.print(look.text(f"{'Wrote' if found.fresh else 'Up to date:'} {found.path}, {size(found.size)}: {held}"))
+    console.print(look.text(f"{found.documents} documents, vocabulary {found.vocab} ({found.tokenizer}), {per_token}"))
+    console.print(look.text(f'In the sweep file:  [data] source = "{found.source}"'))
+
+
+@app.command()
 def doctor(
     results: Results = None,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Verify every file and make the index again.")] = False,

@@ -8,7 +8,7 @@ from support import REPOSITORY
 
 README = REPOSITORY / "README.md"
 BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-VERBS = ("init", "plan", "sweep", "status", "logs", "fit", "predict", "report", "import", "export", "doctor")
+VERBS = ("init", "plan", "sweep", "status", "logs", "fit", "predict", "report", "import", "export", "prepare", "doctor")
 
 
 def examples(text):

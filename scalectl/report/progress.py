@@ -217,3 +217,44 @@ def _left(elapsed: float, share: float) -> str:
     if share < SURE_SHARE or elapsed < SURE_SECONDS:
         return ""
     return units.duration(elapsed * (1 / share - 1))
+
+
+@dataclass
+class Meter:
+    """How much of a corpus is tokenised: one live line on a terminal, a plain one each minute elsewhere.
+
+    Feed it bytes of text and tokens done.
+    """
+
+    console: Console
+    look: Look
+
+    def __post_init__(self) -> None:
+        self.said = time.monotonic()
+        self.status: Any = None
+
+    def __enter__(self) -> Meter:
+        """Start drawing, on a terminal."""
+        if self.console.is_terminal and self.look.unicode:
+            self.status = self.console.status("reading", refresh_per_second=REDRAWS)
+            self.status.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop drawing; the line goes."""
+        if self.status is not None:
+            self.status.stop()
+
+    def __call__(self, done: int, tokens: int) -> None:
+        """Say it, where it is time to."""
+        clock = time.monotonic()
+        if clock - self.said < (1 / REDRAWS if self.status is not None else SUMMARY_SECONDS):
+            return
+        self.said = clock
+        line = self.look.text(f"{units.size(done)} of text, {units.count(tokens)} tokens")
+        if self.status is not None:
+            self.status.update(line)
+        else:
+            self.console.print(line)

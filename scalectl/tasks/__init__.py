@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from scalectl.tasks import markov, text, tokens
+from scalectl.tasks import hf, markov, text, tokens
 from scalectl.tasks.windows import Description
 
 Tokens = npt.NDArray[np.int64]
@@ -80,6 +80,7 @@ TASKS: dict[str, TaskMember] = {
             tokens.open_data,
             text.floor,
         ),
+        TaskMember("hf", 1, hf.Options, hf.accepts, "hf:NAME#COLUMN", hf.describe, hf.open_data, text.floor),
         TaskMember(
             "markov", 1, markov.Options, markov.accepts, "markov", markov.describe, markov.open_data, markov.floor
         ),

@@ -115,8 +115,11 @@ def _held_names(names: Iterable[str]) -> tuple[list[str], set[str]]:
     return ranked, {name for name in ranked if _apart(name)} or set(ranked[-1:])
 
 
-def _listing(files: Iterable[Path]) -> tuple[str, int]:
-    """One stamp of many files, and their size [bytes]."""
+def listing(files: Iterable[Path]) -> tuple[str, int]:
+    """One stamp of many files, and their size [bytes].
+
+    Raises: OSError if one of them cannot be looked at.
+    """
     whole, size = hashlib.sha256(), 0
     for path in sorted(files):
         held = stamp(path)
@@ -132,7 +135,7 @@ def _named(source: str, origin: str, files: dict[str, Path]) -> Corpus:
         for name in ranked:
             yield Document(name, name in apart, files[name].read_bytes())
 
-    return Corpus(source, origin, *_listing(files.values()), True, documents)
+    return Corpus(source, origin, *listing(files.values()), True, documents)
 
 
 def _blocks(source: str, path: Path, *, characters: bool) -> Corpus:
@@ -195,7 +198,7 @@ def _packages(source: str) -> Corpus:
                 yield text
 
     origin = f"{len(files)} files of Python {platform.python_version()}"
-    return Corpus(source, origin, *_listing(files.values()), True, lambda: by_content(texts()))
+    return Corpus(source, origin, *listing(files.values()), True, lambda: by_content(texts()))
 
 
 def _parquet(source: str, place: str) -> Corpus:
@@ -214,7 +217,7 @@ def _parquet(source: str, place: str) -> Corpus:
                 for batch in file.iter_batches(ROWS, columns=[column]):
                     yield from filter(None, plain_texts(batch.column(0)))
 
-    held, _ = _listing(shards)
+    held, _ = listing(shards)
     return Corpus(source, f"{path.name}#{column}", f"{held} {column}", None, True, lambda: by_content(texts()))
 
 

@@ -135,7 +135,7 @@ def write_tokens(
     separator = np.array([tokenizer.separator], tokenizer.dtype).astype(_little(tokenizer.dtype)).tobytes()
     done = 0
     with tempfile.TemporaryFile() as behind:
-        for piece in _pieces(corpus.documents()):
+        for piece in _pieces(_read(corpus)):
             for document, ids in zip(piece, tokenizer.encode([held.text for held in piece]), strict=True):
                 whole.update(digest(document.key.encode()) + digest(document.text))
                 count, out = counts[document.held], behind if document.held else array
@@ -195,6 +195,15 @@ class _Digested:
     def write(self, data: bytes) -> int:
         self.digest.update(data)
         return self.file.write(data)
+
+
+def _read(corpus: Corpus) -> Iterator[Document]:
+    """The documents; a file that cannot be read is named."""
+    try:
+        yield from corpus.documents()
+    except OSError as error:
+        where = escaped(str(error.filename or corpus.source), 200)
+        raise DataError(f"{where} cannot be read: {error.strerror or error}") from error
 
 
 def _pieces(documents: Iterable[Document]) -> Iterator[list[Document]]:

@@ -1,6 +1,8 @@
 """The contract of every task, and what each of them promises beside it."""
 
 import math
+import sys
+import types
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 
 from scalectl.core.errors import UsageError
 from scalectl.core.run import canonical
-from scalectl.tasks import TASKS, markov, text, tokens, windows
+from scalectl.tasks import TASKS, hf, markov, text, tokens, windows
 from scalectl.tasks.corpus import find_corpus
 from scalectl.tasks.token_file import sidecar_path, write_tokens
 from scalectl.tasks.tokenizer import AS_BYTES
@@ -16,16 +18,27 @@ from scalectl.tasks.windows import DATA_STREAM, Windows
 from scalectl.tasks.windows import _Orders as Orders
 
 
-@pytest.fixture(scope="session")
+def markov_text(i):
+    """A document of letters that repeats no window."""
+    return "".join(map(chr, markov._chains(26, 0, 1, 300)[i] + 97))
+
+
+@pytest.fixture(scope="module")
 def SOURCES(tmp_path_factory):
     """Options of every task: small data of each kind."""
     path = tmp_path_factory.mktemp("tokens") / "stdlib.bin"
     with path.open("wb") as file:
         sidecar = write_tokens(find_corpus("stdlib"), AS_BYTES, file)
     sidecar_path(path).write_bytes(sidecar.dump())
+    loader = types.ModuleType("datasets")
+    loader.load_dataset = lambda *a, **b: ({"text": markov_text(i)} for i in range(300))
+    sys.modules["datasets"] = loader  # known from the cache from here on
+    hf.describe(hf.Options("hf:stands-for-all"))
+    del sys.modules["datasets"]
     return {
         "text": text.Options("stdlib"),
         "tokens": tokens.Options(f"tokens:{path}"),
+        "hf": hf.Options("hf:stands-for-all"),
         "markov": markov.Options(length=300_000),
     }
 
