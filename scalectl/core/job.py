@@ -41,7 +41,8 @@ class Placement:
 
     device: `cpu` or `cuda:INDEX`; threads: of the worker; micro_batch: sequences per forward pass, None for all;
     checkpoint_seconds: wall time between checkpoints; search: folders that hold somebody's own model; branch: whether
-    runs that are equal up to their cooldown train it once; rows: the most models in one step, None for no limit.
+    runs that are equal up to their cooldown train it once; rows: the most models in one step, None for no limit; graph:
+    whether a step is recorded once and replayed, None where it pays (on a GPU).
     """
 
     device: str = "cpu"
@@ -51,6 +52,7 @@ class Placement:
     search: tuple[str, ...] = ()
     branch: bool = True
     rows: int | None = None
+    graph: bool | None = None
 
 
 @dataclass(frozen=True)

@@ -24,11 +24,11 @@ from scalectl.store.live import Claim, Live
 from scalectl.store.writer import write_run
 from scalectl.tasks import TASKS
 from scalectl.train import checkpoint
+from scalectl.train.device import out_of_memory
 from scalectl.train.loop import Ended, Progress, Split, Trainer
 from scalectl.train.provenance import now, provenance
 
 BEAT_SECONDS = 0.5  # between messages; a live display redraws at most four times a second
-CPU_OUT_OF_MEMORY = "DefaultCPUAllocator: can't allocate memory"  # torch raises a bare RuntimeError
 SHOWN_ID = 6  # digits of a run id that a reader is shown
 LEASE_BEAT_SECONDS = 20.0  # between renewals of the claims; a lease ends after two minutes
 
@@ -71,7 +71,7 @@ class Attempt:
             self._stand_still(State.PAUSED, error.what)
             raise
         except Exception as error:  # noqa: BLE001 whatever the code did, its runs have failed and say why
-            if isinstance(error, torch.OutOfMemoryError | MemoryError) or CPU_OUT_OF_MEMORY in str(error):
+            if out_of_memory(error):
                 self._stand_still(State.OOM, str(error).splitlines()[0])
             else:
                 self._fail(error)
@@ -122,6 +122,9 @@ class Attempt:
                 self._stand_still(State.PAUSED, "stopped at a checkpoint")
                 return
             self._record(trainer, trainer.step())
+            for note in trainer.notes():
+                for seat in trainer.seats:
+                    self._log(seat.run_id, note)
             self.pack = trainer.widest
             clock = time.monotonic()
             if trainer.running and clock - beat >= BEAT_SECONDS:

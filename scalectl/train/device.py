@@ -1,4 +1,4 @@
-"""What a device is told and asked, in one place: the rounding of its products.
+"""What a device is told and asked, in one place: the rounding of its products, and whether its memory ran out.
 
 Precision is part of a run's identity, so torch's defaults do not decide it: fp32 multiplies in fp32 on every device,
 tf32 only where the sweep file asks for it, and sums in half precision are kept in fp32.
@@ -7,6 +7,13 @@ tf32 only where the sweep file asks for it, and sums in half precision are kept 
 from __future__ import annotations
 
 import torch
+
+CPU_OUT_OF_MEMORY = "DefaultCPUAllocator: can't allocate memory"  # torch raises a bare RuntimeError
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, of a GPU or of the machine."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or CPU_OUT_OF_MEMORY in str(error)
 
 
 def set_rounding(precision: str) -> None:

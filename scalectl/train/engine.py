@@ -6,8 +6,8 @@ The engine knows tensors and nothing of runs' lengths, rows of measurements or f
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,9 @@ from scalectl.optim import OPTIMIZERS
 from scalectl.tasks import Data
 from scalectl.train import population as pop
 from scalectl.train import scaling
-from scalectl.train.device import set_rounding
+from scalectl.train.device import out_of_memory, set_rounding
+
+Result = TypeVar("Result")
 
 # Numbers that a row keeps for its backward pass, from which it goes through the model alone, and that several keep
 # together, on a CPU. Ours: packing paid 1.0 to 2.65 times below both, and .76 to 1.1 beyond, outside the caches.
@@ -60,9 +62,10 @@ class Engine:
     data: what they learn from; placement: the device, and the sequences in one forward pass.
     """
 
-    ahead = 1  # steps that `learn` should be given at most: here every loss is at hand after its step
+    ahead: int = 1  # steps that `learn` should be given at most: here every loss is at hand after its step
 
     def __init__(self, runs: Sequence[RunConfig], rows: Sequence[pop.Row], data: Data, placement: Placement) -> None:
+        self.notes: list[str] = []  # what had to be changed on the way, for the log
         self.run = runs[0]
         self.data = data
         set_rounding(self.run.precision)
@@ -128,7 +131,7 @@ class Engine:
         Args: factor_K1: of the schedule; taken_K1: steps including this one; both float64.
         Returns: the loss of each row [nats/token], shape (K,), float64; NaN where its gradient is not finite.
         """
-        loss_K = self._gradients(tokens_KBT1)
+        loss_K = self._within_memory(lambda: self._gradients(tokens_KBT1))
         people = self.population
         scaled = people.scaling.shape[1] > 0
         if scaled:
@@ -143,6 +146,20 @@ class Engine:
             sound = people.scaling[:, scaling.SCALE, None] >= scaling.SMALLEST
         # a gradient that is not finite ruins the row as surely as a loss that is not
         return torch.where(sound[:, 0], loss_K, torch.nan)
+
+    def _within_memory(self, work: Callable[[], Result]) -> Result:
+        """Do work that changes no parameter and no moment; where memory runs out, again with half the micro-batch."""
+        while True:
+            try:
+                return work()
+            except Exception as error:
+                if not out_of_memory(error) or self.micro_batch == 1:
+                    raise
+            # beyond the handler nothing holds the tensors of the failed attempt
+            before, self.micro_batch = self.micro_batch, -(-self.micro_batch // 2)
+            self.notes.append(f"out of memory: {self.micro_batch} sequences in a forward pass in place of {before}")
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
 
     def _gradients(self, tokens_KBT1: Tensor) -> Tensor:
         """Forward and backward of every row, in micro-batches; losses of shape (K,), float64."""
@@ -175,21 +192,26 @@ class Engine:
     def _column(self, values: Sequence[Any]) -> Tensor:
         return torch.tensor([[float(value)] for value in values], dtype=torch.float64, device=self.device)
 
-    @torch.no_grad()
     def evaluate(self, tokens_BT1: Tensor, due: Sequence[int]) -> npt.NDArray[np.float64]:
         """Mean loss of each sequence for the rows that are due [nats/token], shape (len(due), B)."""
         people = self.population
         people.refresh()
         whole = len(due) == len(people)
         compute = people.compute if whole else people.compute[list(due)]
-        loss_KB = torch.empty((len(due), len(tokens_BT1)), dtype=torch.float64)
-        for rows in self._parts(len(due)):
-            views = self.layout.views(compute[rows])
+        joint: npt.NDArray[np.float64] = self._within_memory(lambda: self._judge(compute, tokens_BT1)).cpu().numpy()
+        return joint
+
+    @torch.no_grad()
+    def _judge(self, compute_KP: Tensor, tokens_BT1: Tensor) -> Tensor:
+        """Mean loss of each sequence for these rows, shape (K, B), float64."""
+        K = len(compute_KP)
+        loss_KB = torch.empty((K, len(tokens_BT1)), dtype=torch.float64, device=self.device)
+        for rows in self._parts(K):
+            views = self.layout.views(compute_KP[rows])
             for begin in range(0, len(tokens_BT1), self.micro_batch):
                 part = tokens_BT1[begin : begin + self.micro_batch].to(self.device)
-                tokens_KBT1 = part.expand(len(compute[rows]), -1, -1)
+                tokens_KBT1 = part.expand(len(compute_KP[rows]), -1, -1)
                 losses = self.forward.token_losses(views, tokens_KBT1, self.run.model.options)
                 found = losses.view(*tokens_KBT1.shape[:2], -1).double().mean(dim=2)
-                loss_KB[rows, begin : begin + self.micro_batch] = found.cpu()
-        joint: npt.NDArray[np.float64] = loss_KB.numpy()
-        return joint
+                loss_KB[rows, begin : begin + self.micro_batch] = found
+        return loss_KB

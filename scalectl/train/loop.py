@@ -18,7 +18,8 @@ from scalectl.models import ledger_of
 from scalectl.optim.schedules import SCHEDULES
 from scalectl.optim.trunks import Trunk, split_step, trunks
 from scalectl.tasks import TASKS, Data
-from scalectl.train.engine import Engine, Turn, fresh_row
+from scalectl.train.engine import Turn, fresh_row
+from scalectl.train.graph import open_engine
 from scalectl.train.population import Row as ModelRow
 
 # Nats above a uniform guess at the end of a run. Ours: initialisation is within .05 of it, and every blow-up that was
@@ -152,7 +153,7 @@ class Trainer:
         placed, self.parked = placed[: self.room], placed[self.room :]
         self.seats = [seat for seat, _ in placed]
         runs = [seat.run for seat in self.seats]
-        self.engine = Engine(runs, [row for _, row in placed], self.data, job.placement)
+        self.engine = open_engine(runs, [row for _, row in placed], self.data, job.placement)
         self.widest = len(self.seats)  # the most rows in one step so far
         self.tokens = 0  # trained on by all runs
         for seat in self.seats:
@@ -269,6 +270,11 @@ class Trainer:
             for split, metric, value in values
             if math.isfinite(value)
         ]
+
+    def notes(self) -> list[str]:
+        """What the engine had to change since the last time, for the log."""
+        said, self.engine.notes = self.engine.notes, []
+        return said
 
     def leave(self, run_id: str) -> list[Split]:
         """Drop a run; the others go on bit for bit. Returns: the run that takes over its trunk, if others follow it."""

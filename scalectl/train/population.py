@@ -72,11 +72,11 @@ class Layout:
         like: a tensor of the device and type of the multipliers.
         """
         hidden = tuple((self.spans[t.name][0], t) for t in tensors if t.role == "matmul" and not t.embedding)
-        rates = torch.ones(1, self.width, device=like.device, dtype=like.dtype)
+        rates = torch.ones(1, self.width, dtype=like.dtype)
         for tensor in tensors:
             a, b, _ = self.spans[tensor.name]
             rates[:, a:b] = rate(tensor, options) if rate else 1.0
-        return Columns(self.decayed, hidden, None if bool(rates.eq(1).all()) else rates)
+        return Columns(self.decayed, hidden, None if bool(rates.eq(1).all()) else rates.to(like.device))
 
     def views(self, matrix: Tensor) -> dict[str, Tensor]:
         """Every tensor as a view (K, *shape) of a (K, P) matrix."""
@@ -173,9 +173,14 @@ class Population:
     def __len__(self) -> int:
         return self.theta.shape[0]
 
+    @property
+    def held(self) -> tuple[Tensor, ...]:
+        """What makes up its models from step to step: parameters, the optimiser's state, the loss scales."""
+        return (self.theta, *self.slots, self.scaling)
+
     def row(self, k: int) -> Row:
         """A copy of model k on the CPU."""
-        theta, *slots, scaling = (held[k].cpu().clone() for held in (self.theta, *self.slots, self.scaling))
+        theta, *slots, scaling = (held[k].cpu().clone() for held in self.held)
         return Row(theta, tuple(slots), scaling)
 
     def refresh(self) -> None:
