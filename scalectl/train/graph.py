@@ -99,7 +99,7 @@ class GraphEngine(Engine):
         recorder: Recorder | None = None,
     ) -> None:
         device = torch.device(placement.device)
-        self.recording = False
+        self.recording = self.grown = False
         self.recorder = recorder or (Cuda(device) if device.type == "cuda" else Direct())
         self.source = _resident(data, device)
         super().__init__(runs, rows, data, placement)
@@ -134,10 +134,12 @@ class GraphEngine(Engine):
     def arrange(self, rows: Sequence[int | pop.Row], runs: Sequence[RunConfig]) -> None:
         """Go on with these rows, as `Engine.arrange`; rows that nobody needs idle, and take in those that come.
 
-        Half of the rows may idle before a smaller step is recorded, and more rows than there are need a larger one.
+        Before a smaller step is recorded half of the rows may idle, and three quarters in a pack that has grown: its
+        trunks have more branches to come. More rows than there are need a larger step.
         """
         size = len(self.population)
-        if not size < 2 * len(rows) <= 2 * size:
+        self.grown |= len(rows) > size
+        if len(rows) > size or (4 if self.grown else 2) * len(rows) <= size:
             super().arrange(rows, runs)
             return
         stay = {self.at[row] for row in rows if isinstance(row, int)}
