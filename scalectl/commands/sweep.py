@@ -19,6 +19,7 @@ from scalectl.core.run import record
 from scalectl.executors.drive import Halted, Policy, drive
 from scalectl.executors.executor import Beat, Event, JobOver, RunEnded
 from scalectl.executors.local import LocalExecutor
+from scalectl.optim.trunks import occupancy, trunks
 from scalectl.report.build import short_names
 from scalectl.report.progress import Expected, Progress
 from scalectl.report.views import PlanGroup, PlanView
@@ -78,6 +79,12 @@ class Prepared:
         return len(self.at.places)
 
     @property
+    def flops(self) -> float:
+        """Exact training FLOPs of what is left, those of a trunk once."""
+        per_step = {planned.run: planned.flops / planned.run.steps for planned in self.todo}
+        return sum(per_step[job.runs[0]] * sum(k * steps for k, steps in _rows(job)) for job in self.jobs)
+
+    @property
     def disk(self) -> int:
         """Expected growth of the store at its largest [bytes]."""
         rows = sum(4 * (-(-p.run.steps // p.run.evaluation.every)) for p in self.todo)
@@ -115,7 +122,10 @@ def prepare(
     todo = tuple(planned for planned in plan.runs if planned.run_id in wanted)
     runtime = sweep.runtime
     placement = Placement(
-        micro_batch=runtime.micro_batch, checkpoint_seconds=runtime.checkpoint_seconds, search=sweep.search
+        micro_batch=runtime.micro_batch,
+        checkpoint_seconds=runtime.checkpoint_seconds,
+        search=sweep.search,
+        branch=runtime.branch,
     )
     at = here(todo, sweep.runtime, placement)
     return Prepared(
@@ -367,6 +377,11 @@ def _left_notes(prepared: Prepared) -> list[str]:
     if prepared.waiting:
         notes.append(f"{len(prepared.waiting)} runs failed before; sweep --retry failed tries them again")
     return notes
+
+
+def _rows(job: Job) -> tuple[tuple[int, int], ...]:
+    """How many models a job trains in one step, as (models, steps) one after the other."""
+    return occupancy(trunks(job.runs, branch=job.placement.branch), job.placement.rows)
 
 
 def _devices(at: Here) -> str:

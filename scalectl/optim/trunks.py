@@ -79,3 +79,25 @@ def trunks(
             found[carrier] = Trunk(ordered[carrier], tuple(ordered[i] for i in followers), ordered[origin])
             left = [i for i in left if split_step(ordered[i]) < at]
     return tuple(found[i] for i in sorted(found))
+
+
+def occupancy(found: Iterable[Trunk], rows: int | None = None) -> tuple[tuple[int, int], ...]:
+    """How many rows a fresh pack of trunks has, as (rows, steps) one after the other; as `train.loop` goes about it.
+
+    Args: rows: the most at once; the fewest steps left go first, so a cooldown goes before its trunk.
+    """
+    waiting = [(trunk.carrier.steps, 0, trunk.followers) for trunk in found]  # its length, steps taken, who follows it
+    spent: list[tuple[int, int]] = []
+    while waiting:
+        waiting.sort(key=lambda held: held[0] - held[1])
+        seated, parked = waiting[:rows], waiting[rows:] if rows else []
+        count = min(split_step(left[0]) - at if left else steps - at for steps, at, left in seated)
+        spent.append((len(seated), count))
+        waiting = parked
+        for steps, before, left in seated:
+            at = before + count
+            now = [run for run in left if split_step(run) == at]
+            waiting += [(run.steps, at, ()) for run in now]
+            if at < steps:
+                waiting.append((steps, at, left[len(now) :]))
+    return tuple(spent)

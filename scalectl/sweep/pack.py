@@ -1,8 +1,9 @@
 """From planned runs to jobs: which runs train in one step, and in which order the jobs start.
 
 Runs pack together if they differ only in what is free per row: seed, the optimiser's numbers, the schedule's numbers,
-the length. The seconds are measured where a probe has run on this machine, and estimated from shapes elsewhere; they
-group, order and balance jobs and never enter an identity.
+the length. Runs that are equal up to their cooldown are one trunk there (`optim.trunks`). The seconds are measured
+where a probe has run on this machine, and estimated from shapes elsewhere; they group, order and balance jobs and never
+enter an identity.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 
 from scalectl.core.job import Job, Placement
-from scalectl.core.run import Foreign
+from scalectl.core.run import Foreign, RunConfig
+from scalectl.optim.trunks import Trunk, occupancy, trunk_key, trunks
 from scalectl.sweep.plan import PlannedRun
 from scalectl.sweep.speeds import Measured, shape_key
 
@@ -48,6 +50,10 @@ where a member keeps less than 1.2e6 numbers and the pack less than 5e6, and 0.7
 the caches."""
 
 
+TWICE = 0.1
+"""Share of the whole time that must be gained for a trunk to be trained twice so that its runs fill two slots. Ours:
+a branch costs a fifth of its run, a trunk of its own all of it, and below a tenth estimates cannot tell."""
+
 ALIGNED = 32
 """Numbers, 64 bytes of bf16. Blocks of a pack that are multiples of it begin on the boundaries on which they begin
 alone, and only then do kernels round alike. Ours: of 600 random shapes none of the 119 aligned packs differs from its
@@ -71,7 +77,7 @@ def pack_key(run: PlannedRun) -> Hashable:
     """What runs must share to train in one step: all but the numbers that are free per row."""
     config = run.run
     if not packable(run):
-        return run.run_id
+        return trunk_key(config)
     return (
         config.model,
         config.task,
@@ -88,15 +94,15 @@ def estimate_seconds(run: PlannedRun, k: int = 1, speed: Speed = CPU_CORE) -> fl
     return run.run.steps * step_seconds(run, k, speed)
 
 
-def pack_seconds(runs: Sequence[PlannedRun], speed: Speed = CPU_CORE) -> float:
-    """Seconds of one job: rows that end early leave, and the rest goes on as a smaller pack."""
-    lengths = sorted(run.run.steps for run in runs)
-    seconds, taken = 0.0, 0
-    for gone, steps in enumerate(lengths):
-        if steps > taken:
-            seconds += (steps - taken) * step_seconds(runs[0], len(runs) - gone, speed)
-            taken = steps
-    return seconds
+def pack_seconds(
+    runs: Sequence[PlannedRun], speed: Speed = CPU_CORE, *, branch: bool = True, rows: int | None = None
+) -> float:
+    """Seconds of one job: trunks once, and rows that end early leave.
+
+    Args: branch: whether runs share trunks; rows: the most models in one step.
+    """
+    spent = occupancy(trunks([run.run for run in runs], branch=branch), rows)
+    return sum(steps * step_seconds(runs[0], k, speed) for k, steps in spent)
 
 
 def step_seconds(run: PlannedRun, k: int, speed: Speed = CPU_CORE) -> float:
@@ -147,28 +153,33 @@ def pack(
 
     The largest packs that pay are tried, then halves of them and so on down to 1, and those with the earliest expected
     end on `slots` slots are taken, the larger packs on a tie; then the longest pack is split as long as that helps:
-    packing never costs expected time.
+    packing never costs expected time. A trunk and its branches stay in one job, unless slots would stand idle.
 
     Args: slots: jobs at once; placement: of every job, the executor fills in the device.
     """
     if not runs:
         return ()
+    where = placement or Placement()
     groups: dict[Hashable, list[PlannedRun]] = {}
     for run in runs:
         groups.setdefault(pack_key(run), []).append(run)
-    best: list[list[PlannedRun]] = []
-    end = inf
+    units = {key: _units(group, branch=where.branch) for key, group in groups.items()}
     most = {key: most_packed(group[0], speed) for key, group in groups.items()}
+    best: list[_Pack] = []
+    end = inf
     largest = 1 << (max(most.values()) - 1).bit_length()
     while largest >= 1:
-        packs = [part for key, group in groups.items() for part in _chunks(group, min(largest, most[key]), speed)]
-        expected = makespan([pack_seconds(p, speed) for p in packs], slots)
+        packs = [
+            _pack_of(part, most[key], speed)
+            for key, held in units.items()
+            for part in _chunks(held, min(largest, most[key]), speed)
+        ]
+        expected = makespan([pack.seconds for pack in packs], slots)
         if expected < end * (1 - 1e-9):
             best, end = packs, expected
         largest //= 2
     best = _split_last(best, end, slots, speed)
-    where = placement or Placement()
-    jobs = [Job(tuple(r.run for r in part), where, pack_seconds(part, speed)) for part in best]
+    jobs = [Job(pack.runs, replace(where, rows=pack.rows), pack.seconds) for pack in best]
     return tuple(sorted(jobs, key=lambda job: -job.seconds))
 
 
@@ -190,41 +201,96 @@ def _evaluated(run: PlannedRun) -> float:
     return evaluations * config.task.held_out_tokens / config.steps
 
 
-def _chunks(group: list[PlannedRun], most: int, speed: Speed) -> list[list[PlannedRun]]:
+_Unit = tuple[PlannedRun, ...]
+"""Runs of one trunk, its carrier first, then the others by the step where they split: what a pack has a row for."""
+
+
+@dataclass(frozen=True)
+class _Pack:
+    """Units of one job. most: models for which a pack pays; rows: the limit on its rows, None where it needs none."""
+
+    units: tuple[_Unit, ...]
+    most: int
+    rows: int | None
+    seconds: float
+
+    @property
+    def runs(self) -> tuple[RunConfig, ...]:
+        return tuple(planned.run for unit in self.units for planned in unit)
+
+
+def _units(group: Sequence[PlannedRun], *, branch: bool) -> list[_Unit]:
+    planned = {held.run: held for held in group}
+    return [tuple(planned[run] for run in trunk.runs) for trunk in trunks(planned, branch=branch)]
+
+
+def _pack_of(units: Sequence[_Unit], most: int, speed: Speed) -> _Pack:
+    """A pack of these units, with branches beside their trunks or after one another, whichever is faster."""
+    runs = [planned for unit in units for planned in unit]
+    branched = len(runs) > len(units)
+    held = [Trunk(unit[0].run, tuple(planned.run for planned in unit[1:]), unit[0].run) for unit in units]
+
+    def seconds(rows: int | None) -> float:
+        return sum(steps * step_seconds(runs[0], k, speed) for k, steps in occupancy(held, rows))
+
+    rows = min((most, 1), key=seconds) if branched else None
+    return _Pack(tuple(units), most, rows, seconds(rows))
+
+
+def _chunks(units: list[_Unit], most: int, speed: Speed) -> list[list[_Unit]]:
     """Packs of one group: runs of similar length together, in parts of nearly equal number, or in powers of two.
 
     Parts that are slower than their members alone, as a small one may be where a large one pays, are taken apart.
     """
-    ordered = sorted(group, key=lambda r: (-r.run.steps, r.run.seed))
+    ordered = sorted(units, key=lambda unit: (-unit[0].run.steps, unit[0].run.seed))
     found = []
     for part in _parts(ordered, most, buckets=speed.buckets):
-        k = len(part)
-        pays = step_seconds(part[0], k, speed) <= k * step_seconds(part[0], 1, speed)
-        found += [part] if pays else [[run] for run in part]
+        k, first = len(part), part[0][0]
+        pays = step_seconds(first, k, speed) <= k * step_seconds(first, 1, speed)
+        found += [part] if pays else [[unit] for unit in part]
     return found
 
 
-def _parts(runs: list[PlannedRun], most: int, *, buckets: bool) -> list[list[PlannedRun]]:
-    count = -(-len(runs) // most)
-    bounds = [len(runs) * i // count for i in range(count + 1)]
+def _parts(units: list[_Unit], most: int, *, buckets: bool) -> list[list[_Unit]]:
+    count = -(-len(units) // most)
+    bounds = [len(units) * i // count for i in range(count + 1)]
     if buckets:
         bounds = [0]
-        while bounds[-1] < len(runs):
-            bounds.append(bounds[-1] + 2 ** (min(most, len(runs) - bounds[-1]).bit_length() - 1))
-    return [runs[a:b] for a, b in itertools.pairwise(bounds)]
+        while bounds[-1] < len(units):
+            bounds.append(bounds[-1] + 2 ** (min(most, len(units) - bounds[-1]).bit_length() - 1))
+    return [units[a:b] for a, b in itertools.pairwise(bounds)]
 
 
-def _split_last(packs: list[list[PlannedRun]], end: float, slots: int, speed: Speed) -> list[list[PlannedRun]]:
-    """Halve the longest pack while the expected end comes earlier."""
+def _split_last(packs: list[_Pack], end: float, slots: int, speed: Speed) -> list[_Pack]:
+    """Split the longest pack while the expected end comes earlier."""
     while True:
-        candidates = [i for i, part in enumerate(packs) if len(part) > 1]
+        candidates = [i for i, pack in enumerate(packs) if len(pack.runs) > 1]
         if not candidates:
             return packs
-        longest = max(candidates, key=lambda i: pack_seconds(packs[i], speed))
-        part = packs[longest]
-        halves = [part[: (len(part) + 1) // 2], part[(len(part) + 1) // 2 :]]
-        tried = packs[:longest] + halves + packs[longest + 1 :]
-        expected = makespan([pack_seconds(p, speed) for p in tried], slots)
-        if expected >= end * (1 - 1e-9):
+        longest = max(candidates, key=lambda i: packs[i].seconds)
+        rest = packs[:longest] + packs[longest + 1 :]
+        others = [pack.seconds for pack in rest]
+        apart = len(packs[longest].units) > 1
+        tried = [
+            (makespan([*others, *(half.seconds for half in halves)], slots), halves)
+            for halves in _halves(packs[longest], speed)
+        ]
+        expected, halves = min(tried, key=lambda held: held[0])
+        if expected >= end * (1 - (1e-9 if apart else TWICE)):
             return packs
-        packs, end = tried, expected
+        packs, end = [*rest, *halves], expected
+
+
+def _halves(pack: _Pack, speed: Speed) -> list[tuple[_Pack, _Pack]]:
+    """Ways to make two packs of one: half of its units each, or the runs of its only unit, whose trunk trains twice."""
+    if len(pack.units) > 1:
+        middle = (len(pack.units) + 1) // 2
+        parts = [(pack.units[:middle], pack.units[middle:])]
+    else:
+        (unit,) = pack.units
+        carrier, followers = unit[0], unit[1:]
+        parts = [
+            (((carrier, *followers[i:]),), ((followers[i - 1], *followers[: i - 1]),))
+            for i in range(1, len(followers) + 1)
+        ]
+    return [(_pack_of(one, pack.most, speed), _pack_of(two, pack.most, speed)) for one, two in parts]

@@ -68,13 +68,15 @@ class Runtime:
 
     micro_batch: sequences per forward pass, None ("auto") for the whole batch; checkpoint_seconds: wall time between
     checkpoints; slots: workers at once, None ("auto") for one a core or device; probe: whether a sweep measures the
-    speed of its shapes first, None ("auto") where that costs little beside the training.
+    speed of its shapes first, None ("auto") where that costs little beside the training; branch:
+    whether runs that are equal up to their cooldown train it once.
     """
 
     micro_batch: int | None = None
     checkpoint_seconds: float = 20.0
     slots: int | None = None
     probe: bool | None = None
+    branch: bool = True
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scalectl.core.job import Placement
+from scalectl.optim.trunks import occupancy, split_step, trunks
 from scalectl.sweep.pack import (
     CPU_CORE,
     estimate_seconds,
@@ -69,7 +70,7 @@ def ids(jobs):
 @settings(max_examples=60, deadline=None)
 def test_every_run_lands_in_exactly_one_job_and_packing_costs_no_expected_time(widths, rates, steps, seeds, slots):
     runs = planned(widths, rates, steps, seeds)
-    jobs = pack(runs, slots=slots)
+    jobs = pack(runs, slots=slots, placement=Placement(branch=False))
     assert ids(jobs) == sorted(run.run_id for run in runs)
     alone = makespan([estimate_seconds(run) for run in runs], slots)
     assert makespan([job.seconds for job in jobs], slots) <= alone * (1 + 1e-9)
@@ -78,7 +79,7 @@ def test_every_run_lands_in_exactly_one_job_and_packing_costs_no_expected_time(w
     for job in jobs:
         assert len({pack_key(by_id[run.run_id]) for run in job.runs}) == 1
         assert len(job.runs) <= CPU_CORE.max_pack
-        assert job.seconds == pytest.approx(pack_seconds([by_id[run.run_id] for run in job.runs]))
+        assert job.seconds == pytest.approx(pack_seconds([by_id[run.run_id] for run in job.runs], branch=False))
 
 
 def test_runs_that_differ_in_what_is_free_per_row_share_a_step():
@@ -128,8 +129,8 @@ def test_expected_time_grows_with_size_length_and_pack_but_a_pack_is_cheaper_tha
     assert estimate_seconds(large) > estimate_seconds(small)
     assert estimate_seconds(long) == pytest.approx(2 * estimate_seconds(small))
     assert estimate_seconds(small) < estimate_seconds(small, 8) < 8 * estimate_seconds(small)
-    assert pack_seconds([small] * 8) == pytest.approx(estimate_seconds(small, 8))
-    assert pack_seconds([long, small]) < pack_seconds([long, long])
+    assert pack_seconds([small] * 8, branch=False) == pytest.approx(estimate_seconds(small, 8))
+    assert pack_seconds([long, small], branch=False) < pack_seconds([long, long], branch=False)
 
 
 def test_a_faster_slot_is_an_argument():
@@ -216,3 +217,84 @@ def test_rows_that_end_early_leave_and_the_rest_goes_on_as_a_smaller_pack():
     long, short = planned(steps=(100, 40))
     speed = measured(long, k1=10, k2=14)
     assert pack_seconds([short, long], speed) == pytest.approx(40 * 0.014 + 60 * 0.010)
+
+
+LENGTHS = [round(1000 * 2 ** (i / 2)) for i in range(9)]
+
+
+def branched(steps=LENGTHS, seeds=(0,), **more):
+    text = SWEEP.format(widths=8, rates=0.01, steps=grid(steps), seeds=grid(seeds)) + "warmup = 2\n"
+    for key, value in more.items():
+        text = text.replace("n_head", f"{key} = {value}\nn_head") if key != "d_model" else text
+    return expand(parse_sweep(text.replace("d_model = 8", f"d_model = {more.get('d_model', 8)}"))).runs
+
+
+def test_a_grid_of_lengths_is_one_trunk_whose_steps_cost_once():
+    runs = branched()
+    (job,) = pack(runs)
+    assert [run.steps for run in job.runs] == [LENGTHS[-1], *LENGTHS[:-1]]
+    cooled = sum(run.run.schedule.options.decay for run in runs)
+    work = LENGTHS[-1] - runs[-1].run.schedule.options.decay + cooled
+    assert sum(k * steps for k, steps in occupancy(trunks(job.runs))) == work
+    assert sum(LENGTHS) / work == pytest.approx(2.25, rel=0.01)
+    assert job.seconds < sum(estimate_seconds(run) for run in runs) / 2
+
+
+def test_without_branches_every_length_is_trained_by_itself():
+    runs = branched()
+    jobs = pack(runs, placement=Placement(branch=False))
+    assert sum(pack_seconds([r for r in runs if r.run in job.runs], branch=False) for job in jobs) == pytest.approx(
+        sum(job.seconds for job in jobs)
+    )
+    assert sum(job.seconds for job in jobs) > 1.4 * pack(runs)[0].seconds
+
+
+def test_a_trunk_that_may_not_share_a_step_with_its_branches_goes_on_after_them():
+    (job,) = pack(branched(d_model=10))
+    assert job.placement.rows == 1
+    (job,) = pack(branched(d_model=16))
+    assert job.placement.rows > 1
+
+
+def test_a_trunk_is_trained_twice_only_where_slots_would_stand_idle():
+    runs = branched()
+    assert len(pack(runs, slots=1)) == 1
+    one, two = pack(runs, slots=2)
+    assert one.seconds + two.seconds > pack(runs)[0].seconds
+    assert one.seconds < 0.9 * pack(runs)[0].seconds
+    many = branched(seeds=range(4))
+    jobs = pack(many, slots=2)
+    assert sorted(len({run.seed for run in job.runs}) for job in jobs) == [2, 2]
+
+
+@given(
+    steps=st.lists(st.integers(5, 3000), min_size=1, max_size=6, unique=True),
+    seeds=st.lists(st.integers(0, 9), min_size=1, max_size=3, unique=True),
+    width=st.sampled_from([8, 10, 64, 1024]),
+    slots=st.integers(1, 4),
+)
+@settings(max_examples=40, deadline=None)
+def test_every_run_of_every_trunk_is_in_one_job_and_a_job_counts_a_trunk_once(steps, seeds, width, slots):
+    runs = branched(steps, seeds, d_model=width)
+    jobs = pack(runs, slots=slots)
+    assert ids(jobs) == sorted(run.run_id for run in runs)
+    one = pack(runs)
+    assert makespan([job.seconds for job in jobs], slots) <= sum(job.seconds for job in one) * (1 + 1e-9)
+    apart = pack(runs, placement=Placement(branch=False))
+    assert sum(job.seconds for job in one) <= sum(job.seconds for job in apart) * (1 + 1e-9)
+    by_id = {run.run_id: run for run in runs}
+    for job in jobs:
+        held = [by_id[run.run_id] for run in job.runs]
+        assert job.seconds == pytest.approx(pack_seconds(held, rows=job.placement.rows))
+        work = sum(k * count for k, count in occupancy(trunks(job.runs), job.placement.rows))
+        assert work == sum(
+            max(run.steps for run in job.runs if run.seed == seed and split_step(run) == last) + sum(own)
+            for seed in {run.seed for run in job.runs}
+            for last in [max(split_step(run) for run in job.runs if run.seed == seed)]
+            for own in [
+                sorted(run.steps - split_step(run) for run in job.runs if run.seed == seed and split_step(run) != last)
+                + sorted(run.steps - last for run in job.runs if run.seed == seed and split_step(run) == last)[:-1]
+            ]
+        )
+    if slots == 1:
+        assert len({(run.seed, i) for i, job in enumerate(jobs) for run in job.runs}) == len(seeds)

@@ -8,6 +8,7 @@ import pytest
 
 from scalectl.core.job import Job, Placement, State
 from scalectl.core.rows import Row
+from scalectl.optim.trunks import occupancy, trunks
 from scalectl.store.layout import open_store
 from scalectl.store.live import live, state_of
 from scalectl.store.reader import read_meta, read_run
@@ -64,6 +65,18 @@ def test_branches_equal_the_planned_runs_bit_for_bit(make_run, variant, precisio
     assert by_run(drain(trainer)) == alone(runs)
     per_seed = 24 + 1 + 4 + 3 + 6  # the trunk once, and the cooldowns that leave it
     assert trainer.tokens == 2 * per_seed * runs[0].batch_tokens
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, None])
+def test_rows_come_and_go_as_the_plan_expects(make_run, rows):
+    runs = grid(make_run, seeds=(0, 1))
+    trainer = Trainer(Job(tuple(runs), Placement(rows=rows)))
+    expected = [k for k, steps in occupancy(trunks(runs), rows) for _ in range(steps)]
+    seen = []
+    while trainer.running:
+        seen.append(len(trainer.seats))
+        trainer.step()
+    assert seen == expected
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3])
