@@ -60,7 +60,8 @@ class ScaledLinear(Function):
         ctx.save_for_backward(unit_KMD, scale_KD, shift_KD, weight_KDF)
         ctx.biased = bias_KF is not None
         if shift_KD is not None:
-            shifted_KF = torch.bmm(shift_KD.unsqueeze(1), weight_KDF).squeeze(1)
+            # a product of one row rounds by where it lies: sums of elements do not
+            shifted_KF = (weight_KDF * shift_KD.unsqueeze(2)).sum(1)
             bias_KF = shifted_KF if bias_KF is None else shifted_KF.add_(bias_KF)
         return _product(unit_KMD, weight_KDF * scale_KD.unsqueeze(2), bias_KF, None)
 
@@ -77,7 +78,7 @@ class ScaledLinear(Function):
             bias = grad_KMF.sum(1)
         if shift_KD is not None:
             weight.addcmul_(shift_KD.unsqueeze(2), bias.unsqueeze(1))
-            shift = torch.bmm(bias.unsqueeze(1), weight_KDF.mT).squeeze(1)
+            shift = (weight_KDF * bias.unsqueeze(1)).sum(2)
         return unit, scale, shift, weight, bias if ctx.biased else None
 
 
