@@ -5,14 +5,13 @@
 Two processes hold the contenders of a shape, one with the engine's allocator settings, one without, and take turns on
 one core: in each round every contender is measured once, each second round backwards. A ratio is the median over
 rounds of the ratios within a round, so that a machine whose speed drifts slows both sides. A trial before the rounds
-gives each peer the best of its settings (allocator, optimiser, attention, activation), and a pack its best K. The peak
+gives each peer the best of its settings (attention, activation, optimiser, allocator), and a pack its best K. The peak
 is a product of large matrices, measured in the same rounds; FLOPs are the ledger's exact ones.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import os
 import shutil
@@ -85,33 +84,27 @@ class Worker:
         return json.loads(answer)
 
 
-@dataclass(frozen=True)
-class Variant:
-    """A contender in one setting. allocator: in which of the two processes."""
-
-    spec: Spec
-    allocator: bool
-
-    def __str__(self) -> str:
-        if "k" in self.spec:
-            return f"K = {self.spec['k']}"
-        told = {"kind", "path", "precision", "compile"}
-        words = [value for name, value in self.spec.items() if name not in told]
-        return ", ".join([*words, *(["our allocator"] if self.allocator else [])])
-
-
 @dataclass
 class Entry:
-    """A contender at one shape. variants: its settings, the best of them alone after the trial; rates: by round."""
+    """A contender at one shape. axes: its settings, several values each; chosen: those in the race; rates: by round."""
 
     name: str
-    variants: list[Variant]
+    axes: dict[str, tuple[Any, ...]]
+    chosen: Spec = field(default_factory=dict)
     rates: list[float] = field(default_factory=list)
 
     @property
     def median(self) -> float:
         """Tokens (or FLOPs) per second."""
         return median(self.rates)
+
+    @property
+    def setting(self) -> str:
+        """As shown: K of the engine, what was chosen for a peer."""
+        if "k" in self.chosen:
+            return f"K = {self.chosen['k']}"
+        words = [str(self.chosen[name]) for name in ("optimizer", "attention", "activation") if name in self.chosen]
+        return ", ".join([*words, *(["our allocator"] if self.chosen["allocator"] else [])])
 
 
 def over(a: Entry, b: Entry, factor: float = 1.0) -> float:
@@ -128,34 +121,36 @@ class Bench:
         self.shares: list[float] = []  # of the core's time that a contender got
         self.skipped: list[str] = []
 
-    def measure(self, shape: Shape, variant: Variant, seconds: float) -> float | None:
+    def measure(self, shape: Shape, spec: Spec, seconds: float) -> float | None:
         """Work per second, None where the contender is not to be had."""
-        answer = self.workers[variant.allocator].ask(shape, spec=variant.spec, seconds=seconds)
+        told = {name: value for name, value in spec.items() if name != "allocator"}
+        answer = self.workers[spec["allocator"]].ask(shape, spec=told, seconds=seconds)
         if isinstance(answer, str):
-            self.skipped.append(f"{variant.spec['kind']} is left out: {answer}")
+            self.skipped.append(f"{spec['kind']} is left out: {answer}")
             return None
         self.shares.append(answer["wall"] / answer["cpu"])
         return float(answer[self.given.clock])
 
-    def best(self, shape: Shape, entry: Entry) -> bool:
-        """Keep the best of its settings; whether there is any."""
-        best: tuple[float, Variant] | None = None
-        for variant in entry.variants[:1] if self.given.quick else entry.variants:
-            rate = self.measure(shape, variant, self.given.seconds / 2)
-            if rate is None:
-                return False
-            if best is None or rate > best[0]:
-                best = rate, variant
-        assert best is not None
-        entry.variants = [best[1]]
+    def choose(self, shape: Shape, entry: Entry) -> bool:
+        """Try its settings axis by axis, and keep the best; whether there is the contender at all."""
+        entry.chosen = {name: values[0] for name, values in entry.axes.items()}
+        fastest = self.measure(shape, entry.chosen, self.given.seconds / 2)
+        if fastest is None or self.given.quick:
+            return fastest is not None
+        for name, values in entry.axes.items():
+            for value in values[1:]:
+                tried = {**entry.chosen, name: value}
+                rate = self.measure(shape, tried, self.given.seconds / 2)
+                if rate is not None and rate > fastest:
+                    fastest, entry.chosen = rate, tried
         return True
 
     def run(self, index: int, shape: Shape) -> dict[str, Entry]:
         """All contenders at one shape, by name."""
-        entries = [entry for entry in entries_of(index, shape, self.given) if self.best(shape, entry)]
+        entries = [entry for entry in entries_of(index, shape, self.given) if self.choose(shape, entry)]
         for turn in range(self.given.rounds):
             for entry in entries if turn % 2 == 0 else entries[::-1]:
-                rate = self.measure(shape, entry.variants[0], self.given.seconds)
+                rate = self.measure(shape, entry.chosen, self.given.seconds)
                 assert rate is not None
                 entry.rates.append(rate)
         return {entry.name: entry for entry in entries}
@@ -164,39 +159,32 @@ class Bench:
 def entries_of(index: int, shape: Shape, given: argparse.Namespace) -> Iterator[Entry]:
     """Every contender with its settings."""
     for precision in PRECISIONS:
-        yield Entry(f"peak, {precision}", [Variant({"kind": "peak", "precision": precision}, True)])
-
-        def ours(k: int, precision: str = precision) -> Variant:
-            return Variant({"kind": "engine", "precision": precision, "k": k}, True)
-
-        yield Entry(f"one row, {precision}", [ours(1)])
-        yield Entry(f"packed, {precision}", [ours(k) for k in PACKS[index]])
+        common: dict[str, Any] = {"precision": (precision,), "allocator": (True,)}
+        yield Entry(f"peak, {precision}", {"kind": ("peak",), **common})
+        engine = {"kind": ("engine",), **common}
+        yield Entry(f"one row, {precision}", {**engine, "k": (1,)})
+        yield Entry(f"packed, {precision}", {**engine, "k": PACKS[index]})
         planned = planned_k(shape, precision, given.core)
         if planned > 1:
-            yield Entry(f"packed as planned, {precision}", [ours(planned)])
-    yield Entry(HF, settings(kind="hf", attention=("sdpa", "eager"), activation=("gelu_new", "gelu_pytorch_tanh")))
-    usual = {"kind": "hf", "precision": "fp32", "attention": "sdpa", "activation": "gelu_new", "optimizer": "as_is"}
-    yield Entry(f"{HF}, as it comes", [Variant(usual, False)])
-    checkouts = {"nanoGPT": given.nanogpt, "litgpt": given.litgpt}
-    peers = {"plain torch.nn": {"kind": "plain"}}
-    peers |= {name: {"kind": name.lower(), "path": str(path)} for name, path in checkouts.items() if path}
-    for name, spec in peers.items():
-        yield Entry(f"{name}, fp32", settings(**spec))
+            yield Entry(f"packed as planned, {precision}", {**engine, "k": (planned,)})
+    tuned: dict[str, Any] = {"precision": ("fp32",), "optimizer": ("fused", "foreach"), "allocator": (False, True)}
+    as_it_comes: dict[str, Any] = {"precision": ("fp32",), "optimizer": ("as_is",), "allocator": (False,)}
+    stock = {"kind": ("hf",), "attention": ("sdpa",), "activation": ("gelu_new",)}
+    best = {"kind": ("hf",), "attention": ("sdpa", "eager"), "activation": ("gelu_new", "gelu_pytorch_tanh")}
+    yield Entry(HF, {**best, **tuned})
+    yield Entry(f"{HF}, as it comes", {**stock, **as_it_comes})
+    peers: dict[str, Any] = {"plain torch.nn": {"kind": ("plain",)}}
+    for name, path in (("nanoGPT", given.nanogpt), ("litgpt", given.litgpt)):
+        if path is not None:
+            peers[name] = {"kind": (name.lower(),), "path": (str(path),)}
+    for name, peer in peers.items():
+        yield Entry(f"{name}, fp32", {**peer, **tuned})
         if name == "nanoGPT":
-            as_is = {**spec, "precision": "fp32", "optimizer": "as_is"}
-            yield Entry(f"{name}, fp32, as it comes", [Variant(as_is, False)])
+            yield Entry(f"{name}, fp32, as it comes", {**peer, **as_it_comes})
         if name != "litgpt":
-            yield Entry(f"{name}, bf16 autocast", settings(**spec, precision="bf16"))
+            yield Entry(f"{name}, bf16 autocast", {**peer, **tuned, "precision": ("bf16",)})
             if given.compile:
-                yield Entry(f"{name}, fp32 compiled", settings(**spec, compile=True, optimizer="fused"))
-
-
-def settings(**axes: Any) -> list[Variant]:
-    """The product of settings, each with and without the engine's allocator settings."""
-    axes = {"precision": "fp32", "optimizer": ("fused", "foreach"), **axes}
-    values = [held if isinstance(held, tuple) else (held,) for held in axes.values()]
-    specs = [dict(zip(axes, chosen, strict=True)) for chosen in itertools.product(*values)]
-    return [Variant(spec, allocator) for spec in specs for allocator in (False, True)]
+                yield Entry(f"{name}, fp32 compiled", {**peer, **tuned, "optimizer": ("fused",), "compile": (True,)})
 
 
 def planned_k(shape: Shape, precision: str, core: int) -> int:
@@ -285,7 +273,7 @@ def chosen(measured: Sequence[dict[str, Entry]], shapes: Sequence[Shape]) -> lis
     for name in (name for name in names if not name.startswith(("peak", "one row"))):
         row: dict[str, Any] = {"contender": name}
         for shape, entries in zip(shapes, measured, strict=True):
-            row[str(shape)] = str(entries[name].variants[0]) if name in entries else "-"
+            row[str(shape)] = entries[name].setting if name in entries else "-"
         rows.append(row)
     return rows
 
@@ -315,7 +303,8 @@ def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=0.5, help="of a turn; at least two steps are measured")
+    parser.add_argument("--seconds", type=float, default=0.4, help="of a turn; at least one step")
+    parser.add_argument("--shapes", type=int, choices=range(1, 6), default=5, help="only the smallest of the shapes")
     parser.add_argument("--core", type=int, default=min(os.sched_getaffinity(0)))
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: on a machine that is not quiet")
     parser.add_argument("--nanogpt", type=Path, help="a checkout of nanoGPT")
@@ -333,13 +322,13 @@ def arguments() -> argparse.Namespace:
         print("--compile is left out: no C++ compiler was found", file=sys.stderr)
         given.compile = False
     if given.quick:
-        given.rounds, given.seconds = min(given.rounds, 2), 0.01
+        given.rounds, given.seconds, given.shapes = min(given.rounds, 2), 0.01, 1
     return given
 
 
 def main() -> None:
     given = arguments()
-    shapes = SHAPES[:1] if given.quick else SHAPES
+    shapes = SHAPES[: given.shapes]
     begin = time.monotonic()
     with ExitStack() as stack:
         workers = {how: stack.enter_context(Worker(how, given.core)) for how in (True, False)}
@@ -363,7 +352,7 @@ def main() -> None:
         {
             "shape": str(shape),
             "contender": entry.name,
-            "setting": {**entry.variants[0].spec, "allocator": entry.variants[0].allocator, "path": None},
+            "setting": {name: value for name, value in entry.chosen.items() if name != "path"},
             "per_second": entry.median,
             "rounds": entry.rates,
         }
