@@ -199,12 +199,11 @@ def execute(prepared: Prepared, stopping: Callable[[], int]) -> Iterator[Event |
     """
     check_budget(prepared)
     prepared.store.prepare()
-    record_plan(prepared)
-    if not prepared.jobs:
-        return
     executor = LocalExecutor(prepared.store.root.absolute(), prepared.at.places)
     rules = prepared.sweep.on_error
     try:
+        executor.warm(len(prepared.jobs))
+        record_plan(prepared)
         policy = Policy(rules.retries, rules.stop_after_identical)
         yield from drive(prepared.jobs, executor, prepared.store, policy, stopping)
     finally:

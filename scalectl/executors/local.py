@@ -122,6 +122,11 @@ class LocalExecutor:
         """Slots without a job."""
         return len(self.places) - sum(worker.ticket is not None for worker in self.workers.values())
 
+    def warm(self, jobs: int) -> None:
+        """Start as many workers as there are jobs and slots, so that they import while the caller goes on."""
+        for index in range(min(jobs, len(self.places))):
+            self.workers[index] = self._start(index)
+
     def submit(self, job: Job) -> Ticket:
         """Hand a job to a free slot. Call from the main thread: a worker dies with the thread that started it."""
         from scalectl.train.worker import encode

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from scalectl.core.errors import StoreError
@@ -251,6 +250,8 @@ def load_rows(
             damaged.append(set_aside(store, error))
             continue
         tables.append(table)
+    import pyarrow.compute as pc  # as in the index: only readers of many runs need it
+
     table = pa.concat_tables(tables)
     for name, wanted in (("metric", metric), ("split", split)):
         if wanted is not None:

@@ -81,8 +81,11 @@ def messages() -> Callable[[Mapping[str, Any]], None]:
 def settle(cpu: str) -> None:
     """Pin this process before torch starts any thread, and keep torch to one.
 
+    pyarrow imports pandas to ask whether a list is one of its columns, .3 seconds for a no; here it finds none.
+
     Args: cpu: number of the core, - for any.
     """
+    sys.modules["pandas"] = None  # type: ignore[assignment]
     if cpu != "-":
         os.sched_setaffinity(0, {int(cpu)})
     import torch
