@@ -41,10 +41,17 @@ class Here:
         """Whether the slots are cores."""
         return self.places[0].device == "cpu"
 
+    @property
+    def jobs(self) -> int:
+        """Jobs at once, each with the cores of its threads."""
+        return len(self.places) // self.cache.placement.threads
+
 
 def here(runs: Sequence[PlannedRun], runtime: Runtime, placement: Placement) -> Here:
     """What is known about these runs on this machine; measures nothing."""
     places = slots(count=runtime.slots)
+    if places[0].device == "cpu":
+        placement = replace(placement, threads=min(runtime.threads or 1, len(places)))
     cache = Cache(device_name(places[0].device.partition(":")[0]), placement)
     both = (run for planned in runs for run in (planned.run, twin(planned.run)))
     speed = replace(

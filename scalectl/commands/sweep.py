@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -40,6 +41,7 @@ ROW_BYTES = 12  # of one measurement on disk, compressed; measured on the demo s
 FILE_BYTES = 9_000  # of a run file beside its rows: config, provenance, Parquet footer; measured likewise
 LIVE_ROW_BYTES = 200  # of one measurement while its run trains, a line of JSON
 NUMBER_BYTES = 4  # of a parameter or of optimiser state in a checkpoint, fp32
+WIDE = 512  # of a model, from where a second thread pays on a core left over; engine notes, not measured anew
 DISK_MARGIN = 1.2  # a disk that would be filled beyond this is refused; ours
 
 
@@ -76,7 +78,7 @@ class Prepared:
     @property
     def places(self) -> int:
         """Jobs at once."""
-        return len(self.at.places)
+        return self.at.jobs
 
     @property
     def flops(self) -> float:
@@ -134,7 +136,7 @@ def prepare(
         store=store,
         standings=standings,
         todo=todo,
-        jobs=pack(todo, slots=len(at.places), placement=placement, speed=at.speed),
+        jobs=pack(todo, slots=at.jobs, placement=at.cache.placement, speed=at.speed),
         at=at,
         elsewhere=tuple(run_id for run_id, state in found.items() if state is State.RUNNING),
         waiting=tuple(run_id for run_id, state in found.items() if state is State.FAILED and run_id not in wanted),
@@ -157,7 +159,7 @@ def probed(prepared: Prepared, say: Callable[[str], None], *, asked: bool = Fals
         return prepared
     found = measured(wanted, at, say, compare=asked)
     at = replace(at, speed=replace(at.speed, measured={**at.speed.measured, **found}))
-    jobs = pack(prepared.todo, slots=len(at.places), placement=at.cache.placement, speed=at.speed)
+    jobs = pack(prepared.todo, slots=at.jobs, placement=at.cache.placement, speed=at.speed)
     return replace(prepared, at=at, jobs=jobs)
 
 
@@ -205,6 +207,8 @@ def execute(prepared: Prepared, stopping: Callable[[], int]) -> Iterator[Event |
         executor.warm(len(prepared.jobs))
         record_plan(prepared)
         policy = Policy(rules.retries, rules.stop_after_identical)
+        if prepared.at.on_cpu and prepared.sweep.runtime.threads is None:
+            policy = replace(policy, threads=most_threads)
         yield from drive(prepared.jobs, executor, prepared.store, policy, stopping)
     finally:
         executor.close()
@@ -272,6 +276,12 @@ def tell(display: Progress, event: Event | Halted) -> Halted | None:
     else:
         return event
     return None
+
+
+def most_threads(job: Job) -> int:
+    """Threads from which a job still gains: as many as there are for matrices of WIDE and more, else one."""
+    width = getattr(job.runs[0].model.options, "d_model", 0)
+    return sys.maxsize if width >= WIDE else 1
 
 
 def record_plan(prepared: Prepared) -> None:

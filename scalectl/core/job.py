@@ -40,9 +40,9 @@ class Placement:
     """Where and how fast; never part of an identity.
 
     device: `cpu` or `cuda:INDEX`; threads: of the worker; micro_batch: sequences per forward pass, None for all;
-    checkpoint_seconds: wall time between checkpoints; search: folders that hold somebody's own model; branch: whether
-    runs that are equal up to their cooldown train it once; rows: the most models in one step, None for no limit; graph:
-    whether a step is recorded once and replayed, None where it pays (on a GPU).
+    checkpoint_seconds: wall time between checkpoints; search: folders that hold somebody's own model; cores: of its
+    threads, none for any; branch: whether runs that are equal up to their cooldown train it once; rows: the most models
+    in one step, None for no limit; graph: whether a step is recorded once and replayed, None where it pays (on a GPU).
     """
 
     device: str = "cpu"
@@ -50,6 +50,7 @@ class Placement:
     micro_batch: int | None = None
     checkpoint_seconds: float = 20.0
     search: tuple[str, ...] = ()
+    cores: tuple[int, ...] = ()
     branch: bool = True
     rows: int | None = None
     graph: bool | None = None

@@ -17,14 +17,16 @@ POLL_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class Policy:
-    """When to give up.
+    """When to give up, and who may have the cores that are left over.
 
     retries: attempts in a row without a new checkpoint, for runs whose process died; identical: stop the sweep after so
-    many jobs that failed with the same message, 0 for never.
+    many jobs that failed with the same message, 0 for never; threads: the most that a job may have, given cores that
+    no other job waits for.
     """
 
     retries: int = 2
     identical: int = 3
+    threads: Callable[[Job], int] = lambda job: job.placement.threads
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,9 @@ def drive(
                 return
             for ticket in running:
                 executor.cancel(ticket)
-        while waiting and executor.free():
-            job = waiting.popleft()
+        while waiting and executor.free() >= min(waiting[0].placement.threads, executor.size):
+            job = _widened(waiting[0], -(-executor.free() // len(waiting)), policy)
+            waiting.popleft()
             running[executor.submit(job)] = job
         for event in executor.poll(POLL_SECONDS):
             halted = None
@@ -88,6 +91,12 @@ def drive(
                 waiting.clear()
                 for ticket in running:
                     executor.cancel(ticket)
+
+
+def _widened(job: Job, cores: int, policy: Policy) -> Job:
+    """The job with the threads that its share of the free cores allows; one that runs already is not touched."""
+    threads = max(job.placement.threads, min(cores, policy.threads(job)))
+    return replace(job, placement=replace(job.placement, threads=threads))
 
 
 class _Failures:

@@ -56,8 +56,13 @@ Event = Beat | RunEnded | JobOver
 class Executor(Protocol):
     """Somewhere to run jobs."""
 
+    @property
+    def size(self) -> int:
+        """Slots in all."""
+        ...
+
     def free(self) -> int:
-        """Jobs that can start now."""
+        """Slots without a job, each good for one thread."""
         ...
 
     def submit(self, job: Job) -> Ticket:

@@ -105,6 +105,7 @@ class _Worker:
     process: subprocess.Popen[str]
     errors: IO[bytes]
     ticket: Ticket | None = None
+    lent: tuple[int, ...] = ()  # further slots whose cores its job takes
     busy: list[str] = field(default_factory=list)
     refused: tuple[int, str] = (0, "")
 
@@ -118,9 +119,19 @@ class LocalExecutor:
         self.workers: dict[int, _Worker] = {}
         self.inbox: queue.Queue[tuple[int, str | None]] = queue.Queue()
 
+    @property
+    def size(self) -> int:
+        """Slots in all."""
+        return len(self.places)
+
     def free(self) -> int:
         """Slots without a job."""
-        return len(self.places) - sum(worker.ticket is not None for worker in self.workers.values())
+        return len(self._free())
+
+    def _free(self) -> list[int]:
+        taken = {index for index, worker in self.workers.items() if worker.ticket is not None}
+        taken |= {index for worker in self.workers.values() if worker.ticket is not None for index in worker.lent}
+        return [index for index in range(len(self.places)) if index not in taken]
 
     def warm(self, jobs: int) -> None:
         """Start as many workers as there are jobs and slots, so that they import while the caller goes on."""
@@ -128,21 +139,28 @@ class LocalExecutor:
             self.workers[index] = self._start(index)
 
     def submit(self, job: Job) -> Ticket:
-        """Hand a job to a free slot. Call from the main thread: a worker dies with the thread that started it."""
+        """Hand a job to a free slot, which borrows the cores of as many further free ones as the job has threads.
+
+        Call from the main thread: a worker dies with the thread that started it.
+        """
         from scalectl.train.worker import encode
 
-        for index, place in enumerate(self.places):
-            worker = self.workers.get(index)
-            if worker is None or worker.ticket is None:
-                if worker is None:
-                    worker = self.workers[index] = self._start(index)
-                worker.ticket = job.ticket
-                placed = replace(job, placement=replace(job.placement, device=place.device))
-                with contextlib.suppress(BrokenPipeError):  # it died idle: its reader reports the job as lost
-                    self._stdin(worker).write(encode(placed) + "\n")
-                    self._stdin(worker).flush()
-                return job.ticket
-        raise RuntimeError("no free slot")
+        index, *others = self._free()
+        worker = self.workers.get(index)
+        if worker is None:
+            worker = self.workers[index] = self._start(index)
+        worker.ticket, worker.lent = job.ticket, tuple(others[: job.placement.threads - 1])
+        cores = [self.places[i].cpu for i in (index, *worker.lent)]
+        placed = replace(
+            job.placement,
+            device=self.places[index].device,
+            threads=1 + len(worker.lent),
+            cores=tuple(core for core in cores if core is not None),
+        )
+        with contextlib.suppress(BrokenPipeError):  # it died idle: its reader reports the job as lost
+            self._stdin(worker).write(encode(replace(job, placement=placed)) + "\n")
+            self._stdin(worker).flush()
+        return job.ticket
 
     def poll(self, seconds: float) -> list[Event]:
         """Messages of the workers, as events."""

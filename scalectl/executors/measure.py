@@ -36,20 +36,23 @@ class Request:
 def measure(
     requests: Sequence[Request], places: Sequence[Slot]
 ) -> Iterator[tuple[Request, tuple[Measured, ...] | str]]:
-    """Measure every request, several at once on as many slots, as sweeps run.
+    """Measure every request, several at once on as many slots, as sweeps run; each has the cores of its threads.
 
     Yields: each request as it is answered, with a measurement for each run of its job, or why there is none.
     """
-    count = min(len(places), len(requests))
+    threads = requests[0].job.placement.threads
+    count = min(len(places) // threads, len(requests))
     waiting = {slot: list(requests[slot::count]) for slot in range(count)}
     inbox: queue.Queue[tuple[int, str | None]] = queue.Queue()
     processes: list[subprocess.Popen[str]] = []
     with tempfile.TemporaryFile() as errors:
         try:
             for slot, share in waiting.items():
-                process = start("scalectl.train.probe", str(os.getpid()), places[slot].core, errors=errors)
+                process = start("scalectl.train.probe", str(os.getpid()), places[slot * threads].core, errors=errors)
                 processes.append(process)
-                threading.Thread(target=_feed, args=(process, places[slot], share), daemon=True).start()
+                threading.Thread(
+                    target=_feed, args=(process, places[slot * threads :][:threads], share), daemon=True
+                ).start()
                 threading.Thread(target=_read, args=(slot, process, inbox), daemon=True).start()
             while any(waiting.values()):
                 slot, line = inbox.get()
@@ -67,13 +70,14 @@ def measure(
                 process.wait()
 
 
-def _feed(process: subprocess.Popen[str], place: Slot, share: Sequence[Request]) -> None:
+def _feed(process: subprocess.Popen[str], places: Sequence[Slot], share: Sequence[Request]) -> None:
     from scalectl.train.worker import encode
 
     assert process.stdin is not None
     with contextlib.suppress(BrokenPipeError), process.stdin:
         for request in share:
-            job = Job(request.job.runs, replace(request.job.placement, device=place.device))
+            cores = tuple(place.cpu for place in places if place.cpu is not None)
+            job = Job(request.job.runs, replace(request.job.placement, device=places[0].device, cores=cores))
             asked: dict[str, Any] = {
                 "job": json.loads(encode(job)),
                 "starts": [request.start] * len(job.runs),

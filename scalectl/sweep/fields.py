@@ -63,6 +63,7 @@ BOUNDS = {
     "runtime.micro_batch": AT_LEAST_ONE,
     "runtime.slots": AT_LEAST_ONE,
     "runtime.checkpoint_seconds": POSITIVE,
+    "runtime.threads": AT_LEAST_ONE,
     "budget.device_hours": POSITIVE,
 }
 

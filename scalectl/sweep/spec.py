@@ -68,8 +68,9 @@ class Runtime:
 
     micro_batch: sequences per forward pass, None ("auto") for the whole batch; checkpoint_seconds: wall time between
     checkpoints; slots: workers at once, None ("auto") for one a core or device; probe: whether a sweep measures the
-    speed of its shapes first, None ("auto") where that costs little beside the training; branch:
-    whether runs that are equal up to their cooldown train it once.
+    speed of its shapes first, None ("auto") where that costs little beside the training; branch: whether runs that are
+    equal up to their cooldown train it once; threads: of each worker, None ("auto") for one, and more for wide models
+    once cores are left over; more than one may change last bits.
     """
 
     micro_batch: int | None = None
@@ -77,6 +78,7 @@ class Runtime:
     slots: int | None = None
     probe: bool | None = None
     branch: bool = True
+    threads: int | None = 1
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ import torch
 from scalectl.core.job import Job, Placement
 from scalectl.core.run import Evaluation, RunConfig
 from scalectl.train.loop import Trainer
-from scalectl.train.worker import decode, die_with, messages, settle
+from scalectl.train.worker import decode, die_with, messages, settle, spread
 
 ROUNDS = 5
 SLICE = 0.02  # seconds of one candidate in one round, one step at least; ours: 5 rounds of 4 candidates take .4 s
@@ -182,7 +182,7 @@ def _status(field: str) -> int | None:
 def answer(request: Mapping[str, Any]) -> dict[str, Any]:
     """The answer to one request: points for each run of its job, or why there are none."""
     job = decode(json.dumps(request["job"]))
-    torch.set_num_threads(job.placement.threads)
+    spread(job.placement)
     try:
         limits = {"most": request["most"] or MOST, "memory": request["memory"] or float("inf")}
         found = measure(job.runs, job.placement, request["starts"], **limits)

@@ -41,7 +41,7 @@ def decode(line: str) -> Job:
         "schedule": {name: schedule.options for name, schedule in SCHEDULES.items()},
     }
     data = json.loads(line)
-    placement = {**data["placement"], "search": tuple(data["placement"]["search"])}
+    placement = {**data["placement"], **{name: tuple(data["placement"][name]) for name in ("search", "cores")}}
     return Job(tuple(restore(run, options) for run in data["runs"]), Placement(**placement))
 
 
@@ -81,11 +81,8 @@ def messages() -> Callable[[Mapping[str, Any]], None]:
 def settle(cpu: str) -> None:
     """Pin this process before torch starts any thread, and keep torch to one.
 
-    pyarrow imports pandas to ask whether a list is one of its columns, .3 seconds for a no; here it finds none.
-
     Args: cpu: number of the core, - for any.
     """
-    sys.modules["pandas"] = None  # type: ignore[assignment]
     if cpu != "-":
         os.sched_setaffinity(0, {int(cpu)})
     import torch
@@ -94,14 +91,21 @@ def settle(cpu: str) -> None:
     torch.set_num_interop_threads(1)
 
 
+def spread(placement: Placement) -> None:
+    """Take the cores and threads of a job; torch's further threads inherit the pinning of the one that starts them."""
+    import torch
+
+    if placement.cores:
+        os.sched_setaffinity(0, placement.cores)
+    torch.set_num_threads(placement.threads)
+
+
 def main(store_root: str, parent: int, cpu: str) -> None:
     """Serve jobs until stdin ends."""
     die_with(parent)
     stop = _Stop()
     tell = messages()
     settle(cpu)
-    import torch
-
     from scalectl.store.layout import open_store
     from scalectl.train.attempt import Attempt
 
@@ -110,8 +114,7 @@ def main(store_root: str, parent: int, cpu: str) -> None:
     for line in iter(sys.stdin.readline, ""):
         stop.busy = True
         job = decode(line)
-        if job.placement.threads != torch.get_num_threads():
-            torch.set_num_threads(job.placement.threads)
+        spread(job.placement)
         try:
             Attempt(store, job, tell, lambda: stop.asked).run()
         except ScalectlError as error:

@@ -224,3 +224,71 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_run_starts_again(store, execu
     list(drive([job_of(run)], executor, store, Policy(), lambda: 0))
     assert state_of(store, run.run_id).state is State.DONE
     assert {row.step for row in read_run(store.run_file(run.run_id)).rows()} == {10, 20}
+
+
+class Recording:
+    """Slots that are free until the test says otherwise."""
+
+    def __init__(self, size, free):
+        self.size, self.left, self.jobs, self.ended = size, free, [], []
+
+    def free(self):
+        return self.left
+
+    def submit(self, job):
+        self.jobs.append(job)
+        self.left -= job.placement.threads
+        return job.ticket
+
+    def poll(self, seconds):
+        over, self.left = [JobOver(job.ticket) for job in self.jobs if job.ticket not in self.ended], self.size
+        self.ended += [event.ticket for event in over]
+        return over
+
+
+@pytest.mark.parametrize(
+    ("size", "jobs", "most", "threads"),
+    [
+        (4, 8, 4, [1] * 8),  # a job for every core, each time
+        (4, 2, 4, [2, 2]),
+        (4, 3, 4, [2, 1, 1]),
+        (4, 1, 3, [3]),
+        (4, 2, 1, [1, 1]),
+        (1, 2, 4, [1, 1]),
+    ],
+)
+def test_cores_are_shared_out_only_when_fewer_jobs_than_cores_are_left(store, size, jobs, most, threads):
+    executor = Recording(size, size)
+    waiting = [job_of(run_of(seed)) for seed in range(jobs)]
+    list(drive(waiting, executor, store, Policy(threads=lambda job: most), lambda: 0))
+    assert [job.placement.threads for job in executor.jobs] == threads
+
+
+def test_jobs_of_a_given_number_of_threads_wait_for_as_many_slots(store):
+    executor = Recording(3, 3)
+    list(drive([job_of(run_of(seed), threads=2) for seed in range(3)], executor, store, Policy(), lambda: 0))
+    assert [job.placement.threads for job in executor.jobs] == [2, 2, 2]
+
+
+def test_a_job_with_two_threads_borrows_a_slot_until_it_ends(store):
+    executor = LocalExecutor(store.root, (Slot("cpu"), Slot("cpu"), Slot("cpu")))
+    try:
+        executor.submit(job_of(run_of(steps=20), threads=2))
+        assert executor.free() == 1
+        while executor.free() < 3:
+            executor.poll(0.1)
+    finally:
+        executor.close()
+    assert read_run(store.run_file(run_of(steps=20).run_id)).meta.provenance["threads"] == 2
+
+
+def test_workers_start_ahead_of_their_jobs_and_never_more_than_there_are_jobs(store):
+    executor = LocalExecutor(store.root, (Slot("cpu"), Slot("cpu"), Slot("cpu")))
+    try:
+        executor.warm(1)
+        (pid,) = worker_pids(executor)
+        list(drive([job_of(run_of())], executor, store, Policy(), lambda: 0))
+        assert worker_pids(executor) == [pid]
+    finally:
+        executor.close()
+    assert state_of(store, run_of().run_id).state is State.DONE
