@@ -25,7 +25,9 @@ context = 96                           # tokens in a sequence
 # window = 32                          # tokens that attention sees; 0 for all of the context
 
 [data]
-source = "stdlib"                      # Python's own source; or "text:PATH" (file or folder), or "markov" (known floor)
+source = "stdlib"                      # Python's own source; or "text:PATH", "parquet:PATH#COLUMN", "hf:NAME",
+                                       # "tokens:PATH.bin" (scalectl prepare), or "markov" (known floor)
+# tokenizer = "PATH.json"              # of text: a file of the package tokenizers; bytes without it
 # unique_tokens = 1e6                  # repeat this much data
 
 [train]

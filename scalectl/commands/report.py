@@ -13,8 +13,7 @@ import numpy as np
 from scalectl.commands.fit import Request, Result
 from scalectl.commands.fit import run as fit
 from scalectl.commands.fit import view as fit_view
-from scalectl.commands.target import Target, find_target
-from scalectl.core import units
+from scalectl.commands.target import Target, find_target, shared_facts
 from scalectl.core.cost import Ledger, ledger_of_record
 from scalectl.core.errors import FitError, NothingMatched, UsageError
 from scalectl.core.job import State
@@ -25,8 +24,6 @@ from scalectl.store.index import damaged_runs, refresh
 from scalectl.store.live import Standing, states
 from scalectl.store.reader import Damaged, load_rows, read_meta
 from scalectl.store.sweeps import StoredSweep, load_sweep
-
-SHARED = ("data.source", "model.family", "model.n_layer", "model.n_head", "model.context", "D", "train.precision")
 
 
 def run(request: Request) -> SweepView:
@@ -158,15 +155,7 @@ def _ledger(model: Mapping[str, Any]) -> Ledger:
 def _about(sweep: StoredSweep, columns: Mapping[str, Mapping[str, Any]]) -> tuple[str, tuple[tuple[str, str], ...]]:
     """The question of the sweep file, and what its runs share."""
     question = tomllib.loads(sweep.toml).get("question", "")
-    shared = []
-    for key in SHARED:
-        values = {row.get(key) for row in columns.values()}
-        if len(values) == 1:
-            value: Any = values.pop()
-            if value is not None:
-                text = units.count(float(value)) if key == "D" else str(value)
-                shared.append((key.rpartition(".")[2], text))
-    return str(question), tuple(shared)
+    return str(question), shared_facts(columns.values(), "train.precision")
 
 
 def _provenance(target: Target, done: list[str]) -> str:

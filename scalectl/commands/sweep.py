@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from scalectl.commands.shipped import is_recorded, sweep_file
 from scalectl.commands.speed import Here, here, measured, precision_advice, shapes, worth_measuring
-from scalectl.commands.target import results_store
+from scalectl.commands.target import results_store, shared_facts
 from scalectl.core import units
 from scalectl.core.errors import BudgetRefused, NothingMatched
 from scalectl.core.job import Job, Placement, State
@@ -322,35 +322,12 @@ def view(prepared: Prepared) -> PlanView:
         jobs=len(prepared.jobs),
         shapes=len(asked_shapes),
         measured=len(asked_shapes & prepared.at.speed.measured.keys()),
-        shared=shared_settings(prepared.plan),
+        shared=shared_facts([planned.columns() for planned in prepared.plan.runs], "train.batch_tokens"),
         dropped=tuple(dropped.items()),
         warnings=(*prepared.plan.notes, *_left_notes(prepared)),
         older=earlier,
         advice=precision_advice(prepared.todo, prepared.at),
     )
-
-
-def shared_settings(plan: Plan) -> tuple[tuple[str, str], ...]:
-    """Settings that all runs share and a reader wants to see, as short texts."""
-    columns = [planned.columns() for planned in plan.runs]
-    shown: tuple[str, ...] = (
-        "data.source",
-        "model.family",
-        "model.n_layer",
-        "model.n_head",
-        "model.context",
-        "D",
-        "train.batch_tokens",
-    )
-    shown += ("model.mup_base_width",) if any(column.get("model.mup_base_width") for column in columns) else ()
-    found = []
-    for key in shown:
-        values = {column.get(key) for column in columns}
-        if len(values) == 1 and None not in values:
-            value: Any = values.pop()
-            text = units.count(value) if key in ("D", "train.batch_tokens") else str(value)
-            found.append((key.rpartition(".")[2], text))
-    return tuple(found)
 
 
 def _group(

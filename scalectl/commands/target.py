@@ -4,17 +4,31 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from scalectl.commands.shipped import reference_folder
+from scalectl.core import units
 from scalectl.core.errors import NothingMatched, UsageError
 from scalectl.store.layout import Store, open_store
 from scalectl.store.sweeps import latest_sweep, list_sweeps, load_sweep
 from scalectl.sweep.spec import recorded_overrides
 
 DEFAULT_RESULTS = "results"
+SHARED = (
+    "data.source",
+    "data.origin",
+    "model.vocab",
+    "data.tokenizer",
+    "model.family",
+    "model.n_layer",
+    "model.n_head",
+    "model.context",
+    "model.mup_base_width",
+    "D",
+)
 
 
 @dataclass(frozen=True)
@@ -86,6 +100,24 @@ def _name_in(path: Path) -> str:
     if not isinstance(name, str):
         raise UsageError(f"{path} names no sweep", remedy=f"scalectl plan {path} shows what is wrong")
     return name
+
+
+def shared_facts(rows: Iterable[Mapping[str, Any]], *more: str) -> tuple[tuple[str, str], ...]:
+    """What all runs share of what a reader wants to see, as short texts by short name.
+
+    Args: rows: columns of each run, named like the keys of a sweep file; more: columns beside those of data and model.
+    """
+    held = list(rows)
+    found = []
+    for key in (*SHARED, *more):
+        values = {row.get(key) for row in held}
+        if len(values) != 1 or not (value := values.pop()):
+            continue
+        if key == "data.origin" and {row.get("data.task") for row in held} != {"tokens"}:
+            continue  # elsewhere the source says it; of a token file it names corpus and tokeniser
+        text = units.count(float(value)) if key in ("D", "train.batch_tokens") else str(value)
+        found.append((key.rpartition(".")[2], text))
+    return tuple(found)
 
 
 def changed_note(store: Store, name: str) -> tuple[str, ...]:

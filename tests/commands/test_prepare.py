@@ -42,10 +42,12 @@ def test_a_corpus_is_prepared_once_and_trained_on_offline(place, scalectl):
         path.unlink()
     (place / "c.tokenizer.json").unlink()
     plan = json.loads(scalectl("plan", "tiny.toml", "--json", cwd=place).stdout)
-    assert ["source", "tokens:c.bin"] in plan["shared"]
+    told = "c.bin of parquet:shards#content, tokenizer c.tokenizer.json"
+    assert plan["shared"][:3] == [["source", "tokens:c.bin"], ["origin", told], ["vocab", "280"]]
     scalectl("sweep", "tiny.toml", cwd=place)
     scalectl("export", "tiny", "--long", "-o", "rows.parquet", cwd=place)
     rows = pq.read_table(place / "rows.parquet").to_pandas()
+    assert f"source tokens:c.bin, origin {told}, vocab 280" in " ".join(scalectl("report", cwd=place).stdout.split())
     last = rows[(rows["step"] == 30) & (rows["split"] == "held-out")]
     held = last.pivot(index="run_id", columns="metric", values="value")
     data = tokens.open_data(tokens.Options(f"tokens:{place / 'c.bin'}"))
