@@ -349,3 +349,20 @@ def test_the_model_of_the_readme_is_one(tmp_path):
     ledger = examine.measure("gated:Gated", model, {"vocab": 256, "context": 32, "width": 8})
     assert ledger.params("matmul") == 2 * 8 * 16 * 4 + 256 * 8
     assert ledger.flops_per_token() == 6 * ledger.params("matmul")
+
+
+def test_token_budgets_branch_off_one_trunk_and_equal_the_planned_runs():
+    long = dataclasses.replace(
+        make_run("Recurrent", steps=16), schedule=Member("wsd", 1, ScheduleOptions(warmup=2, decay=4))
+    )
+    short = dataclasses.replace(long, steps=10)
+    solos = {run.run_id: values(Job((run,), placement())) for run in (short, long)}
+    trainer = Trainer(Job((short, long), placement(rows=1)))
+    rows = [event for event in trainer.splits if isinstance(event, Row)]
+    while trainer.running:
+        assert len(trainer.engine) == 1
+        rows += [event for event in trainer.step() if isinstance(event, Row)]
+    own = {run_id: [(r.step, r.split, r.metric, r.value) for r in rows if r.run_id == run_id] for run_id in solos}
+    assert own[long.run_id] == solos[long.run_id]
+    assert own[short.run_id] == [row for row in solos[short.run_id] if row[0] > 6]  # up to there the trunk's are its
+    assert [row for row in solos[short.run_id] if row[0] <= 6] == [r for r in solos[long.run_id] if r[0] <= 6]
