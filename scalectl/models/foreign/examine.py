@@ -15,6 +15,7 @@ import json
 import os
 import sys
 import warnings
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Literal, get_args, get_origin
@@ -149,13 +150,16 @@ def _look(title: str, model: Callable[..., nn.Module], options: Mapping[str, Any
     versions = {key: held._version for key, held in module.named_buffers()}
     uses = _Uses(parameters, module, vocab)
     counter = FlopCounterMode(display=False)
-    saved = _Saved(module)
+    peak = _Peak()
+    for held in parameters.values():
+        held.grad = torch.zeros_like(held)  # there before, as in training
     try:
         with device, _open_kernels():
             with uses:
                 logits = module(tokens)
             _check_shape(title, logits, (SEQUENCES, context, vocab))
-            with counter, torch.autograd.graph.saved_tensors_hooks(saved.keep, lambda held: held):
+            del logits
+            with counter, peak:
                 F.cross_entropy(module(tokens).float().flatten(0, 1), tokens.flatten()).backward()
     except UsageError:
         raise
@@ -172,13 +176,13 @@ def _look(title: str, model: Callable[..., nn.Module], options: Mapping[str, Any
             f"{title} draws random numbers in forward ({uses.random}); dropout would depend on the micro-batch, so set"
             " its rate to 0"
         )
-    idle = [key for key, held in parameters.items() if held.grad is None]
+    idle = [key for key, held in parameters.items() if held.grad is None or held.grad._version == 0]
     if idle:
         raise UsageError(f"{title}: the loss does not depend on parameter {idle[0]}; N would count what is not trained")
     return Ledger(
         tensors=tuple(uses.shape(key, held) for key, held in parameters.items()),
         attention_flops=0,
-        saved_activations=round(saved.bytes / 4 / tokens.numel()),
+        saved_activations=round(peak.most / 4 / tokens.numel()),
         counted_flops=round(counter.get_total_flops() / tokens.numel()),
     )
 
@@ -278,21 +282,33 @@ def _storage(held: Tensor) -> int:
     return held.untyped_storage()._cdata
 
 
-class _Saved:
-    """Counts what the forward pass keeps for the backward pass, each storage once and without the parameters."""
+class _Peak(TorchDispatchMode):
+    """Follows the bytes that are alive from operation to operation, and remembers the most.
 
-    def __init__(self, module: nn.Module) -> None:
-        self.held = [*module.parameters(), *module.buffers()]
-        self.seen = {_storage(held) for held in self.held}
-        self.bytes = 0
+    What a kernel takes for itself is not seen.
+    """
 
-    def keep(self, held: Tensor) -> Tensor:
-        """Called with every tensor that is kept."""
-        if _storage(held) not in self.seen:
-            self.seen.add(_storage(held))
-            self.held.append(held)
-            self.bytes += held.untyped_storage().nbytes()
-        return held
+    def __init__(self) -> None:
+        super().__init__()
+        self.alive = 0
+        self.most = 0
+        self.known: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        before = {_storage(held) for held in tree_leaves((args, kwargs)) if isinstance(held, Tensor)}
+        found = func(*args, **(kwargs or {}))
+        for held in tree_leaves(found):
+            if isinstance(held, Tensor) and _storage(held) not in before | self.known:
+                storage = held.untyped_storage()
+                self.known.add(storage._cdata)
+                self.alive += storage.nbytes()
+                weakref.finalize(storage, self._gone, storage._cdata, storage.nbytes())
+        self.most = max(self.most, self.alive)
+        return found
+
+    def _gone(self, storage: int, size: int) -> None:
+        self.known.discard(storage)
+        self.alive -= size
 
 
 @torch.no_grad()
