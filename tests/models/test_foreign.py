@@ -313,9 +313,11 @@ def test_a_sweep_of_ones_own_models_is_planned_like_any_other_and_never_packed(t
 
 
 def test_mistakes_in_its_keys_are_found_like_those_of_any_other(tmp_path):
+    more = 'kernle = 3\nvocab = 7\ngate = "relu"\ndepth = { grid = [1, 2.5] }'
     with pytest.raises(SweepFileError) as error:
-        parsed(tmp_path, '"wide"', 'kernle = 3\nvocab = 7\ngate = "relu"\ndepth = { grid = [1, 2.5] }')
+        parsed(tmp_path, '"wide"', more, overrides=["lr=mup:0.01"])
     assert [(problem.line, problem.what, problem.remedy) for problem in error.value.problems] == [
+        (None, "train.lr: muP is not defined for family own_models:GatedConvolution", "give a plain rate"),
         (4, 'model.width: "wide" is not an integer', None),
         (6, "[model] kernle is not a known key", "did you mean kernel?"),
         (7, "[model] vocab is not a known key", "the data set it"),
