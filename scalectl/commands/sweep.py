@@ -128,6 +128,9 @@ def prepare(
         checkpoint_seconds=runtime.checkpoint_seconds,
         search=sweep.search,
         branch=runtime.branch,
+        recompute=runtime.recompute,
+        compile=runtime.compile,
+        graph=runtime.graph,
     )
     at = here(todo, sweep.runtime, placement)
     return Prepared(

@@ -57,13 +57,14 @@ class Ledger:
     attention_flops: forward FLOPs per token of products between activations (QKᵀ and AV), which no parameter counts.
     saved_activations: numbers kept per token for the backward pass, logits included.
     counted_flops: training FLOPs per token where they were counted on the model itself, None where they follow from the
-    table.
+    table; recomputed_activations: numbers kept per token at most where blocks are recomputed, None where none are.
     """
 
     tensors: tuple[Tensor, ...]
     attention_flops: int
     saved_activations: int
     counted_flops: int | None = None
+    recomputed_activations: int | None = None
 
     def params(self, convention: Convention) -> int:
         """N [parameters] by convention."""
@@ -87,14 +88,18 @@ class Ledger:
         """Approximate training FLOPs per token, 6N."""
         return 6 * self.params(convention)
 
-    def train_bytes(self, tokens: int, precision: str = "fp32", *, state: int) -> int:
+    def train_bytes(self, tokens: int, precision: str = "fp32", *, state: int, recompute: bool = False) -> int:
         """Memory of one training run [bytes]: master weights, gradients, optimiser, compute copy, activations.
 
-        Args: tokens: tokens in one micro-batch; state: numbers that the optimiser keeps, in fp32.
+        Args: tokens: tokens in one micro-batch; state: numbers that the optimiser keeps, in fp32; recompute: whether
+        blocks are computed again in the backward pass.
         """
+        kept = self.saved_activations
+        if recompute and self.recomputed_activations is not None:
+            kept = self.recomputed_activations
         width = BYTES[precision]
         weights = 8 if width == 4 else 8 + 2 * width
-        return weights * self.params("total") + 4 * state + width * self.saved_activations * tokens
+        return weights * self.params("total") + 4 * state + width * kept * tokens
 
 
 def ledger_of_record(data: Mapping[str, Any]) -> Ledger:

@@ -42,7 +42,9 @@ class Placement:
     device: `cpu` or `cuda:INDEX`; threads: of the worker; micro_batch: sequences per forward pass, None for all;
     checkpoint_seconds: wall time between checkpoints; search: folders that hold somebody's own model; cores: of its
     threads, none for any; branch: whether runs that are equal up to their cooldown train it once; rows: the most models
-    in one step, None for no limit; graph: whether a step is recorded once and replayed, None where it pays (on a GPU).
+    in one step, None for no limit; graph: whether a step is recorded once and replayed, None where it pays (on a GPU);
+    recompute: whether blocks are computed again in the backward pass, for less memory; compile: whether blocks are
+    compiled.
     """
 
     device: str = "cpu"
@@ -54,6 +56,8 @@ class Placement:
     branch: bool = True
     rows: int | None = None
     graph: bool | None = None
+    recompute: bool = False
+    compile: bool = False
 
 
 @dataclass(frozen=True)

@@ -123,7 +123,9 @@ def expand(sweep: Sweep) -> Plan:
             flops=float(cell.ledger.flops_per_token()) * run.tokens,
             c_6nd=6.0 * n["non_embedding"] * run.tokens,
             state=state,
-            bytes=cell.ledger.train_bytes(sequences * run.context, run.precision, state=state),
+            bytes=cell.ledger.train_bytes(
+                sequences * run.context, run.precision, state=state, recompute=sweep.runtime.recompute
+            ),
             unique_tokens=cell.description.train_tokens,
             epoch=cell.description.reachable(run.context),
             ledger=cell.ledger,

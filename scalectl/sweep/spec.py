@@ -70,7 +70,9 @@ class Runtime:
     checkpoints; slots: workers at once, None ("auto") for one a core or device; probe: whether a sweep measures the
     speed of its shapes first, None ("auto") where that costs little beside the training; branch: whether runs that are
     equal up to their cooldown train it once; threads: of each worker, None ("auto") for one, and more for wide models
-    once cores are left over; more than one may change last bits.
+    once cores are left over; more than one may change last bits; recompute: whether blocks are computed
+    again in the backward pass, for less memory; compile: whether blocks are compiled; graph: whether a step is recorded
+    once and replayed, None ("auto") on GPUs.
     """
 
     micro_batch: int | None = None
@@ -79,6 +81,9 @@ class Runtime:
     probe: bool | None = None
     branch: bool = True
     threads: int | None = 1
+    recompute: bool = False
+    compile: bool = False
+    graph: bool | None = None
 
 
 @dataclass(frozen=True)

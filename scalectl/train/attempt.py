@@ -24,7 +24,7 @@ from scalectl.store.live import Claim, Live
 from scalectl.store.writer import write_run
 from scalectl.tasks import TASKS
 from scalectl.train import checkpoint
-from scalectl.train.device import out_of_memory
+from scalectl.train.device import admitted, free_bytes, out_of_memory
 from scalectl.train.loop import Ended, Progress, Split, Trainer
 from scalectl.train.provenance import now, provenance
 
@@ -105,7 +105,11 @@ class Attempt:
             return None
 
     def _train(self, begin: Mapping[str, Progress]) -> None:
-        trainer = Trainer(Job(tuple(self.runs.values()), self.job.placement), begin)
+        runs = tuple(self.runs.values())
+        placement, note = admitted(runs, self.job.placement, free_bytes(torch.device(self.job.placement.device)))
+        for run_id in self.runs if note else ():
+            self._log(run_id, note)
+        trainer = Trainer(Job(runs, placement), begin)
         self.pack = trainer.widest
         self.split = {run_id: progress.split for run_id, progress in begin.items()}
         for run_id in {*trainer.following.values(), *(split.trunk for split in trainer.splits)}:

@@ -1,4 +1,4 @@
-"""What a device is told and asked, in one place: the rounding of its products, and whether its memory ran out.
+"""What a device is told and asked, in one place: the rounding of its products, and its memory.
 
 Precision is part of a run's identity, so torch's defaults do not decide it: fp32 multiplies in fp32 on every device,
 tf32 only where the sweep file asks for it, and sums in half precision are kept in fp32.
@@ -6,14 +6,51 @@ tf32 only where the sweep file asks for it, and sums in half precision are kept 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import torch
 
+from scalectl.core.job import Placement
+from scalectl.core.run import RunConfig
+from scalectl.core.units import size
+from scalectl.models import ledger_of
+from scalectl.optim import OPTIMIZERS
+
+RESERVE = 0.08  # of a GPU's memory, left for its context, libraries and fragments; ours, unmeasured
 CPU_OUT_OF_MEMORY = "DefaultCPUAllocator: can't allocate memory"  # torch raises a bare RuntimeError
 
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, of a GPU or of the machine."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or CPU_OUT_OF_MEMORY in str(error)
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Memory that a pack may take [bytes]; None where nobody knows: a CPU's is shared with whatever else runs."""
+    if device.type != "cuda":
+        return None
+    free, total = torch.cuda.mem_get_info(device)
+    idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(free + idle - RESERVE * total)
+
+
+def admitted(runs: Sequence[RunConfig], placement: Placement, free: int | None) -> tuple[Placement, str]:
+    """As many rows in one step as memory takes by what shapes predict, and at least one; the others wait their turn.
+
+    Args: runs: of one pack; free: bytes that it may take, None for no limit.
+    Returns: the placement, and what was changed, for the log.
+    """
+    run, asked = runs[0], placement.rows or len(runs)
+    tensors = ledger_of(run.model).tensors
+    tokens = min(placement.micro_batch or run.sequences, run.sequences) * run.context
+    state = sum(OPTIMIZERS[run.optim.name].state(tensors))
+    each = ledger_of(run.model).train_bytes(tokens, run.precision, state=state, recompute=placement.recompute)
+    fits = asked if free is None else max(1, free // each)
+    if fits >= asked:
+        return placement, ""
+    note = f"{fits} models in a step in place of {asked}: each takes about {size(each)}, and {size(free)} are free"
+    return replace(placement, rows=fits), note
 
 
 def set_rounding(precision: str) -> None:

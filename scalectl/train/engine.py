@@ -5,6 +5,7 @@ The engine knows tensors and nothing of runs' lengths, rows of measurements or f
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
@@ -13,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from scalectl.core.job import Placement
 from scalectl.core.run import Foreign, RunConfig
@@ -55,6 +57,26 @@ def _opened(run: RunConfig, search: Sequence[str]) -> Any:
     return Opened(run.model, run.seed, search)
 
 
+def _call(placement: Placement) -> Callable[..., Tensor] | None:
+    """How the blocks of a model are called; None to call them plainly."""
+    if not placement.compile and not placement.recompute:
+        return None
+
+    def call(block: Callable[..., Tensor], *arguments: Any) -> Tensor:
+        held = _compiled(block) if placement.compile else block
+        if placement.recompute and torch.is_grad_enabled():
+            return checkpoint(held, *arguments, use_reentrant=False, preserve_rng_state=False)
+        return held(*arguments)
+
+    return call
+
+
+@functools.cache
+def _compiled(block: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The block compiled, once in a process; its code lies in torch's cache on disk, which all workers share."""
+    return torch.compile(block, dynamic=False)
+
+
 class Engine:
     """K rows of one model in training.
 
@@ -76,6 +98,7 @@ class Engine:
             self.forward = opened.placed(self.device, pop.COMPUTE[self.run.precision])
         else:
             self.forward = importlib.import_module(MODELS[self.run.model.name].forward)
+        self.call = _call(placement)
         optimizer = OPTIMIZERS[self.run.optim.name]
         self.optim = importlib.import_module(optimizer.module)
         tensors = ledger_of(self.run.model).tensors
@@ -169,7 +192,7 @@ class Engine:
         total = torch.zeros(len(people), device=self.device, dtype=torch.float64)
         for part in tokens_KBT1.split(self.micro_batch, dim=1):
             for rows, views in self.parts:
-                per_token = self.forward.token_losses(views, part[rows], self.run.model.options)
+                per_token = self.forward.token_losses(views, part[rows], self.run.model.options, self.call)
                 loss_K = per_token.mean(dim=1) * (part.shape[1] / sequences)
                 total[rows] += loss_K.detach()
                 if people.scaling.shape[1]:

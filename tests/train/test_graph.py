@@ -154,10 +154,10 @@ def fails_at(engine, monkeypatch, calls):
     count = iter(range(10**6))
     forward = engine.forward.token_losses
 
-    def short(views, tokens, options):
+    def short(views, tokens, options, run=None):
         if next(count) in calls:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 TiB")
-        return forward(views, tokens, options)
+        return forward(views, tokens, options, run)
 
     monkeypatch.setattr(engine, "forward", type("Short", (), {"token_losses": staticmethod(short)}))
 
@@ -213,12 +213,12 @@ def test_a_failed_attempt_leaves_parameters_and_moments_untouched(make_run, monk
     seen = []
     forward = engine.forward.token_losses
 
-    def short(views, tokens, options):
+    def short(views, tokens, options, run=None):
         if len(seen) == 1:  # the first half of the batch has left its gradient behind
             seen.append(engine.row(0))
             raise torch.OutOfMemoryError("CUDA out of memory")
         seen.append(None)
-        return forward(views, tokens, options)
+        return forward(views, tokens, options, run)
 
     monkeypatch.setattr(engine, "forward", type("Short", (), {"token_losses": staticmethod(short)}))
     engine.learn([[graph.Turn(0, 1.0)]])

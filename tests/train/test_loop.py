@@ -135,6 +135,54 @@ def test_micro_batches_change_nothing_but_rounding(make_run):
     assert [row.value for row in parts] == pytest.approx([row.value for row in whole], rel=1e-5)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("options", [{}, {"position": "rotary", "norm": "rms", "bias": False}], ids=str)
+def test_recomputing_blocks_changes_no_bit(make_run, precision, options):
+    runs = tuple(make_run(seed=seed, precision=precision, **options) for seed in (1, 2))
+    placement = Placement(micro_batch=2)
+    assert by_run(train(Job(runs, dataclasses.replace(placement, recompute=True)))) == by_run(
+        train(Job(runs, placement))
+    )
+
+
+def test_recomputing_keeps_the_input_of_each_block_alone(make_run):
+    run = make_run(d_model=32, sequences=8)
+
+    def kept(recompute):
+        engine = Trainer(Job((run,), Placement(recompute=recompute))).engine
+        tokens = torch.from_numpy(engine.data.batches([0], [0], 8, run.context))
+        seen = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: seen.append(x.numel()) or x, lambda x: x):
+            engine.forward.token_losses(engine.parts[0][1], tokens, run.model.options, engine.call)
+        return sum(seen)
+
+    ledger = MODELS["decoder"].ledger(run.model.options)
+    assert kept(True) < 0.6 * kept(False)
+    assert ledger.train_bytes(192, state=0, recompute=True) < ledger.train_bytes(192, state=0)
+
+
+def test_micro_batches_sum_to_the_gradient_of_the_whole_batch_in_float64(make_run):
+    run = make_run(sequences=8, d_model=32, precision="fp64")
+    thetas = []
+    for micro_batch in (None, 3, 1):
+        engine = Trainer(Job((run,), Placement(micro_batch=micro_batch))).engine
+        tokens = torch.from_numpy(engine.data.batches([0], [0], 8, run.context))
+        engine._gradients(tokens)
+        thetas.append(engine.population.grad.clone())
+    assert thetas[0].abs().max() > 1e-3
+    assert all((theta - thetas[0]).abs().max() < 1e-12 for theta in thetas[1:])
+
+
+@pytest.mark.slow
+def test_compiled_blocks_train_alike(make_run):
+    run = make_run(steps=6, every=3)
+    plain, compiled = (
+        [event.value for event in train(Job((run,), Placement(compile=on))) if isinstance(event, Row)]
+        for on in (False, True)
+    )
+    assert compiled == pytest.approx(plain, rel=1e-4)
+
+
 def test_rows_hold_every_measurement_once_with_its_cost(make_run):
     run = make_run(steps=12, every=5)
     rows = [e for e in train(Job((run,), Placement())) if isinstance(e, Row)]

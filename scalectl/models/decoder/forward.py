@@ -5,7 +5,7 @@ Legend: K models in the pack, B sequences, T tokens, M = B T, D width, H heads, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -16,10 +16,14 @@ from scalectl.models.decoder.spec import Options
 ACTIVATIONS = {"gelu_tanh": p.gelu, "gelu": F.gelu, "relu": F.relu}
 
 
-def logits(views: Mapping[str, Tensor], tokens_KBT: Tensor, o: Options) -> Tensor:
+Run = Callable[..., Tensor]
+
+
+def logits(views: Mapping[str, Tensor], tokens_KBT: Tensor, o: Options, run: Run | None = None) -> Tensor:
     """Next-token logits, shape (K, B T, V).
 
-    Args: views: tensors by name, each (K, *shape of spec.tensors); tokens_KBT: integers below V, T at most o.context.
+    Args: views: tensors by name, each (K, *shape of spec.tensors); tokens_KBT: integers below V, T at most o.context;
+    run: calls a block, run(block, *arguments), where it is to be recomputed or compiled; None to call it plainly.
     """
     K, B, T = tokens_KBT.shape
     x_KMD = p.embedding(tokens_KBT.reshape(K, B * T), views["token"])
@@ -28,16 +32,21 @@ def logits(views: Mapping[str, Tensor], tokens_KBT: Tensor, o: Options) -> Tenso
     elif o.position == "sinusoidal":
         x_KMD = _add_positions(x_KMD, p.sinusoid(T, o.d_model, x_KMD.dtype, x_KMD.device).unsqueeze(0), B)
     for layer in range(o.n_layer):
-        x_KMD = _block(x_KMD, views, f"layer{layer}", o, B)
+        at = f"layer{layer}"
+        if run is None:
+            x_KMD = _block(x_KMD, views, at, o, B)
+        else:  # by names that all layers share, so that one compiled block serves them
+            own = {name.removeprefix(at): view for name, view in views.items() if name.startswith(f"{at}.")}
+            x_KMD = run(_block, x_KMD, own, "", o, B)
     last_KMD = _norm(x_KMD, views, "norm", o) if o.norm_first else x_KMD
     found = p.linear(last_KMD, views["token" if o.tie else "head"].transpose(1, 2), None)
     return found if o.logit_scale == 1 else found * o.logit_scale
 
 
-def token_losses(views: Mapping[str, Tensor], tokens_KBT1: Tensor, o: Options) -> Tensor:
+def token_losses(views: Mapping[str, Tensor], tokens_KBT1: Tensor, o: Options, run: Run | None = None) -> Tensor:
     """Cross-entropy of every target [nats], shape (K, B T); tokens hold T inputs and the target of the last."""
     K = tokens_KBT1.shape[0]
-    return p.token_losses(logits(views, tokens_KBT1[..., :-1], o), tokens_KBT1[..., 1:].reshape(K, -1))
+    return p.token_losses(logits(views, tokens_KBT1[..., :-1], o, run), tokens_KBT1[..., 1:].reshape(K, -1))
 
 
 def _add_positions(x_KMD: Tensor, table_KTD: Tensor, B: int) -> Tensor:

@@ -161,12 +161,13 @@ def ledger(o: Options) -> Ledger:
     Attention: QKᵀ and AV cost 2 T d each per token and layer (Kaplan et al. 2020, table 1, without a discount for the
     causal mask or a window). Saved activations per token and layer, in units of d, as the eager backward keeps them:
     two normalised inputs and their inputs (4), q, k, v (3), the attention's output (1), two residual sums (2), and the
-    hidden layer before and after its activation; then the logits and their log-softmax. Ours, from the operations in
-    forward.py.
+    hidden layer before and after its activation; then the logits and their log-softmax. Recomputed, each layer keeps
+    its input, and one layer at a time the rest. Ours, from the operations in forward.py.
     """
     per_layer = 10 * o.d_model + 2 * o.d_hidden
     return Ledger(
         tensors=tensors(o),
         attention_flops=o.n_layer * 4 * o.context * o.d_model,
         saved_activations=o.n_layer * per_layer + 4 * o.d_model + 2 * o.vocab,
+        recomputed_activations=o.n_layer * o.d_model + per_layer + 4 * o.d_model + 2 * o.vocab,
     )

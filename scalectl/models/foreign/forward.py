@@ -43,8 +43,11 @@ class Opened:
             held.data = held.data.new_empty(0)
         return self
 
-    def token_losses(self, views: Mapping[str, Tensor], tokens_KBT1: Tensor, _: Any) -> Tensor:
-        """Cross-entropy of every target [nats], shape (1, B T); tokens hold T inputs and the target of the last."""
+    def token_losses(self, views: Mapping[str, Tensor], tokens_KBT1: Tensor, *_: Any) -> Tensor:
+        """Cross-entropy of every target [nats], shape (1, B T); tokens hold T inputs and the target of the last.
+
+        Its blocks are its own: whatever runs those of other models means nothing here.
+        """
         if self.module.training != torch.is_grad_enabled():
             self.module.train(torch.is_grad_enabled())
         own = {name: view.squeeze(0) for name, view in views.items()}
