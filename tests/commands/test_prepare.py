@@ -1,12 +1,14 @@
 """`scalectl prepare` on the real command line: a corpus once into a token file, and a sweep from it."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support import SWEEP
+from support import SWEEP, environment
 
 from scalectl.commands import prepare
 from scalectl.core.errors import DataError, UsageError
@@ -55,6 +57,21 @@ def test_a_corpus_is_prepared_once_and_trained_on_offline(place, scalectl):
     assert judged > 2
     assert np.allclose(held["loss"] / np.log(2) / held["bits_per_byte"], judged, rtol=1e-12)
     assert len(held) == 6
+
+
+def test_neither_preparing_nor_planning_on_tokens_imports_torch(place):
+    (place / "tiny.toml").write_text(SWEEP.replace(SOURCE, 'source = "tokens:c.bin"'))
+    script = (
+        "import sys\nfrom scalectl.cli import app\n"
+        "for line in (['prepare', 'parquet:shards#content', '-o', 'c.bin', '--train-tokenizer', '280'],\n"
+        "             ['plan', 'tiny.toml']):\n    app(args=line, standalone_mode=False)\n"
+        "sys.exit(bool({'torch', 'scipy.stats', 'datasets'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=place, env=environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "vocab 280" in done.stdout
 
 
 def test_the_view_for_machines_has_every_fact(place, scalectl):
