@@ -19,13 +19,14 @@ import torch
 from torch import Tensor
 from torch.autograd.function import Function
 
+from scalectl.models.blocks import blocks, first_key
+
 LOG2E = 1 / math.log(2)
 NARROW = 16  # heads narrower than this are kept as (E, T): products of 8 columns run at 14 GFLOP/s, of 8 rows at 50
 # In fp32 oneDNN multiplies by a matrix at 100 GFLOP/s where the default library reaches 85, and adds a bias in passing:
 # a step x1.04 at width 64, x1.09 at 128, x1.2 at 256. Its only door in torch is the one that compiled graphs use.
 ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 LARGE = 1 << 23  # multiplications of a product from which that pays
-BLOCK = 32  # queries in a block of attention: whole blocks of the future are never computed
 
 
 class Linear(Function):
@@ -150,6 +151,26 @@ class Standardise(Function):
         return x_KMD.mul_(inverse_KM1), None
 
 
+class RootMeanSquare(Function):
+    """x / √(mean square + eps) along D; saves its result and the divisor."""
+
+    @staticmethod
+    def forward(ctx: Any, x_KMD: Tensor, eps: float) -> Tensor:
+        wide = _wide(x_KMD.dtype)
+        norm_KM1 = torch.linalg.vector_norm(x_KMD, dim=-1, keepdim=True, dtype=wide)
+        inverse_KM1 = norm_KM1.square_().div_(x_KMD.shape[-1]).add_(eps).rsqrt_()
+        unit_KMD = torch.mul(x_KMD, inverse_KM1, out=torch.empty_like(x_KMD))
+        ctx.save_for_backward(unit_KMD, inverse_KM1)
+        return unit_KMD
+
+    @staticmethod
+    def backward(ctx: Any, grad_KMD: Tensor) -> tuple[Tensor | None, ...]:
+        unit_KMD, inverse_KM1 = ctx.saved_tensors
+        along_KM1 = (grad_KMD * unit_KMD).mean(-1, keepdim=True)
+        x_KMD = torch.addcmul(grad_KMD, unit_KMD, along_KM1, value=-1)
+        return x_KMD.mul_(inverse_KM1), None
+
+
 def _wide(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
@@ -161,6 +182,9 @@ def _constants(D: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 SLOPE = 2 * math.sqrt(2 / math.pi)  # gelu(x) = x sigmoid(u), u = SLOPE (x + CUBE x^3), in its tanh form
 CUBE = 0.044715
+CHUNK = (
+    1 << 17
+)  # numbers, a quarter of them in half precision: what stands between input and output stays in the caches
 
 
 class Gelu(Function):
@@ -172,16 +196,20 @@ class Gelu(Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        wide = x.to(_wide(x.dtype))
-        u = torch.addcmul(_slope(wide.dtype), wide, wide, value=SLOPE * CUBE).mul_(wide)
-        share = torch.sigmoid(u)
-        value = share * wide
-        if ctx.needs_input_grad[0]:
-            # share + share (1 - share) x u'(x), and x u'(x) = 3 u - 2 SLOPE x
-            torch.add(wide, u, alpha=-1.5 / SLOPE, out=u)
+        wide = _wide(x.dtype)
+        value, derivative = torch.empty_like(x), torch.empty_like(x)
+        chunk = CHUNK if wide == x.dtype else CHUNK // 4
+        for part, goes, slope in zip(*(held.view(-1).split(chunk) for held in (x, value, derivative)), strict=True):
+            part = part.to(wide)
+            u = torch.addcmul(_slope(wide), part, part, value=SLOPE * CUBE).mul_(part)
+            share = torch.sigmoid(u)
+            torch.mul(share, part, out=goes)
+            # the derivative is share + share (1 - share) x u'(x), and x u'(x) = 3 u - 2 SLOPE x
+            torch.add(part, u, alpha=-1.5 / SLOPE, out=u)
             torch.ops.aten.sigmoid_backward(u, share, grad_input=u)
-            ctx.save_for_backward(share.add_(u, alpha=-2 * SLOPE).to(x.dtype))
-        return value.to(x.dtype)
+            torch.add(share, u, alpha=-2 * SLOPE, out=slope)
+        ctx.save_for_backward(derivative)
+        return value
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
@@ -216,8 +244,8 @@ class Attention(Function):
         hidden_TT = _hidden(T, window, qkv_KMX.dtype)
         mixed_NTHE = qkv_KMX.new_empty((N, T, H, E))
         powers, sums = [], []
-        for a, b in _blocks(T):
-            first = _first_key(a, window)
+        for a, b in blocks(T):
+            first = first_key(a, window)
             power = torch.baddbmm(hidden_TT[a:b, first:b], q_GTE[:, a:b], k_GTE[:, first:b].mT)
             power.sub_(power.amax(-1, keepdim=True)).exp2_()
             total = power.sum(-1, keepdim=True)
@@ -242,8 +270,8 @@ class Attention(Function):
         grad_GTE = grad_NHTE.flatten(0, 1)
         slope_3NHTE = _heads(grad_KMD, 3, N, H, T, E)
         slope_q, slope_k, slope_v = slope_3NHTE.flatten(1, 2).unbind(0)
-        for (a, b), power in zip(reversed(_blocks(T)), reversed(powers), strict=True):
-            first = _first_key(a, ctx.window)
+        for (a, b), power in zip(reversed(blocks(T)), reversed(powers), strict=True):
+            first = first_key(a, ctx.window)
             score = torch.bmm(grad_GTE[:, a:b], v_GTE[:, first:b].mT).sub_(mean_GT1[:, a:b]).mul_(power)
             slope_q[:, a:b] = _mix(score, k_GTE[:, first:b])
             for slope, part in (
@@ -281,19 +309,6 @@ def _mix(weight_GTU: Tensor, value_GUE: Tensor) -> Tensor:
 
 def _by_token(x_GTE: Tensor, N: int) -> Tensor:
     return x_GTE.unflatten(0, (N, -1)).transpose(1, 2)
-
-
-@functools.lru_cache(maxsize=64)
-def _blocks(T: int) -> tuple[tuple[int, int], ...]:
-    """First and end query of each block."""
-    if T <= 2 * BLOCK or T % BLOCK:
-        return ((0, T),)
-    return tuple((a, a + BLOCK) for a in range(0, T, BLOCK))
-
-
-def _first_key(query: int, window: int) -> int:
-    """The first key that a block of queries looks at, a whole block."""
-    return max(0, query - window + 1) // BLOCK * BLOCK if window else 0
 
 
 @functools.lru_cache(maxsize=16)

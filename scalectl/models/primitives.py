@@ -72,7 +72,8 @@ def layer_norm(x_KMD: Tensor, scale_KD: Tensor, shift_KD: Tensor | None) -> Norm
 
 def rms_norm(x_KMD: Tensor, scale_KD: Tensor) -> Normed:
     """Root-mean-square norm with each row's own scale (Zhang & Sennrich 2019, arXiv 1910.07467)."""
-    return Normed(F.rms_norm(x_KMD, x_KMD.shape[-1:], eps=EPS), scale_KD, None)
+    unit = cpu.RootMeanSquare.apply(x_KMD, EPS) if x_KMD.is_cpu else F.rms_norm(x_KMD, x_KMD.shape[-1:], eps=EPS)
+    return Normed(unit, scale_KD, None)
 
 
 def scaled(x: Normed) -> Tensor:

@@ -14,6 +14,7 @@ from typing import Literal
 
 from scalectl.core.cost import Ledger, Tensor
 from scalectl.core.run import new_field
+from scalectl.models.blocks import weights
 
 INIT_STD = 0.02  # GPT-2
 # The width at which muP is the standard parametrisation: that of the proxy of GPT-3 in Yang et al. 2022, section 7.4.
@@ -159,15 +160,23 @@ def ledger(o: Options) -> Ledger:
     """Parameters, FLOPs and memory of one model.
 
     Attention: QKᵀ and AV cost 2 T d each per token and layer (Kaplan et al. 2020, table 1, without a discount for the
-    causal mask or a window). Saved activations per token and layer, in units of d, as the eager backward keeps them:
-    two normalised inputs and their inputs (4), q, k, v (3), the attention's output (1), two residual sums (2), and the
-    hidden layer before and after its activation; then the logits and their log-softmax. Recomputed, each layer keeps
-    its input, and one layer at a time the rest. Ours, from the operations in forward.py.
+    causal mask or a window). Activations as the layers of `models.cpu` save them, per token: two normalised inputs;
+    q, k, v, the mixture, and the weights of every head with their sum; the hidden layer after its activation and its
+    derivative; with norms last, both outputs of the norms besides. Beside them stand in the last layer the gradients of
+    the hidden layer, or of attention (the residual, the mixture twice, q, k, v twice, the weights of a block) where the
+    last norm, the MLP and its norm are gone. Recomputed, each layer keeps its input, and one layer at a time the rest.
     """
-    per_layer = 10 * o.d_model + 2 * o.d_hidden
+    d, hidden = o.d_model, o.d_hidden
+    held = weights(o.context, o.window)
+    attention = 4 * d + o.n_head * (sum(held) // o.context + 1)
+    passing = (8 if o.position == "rotary" else 7) * d + o.n_head * max(held) // o.context
+    mlp = hidden if o.activation == "relu" else 2 * hidden
+    per_layer = (2 if o.norm_first else 4) * (d + 1) + attention + mlp
     return Ledger(
         tensors=tensors(o),
-        attention_flops=o.n_layer * 4 * o.context * o.d_model,
-        saved_activations=o.n_layer * per_layer + 4 * o.d_model + 2 * o.vocab,
-        recomputed_activations=o.n_layer * o.d_model + per_layer + 4 * o.d_model + 2 * o.vocab,
+        attention_flops=o.n_layer * 4 * o.context * d,
+        saved_activations=o.n_layer * per_layer + d + 1 + o.vocab,
+        recomputed_activations=o.n_layer * d + per_layer + d + 1 + o.vocab,
+        logits=o.vocab,
+        passing=max(hidden, passing - mlp),
     )
