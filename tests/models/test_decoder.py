@@ -154,6 +154,27 @@ def test_attention_in_half_precision_is_near_the_exact_one():
     assert (primitives.causal_attention(qkv, 3, 3).double() - exact).abs().max() < 0.02
 
 
+class Elsewhere(torch.Tensor):
+    """A tensor that says it is on another device, so that what other devices compute can be compared here."""
+
+    is_cpu = False
+
+
+@pytest.mark.parametrize("o", VARIANTS[::3] + BLOCKS, ids=str)
+def test_other_devices_compute_what_the_cpu_computes(o, monkeypatch):
+    batch = tokens(o, k=2, length=o.context + 1)
+    found = []
+    for kind, layers in ((torch.Tensor, primitives.cpu), (Elsewhere, None)):
+        monkeypatch.setattr(primitives, "cpu", layers)
+        held = {name: view.as_subclass(kind).requires_grad_() for name, view in views(o, (0, 1), std=0.3).items()}
+        losses = forward.token_losses(held, batch, o)
+        assert isinstance(losses, kind)
+        losses.sum().backward()
+        found.append([losses.detach(), *(view.grad for view in held.values())])
+    for here, there in zip(*found, strict=True):
+        assert (here - there).abs().max() < 1e-11 * here.abs().max()
+
+
 @pytest.mark.parametrize("o", VARIANTS + BLOCKS, ids=str)
 def test_every_variant_is_causal_and_its_ledger_counts_what_is_there(o):
     held = views(o, std=0.3)
