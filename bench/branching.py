@@ -22,12 +22,12 @@ from record import Section, record
 
 from scalectl.commands.sweep import prepare
 
-LENGTHS = [round(200 * 2 ** (i / 2)) for i in range(9)]
+LENGTHS = [round(100 * 2 ** (i / 2)) for i in range(9)]
 SWEEP = """\
 name = "branching"
 [model]
 family = "decoder"
-d_model = 32
+d_model = 64
 n_layer = 2
 n_head = 4
 context = 64
@@ -41,10 +41,11 @@ schedule = "{schedule}"
 warmup = 20
 decay = 0.2
 [eval]
-every = 200
+every = 100
 tokens = 8192
 [runtime]
 slots = 1
+probe = false
 branch = {branch}
 """
 WAYS = {"wsd, branched": ("wsd", "true"), "wsd, one by one": ("wsd", "false"), "cosine": ("cosine", "true")}
@@ -74,7 +75,7 @@ def trained(folder: Path, way: str) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     seconds: dict[str, list[float]] = {way: [] for way in WAYS}
