@@ -20,7 +20,7 @@ from scalectl.core.run import record
 from scalectl.executors.drive import Halted, Policy, drive
 from scalectl.executors.executor import Beat, Event, JobOver, RunEnded
 from scalectl.executors.local import LocalExecutor
-from scalectl.optim.trunks import occupancy, trunks
+from scalectl.optim.trunks import Trunk, occupancy, split_step, trunks
 from scalectl.report.build import short_names
 from scalectl.report.progress import Expected, Progress
 from scalectl.report.views import PlanGroup, PlanView
@@ -250,13 +250,19 @@ def outcome(prepared: Prepared) -> Outcome:
 def progress(prepared: Prepared, console: Console, look: Look) -> Progress:
     """The display of a sweep about to run."""
     names = short_names(prepared.plan.axes)
-    seconds = {run.run_id: job.seconds / len(job.runs) for job in prepared.jobs for run in job.runs}
+    seconds: dict[str, float] = {}
+    splits: dict[str, int] = {}
+    for job in prepared.jobs:
+        splits |= {run.run_id: split_step(run) for trunk in _trunks(job) for run in trunk.followers}
+        own = {run.run_id: run.steps - splits.get(run.run_id, 0) for run in job.runs}
+        seconds |= {run_id: job.seconds * steps / sum(own.values()) for run_id, steps in own.items()}
     expected = {
         planned.run_id: Expected(
             cell={names[key]: held for key, held in planned.cell.items()},
             steps=planned.run.steps,
             seconds=seconds[planned.run_id],
             flops=planned.flops,
+            split=splits.get(planned.run_id, 0),
         )
         for planned in prepared.todo
     }
@@ -298,7 +304,11 @@ def record_plan(prepared: Prepared) -> None:
 
 def view(prepared: Prepared) -> PlanView:
     """The plan as facts to render."""
-    seconds = {run.run_id: job.seconds for job in prepared.jobs for run in job.runs}
+    seconds = {
+        run.run_id: job.seconds * run.steps / max(held.steps for held in job.runs)
+        for job in prepared.jobs
+        for run in job.runs
+    }
     jobs = {run.run_id: job for job in prepared.jobs for run in job.runs}
     asked_shapes = shapes(prepared.todo).keys()
     groups: dict[tuple[tuple[str, Any], ...], list[PlannedRun]] = {}
@@ -313,12 +323,13 @@ def view(prepared: Prepared) -> PlanView:
     dropped: dict[str, int] = {}
     for _, constraint in prepared.plan.dropped:
         dropped[constraint] = dropped.get(constraint, 0) + 1
+    branched = sum(len(trunk.runs) > 1 for job in prepared.jobs for trunk in _trunks(job))
     return PlanView(
         name=prepared.plan.name,
         question=prepared.plan.question,
         groups=tuple(_group(dict(cell), held, prepared, jobs, seconds) for cell, held in groups.items()),
         todo=len(prepared.todo),
-        flops=sum(planned.flops for planned in prepared.todo),
+        flops=prepared.flops,
         seconds=prepared.seconds,
         disk=float(prepared.disk),
         devices=_devices(prepared.at),
@@ -329,6 +340,8 @@ def view(prepared: Prepared) -> PlanView:
         dropped=tuple(dropped.items()),
         warnings=(*prepared.plan.notes, *_left_notes(prepared)),
         older=earlier,
+        alone=_alone(prepared) if branched else None,
+        trunks=branched,
         advice=precision_advice(prepared.todo, prepared.at),
     )
 
@@ -342,7 +355,7 @@ def _group(
 ) -> PlanGroup:
     first = held[0]
     mine = {job.ticket: job for job in (jobs[p.run_id] for p in held if p.run_id in jobs)}
-    k = max((len(job.runs) for job in mine.values()), default=0)
+    k = max((rows for job in mine.values() for rows, _ in _rows(job)), default=0)
     times = [seconds[planned.run_id] for planned in held if planned.run_id in seconds]
     return PlanGroup(
         cell=cell,
@@ -368,9 +381,22 @@ def _left_notes(prepared: Prepared) -> list[str]:
     return notes
 
 
+def _alone(prepared: Prepared) -> tuple[float, float]:
+    """FLOPs and seconds of what is left if no run shared a trunk."""
+    at = prepared.at
+    apart = pack(
+        prepared.todo, slots=len(at.places), placement=replace(at.cache.placement, branch=False), speed=at.speed
+    )
+    return sum(planned.flops for planned in prepared.todo), makespan([job.seconds for job in apart], len(at.places))
+
+
+def _trunks(job: Job) -> tuple[Trunk, ...]:
+    return trunks(job.runs, branch=job.placement.branch)
+
+
 def _rows(job: Job) -> tuple[tuple[int, int], ...]:
     """How many models a job trains in one step, as (models, steps) one after the other."""
-    return occupancy(trunks(job.runs, branch=job.placement.branch), job.placement.rows)
+    return occupancy(_trunks(job), job.placement.rows)
 
 
 def _devices(at: Here) -> str:

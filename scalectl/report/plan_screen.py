@@ -38,6 +38,11 @@ def plan_lines(view: PlanView, look: Look) -> Lines:
         packed = f" in {counted(view.jobs, 'job')}" if 0 < view.jobs < view.todo else ""
         total = f"to train: {counted(view.todo, 'run')}{packed}, {units.si(view.flops, 'FLOP')}, {time}"
         lines += paragraph(f"{total} on {view.devices} ({_speeds(view)}){disk}", look)
+        if view.alone is not None:
+            flops, seconds = view.alone
+            trained = f"{counted(view.trunks, 'trunk')} with a branch for every length; each run by itself:"
+            factor = f"{units.si(flops, 'FLOP')} ({flops / view.flops:.2f} times), about {units.duration(seconds)}"
+            lines += paragraph(f"{trained} {factor}", look)
     else:
         done = f"Nothing to do: {view.done}/{view.runs} done."
         done += f"  Next:  scalectl fit {view.name}" if view.done == view.runs else ""

@@ -28,13 +28,15 @@ BAR = 24  # columns, where there is room
 class Expected:
     """A run to come.
 
-    cell: what varies, by short key; seconds: expected in its pack, per member; flops: of all its steps.
+    cell: what varies, by short key; seconds: expected in its pack, per member; flops: of all its steps; split: the step
+    up to which another run's training is its own too, so that seconds are those of the steps after it.
     """
 
     cell: Mapping[str, object]
     steps: int
     seconds: float
     flops: float
+    split: int = 0
 
 
 @dataclass
@@ -120,7 +122,11 @@ class Progress:
         self.ended[run_id] = state
         if state is State.DONE:
             self.steps[run_id] = self.expected[run_id].steps
-        sign, style = {State.DONE: ("✔", "green"), State.PAUSED: ("›", "dim")}.get(state, ("✘", "red"))
+        sign, style = {
+            State.DONE: ("✔", "green"),
+            State.PAUSED: ("›", "dim"),
+            State.PENDING: ("›", "dim"),
+        }.get(state, ("✘", "red"))
         said = f"loss {loss:.4f}   {units.duration(seconds)}" if state is State.DONE and loss is not None else ""
         text = message or said
         if state is not State.DONE and not message.startswith(str(state)):
@@ -156,18 +162,20 @@ class Progress:
         """Share of the expected work that is done, whatever was done before this start left out."""
         total = done = 0.0
         for run_id, run in self.expected.items():
-            first = self.began.get(run_id, 0)
-            total += run.seconds * (1 - first / run.steps)
+            first = self.began.get(run_id, run.split)
+            each = run.seconds / (run.steps - run.split)
+            total += each * (run.steps - first)
             settled = self.ended.get(run_id)
             step = run.steps if settled is not None and settled.final else self.steps.get(run_id, first)
-            done += run.seconds * (step - first) / run.steps
+            done += each * (step - first)
         return done / total if total else 1.0
 
     def _headline(self) -> str:
         done = self.settled + sum(state.final for state in self.ended.values())
         total = self.settled + len(self.expected)
-        spent = sum(run.flops * self.steps.get(run_id, 0) / run.steps for run_id, run in self.expected.items())
-        whole = sum(run.flops for run in self.expected.values())
+        steps = {run_id: max(0, self.steps.get(run_id, 0) - run.split) for run_id, run in self.expected.items()}
+        spent = sum(run.flops * steps[run_id] / run.steps for run_id, run in self.expected.items())
+        whole = sum(run.flops * (1 - run.split / run.steps) for run in self.expected.values())
         text = f"{self.name}  {done}/{total} runs  {units.si(spent, 'FLOP')} of {units.si(whole, 'FLOP')}"
         left = _left(time.monotonic() - self.clock, self.share)
         return f"{text}  {left} left" if left else text

@@ -127,6 +127,8 @@ class PlanView:
     shared: tuple[Setting, ...] = ()
     dropped: tuple[tuple[str, int], ...] = ()
     warnings: tuple[str, ...] = ()
+    alone: tuple[float, float] | None = None  # FLOPs and seconds with every run by itself, where runs share trunks
+    trunks: int = 0  # that several runs share
     older: int = 0  # runs in the store under this sweep's name that the current file no longer asks for
     jobs: int = 0
     shapes: int = 0

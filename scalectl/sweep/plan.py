@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from scalectl.core.units import count, percent
 from scalectl.models import MODELS
 from scalectl.optim import OPTIMIZERS
 from scalectl.optim.schedules import SCHEDULES
+from scalectl.optim.trunks import split_step, trunk_key
 from scalectl.sweep.spec import Sweep
 
 NOTED_LOSS = 1e-3  # share of the tokens lost by rounding down that is worth a note; ours: below it no fit can tell
@@ -190,7 +191,37 @@ def _notes(sweep: Sweep, runs: tuple[PlannedRun, ...]) -> list[str]:
     short = [p for p in runs if p.run.task.held_out_tokens > _held_out(sweep, p)]
     if short:
         found.append(f"eval.tokens asks for more held-out data than there is ({_held_out(sweep, short[0])} tokens)")
-    return found + _precision_notes(runs) + _idle_notes(sweep) + _width_notes(runs)
+    return found + _trunk_notes(sweep, runs) + _precision_notes(runs) + _idle_notes(sweep) + _width_notes(runs)
+
+
+def _trunk_notes(sweep: Sweep, runs: tuple[PlannedRun, ...]) -> list[str]:
+    """A warm-up that is a share of the run differs with its length, and then runs of several lengths share no trunk."""
+    if not sweep.runtime.branch:
+        return []
+    groups: dict[Hashable, list[PlannedRun]] = {}
+    for planned in runs:
+        schedule = planned.run.schedule
+        same = replace(planned.run, schedule=replace(schedule, options=replace(schedule.options, warmup=0)))
+        if split_step(planned.run):
+            groups.setdefault(trunk_key(same), []).append(planned)
+    apart, alone, together = [], 0.0, 0.0
+    for group in groups.values():
+        warmups = {(planned.run.steps, planned.run.schedule.options.warmup) for planned in group}
+        lengths = {steps for steps, _ in warmups}
+        if len({warmup for _, warmup in warmups}) > 1 and len(lengths) == len(warmups):  # it follows from the length
+            apart += group
+            alone += sum(planned.flops for planned in group)
+            stable = max(split_step(planned.run) for planned in group)
+            steps = stable + sum(planned.run.steps - split_step(planned.run) for planned in group)
+            together += group[0].flops / group[0].run.steps * steps
+    if not apart:
+        return []
+    longest = max(planned.run.schedule.options.warmup for planned in apart)
+    shared = max(1, min(longest, min(planned.run.steps for planned in apart) // 10))
+    return [
+        f"the warm-up is a share of the run, so {len(apart)} runs of several lengths cannot share their stable phase;"
+        f" in steps, such as warmup = {shared}, they train {alone / together:.2f} times fewer FLOPs"
+    ]
 
 
 def _precision_notes(runs: tuple[PlannedRun, ...]) -> list[str]:
