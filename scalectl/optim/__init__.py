@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from scalectl.core.cost import Tensor
 
@@ -20,6 +21,41 @@ class AdamWOptions:
 
     lr: float
     weight_decay: float = 0.1
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8
+    clip: float = 1.0
+
+
+@dataclass(frozen=True)
+class SGDOptions:
+    """Stochastic gradient descent, as torch.optim.SGD: decay is added to the gradient, on matrices only.
+
+    lr: peak learning rate; nesterov: look ahead by the momentum; clip: largest gradient norm of a run, 0 for none.
+    """
+
+    lr: float
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    clip: float = 1.0
+
+
+@dataclass(frozen=True)
+class MuonOptions:
+    """Muon (Jordan et al. 2024) for hidden matrices, AdamW for tables, head and vectors; decay is decoupled in both.
+
+    lr: peak learning rate of Muon; adamw_lr: that of AdamW; adjust: what a shape does to Muon's rate, √max(1, fan-out /
+    fan-in) (Jordan et al. 2024) or 0.2 √max(fan-in, fan-out) (Liu et al. 2025, arXiv 2502.16982); beta1, beta2, eps: of
+    AdamW; clip: largest gradient norm of a run, 0 for none.
+    """
+
+    lr: float
+    adamw_lr: float
+    weight_decay: float = 0.1
+    momentum: float = 0.95
+    nesterov: bool = True
+    adjust: Literal["original", "match_rms_adamw"] = "original"
     beta1: float = 0.9
     beta2: float = 0.95
     eps: float = 1e-8
@@ -70,7 +106,52 @@ def _adam_rate(tensor: Tensor, _: Any) -> float:
     return 1 / tensor.grown_in
 
 
+def _momentum(tensors: Sequence[Tensor]) -> tuple[int, ...]:
+    return (_padded(tensors),)
+
+
+def _sgd_rate(tensor: Tensor, _: Any) -> float:
+    """Yang et al. 2022, arXiv 2203.03466, table 8: 1 for hidden matrices, fan-out for tables, head and vectors."""
+    return tensor.grown_out / tensor.grown_in
+
+
+def is_hidden(tensor: Tensor) -> bool:
+    """Whether a tensor is a hidden matrix, between layers: neither a table, nor the head, nor a vector."""
+    return tensor.role == "matmul" and not tensor.embedding and len(tensor.shape) == 2
+
+
+def adjustment(tensor: Tensor, adjust: str, grown: bool = True) -> float:
+    """What the shape of a hidden matrix does to Muon's rate, by the option of that name.
+
+    Args: grown: whether at the tensor's own width, or at muP's base width.
+    """
+    fan_in, fan_out = float(tensor.shape[0]), tensor.shape[1] / tensor.parts
+    if not grown:
+        fan_in, fan_out = fan_in / tensor.grown_in, fan_out / tensor.grown_out
+    return math.sqrt(max(1, fan_out / fan_in)) if adjust == "original" else 0.2 * math.sqrt(max(fan_in, fan_out))
+
+
+def _hidden_and_rest(tensors: Sequence[Tensor]) -> tuple[int, ...]:
+    hidden = sum(tensor.size for tensor in tensors if is_hidden(tensor))
+    return (hidden, _padded(tensors) - hidden, _padded(tensors) - hidden)
+
+
+def _muon_rate(tensor: Tensor, o: MuonOptions) -> float:
+    """An orthogonal update has spectral norm 1 and should have √(fan-out / fan-in), up to a constant.
+
+    Source: Yang, Simon & Bernstein 2023, arXiv 2310.17813, condition 1; what `adjust` already gives is divided out.
+    """
+    if not is_hidden(tensor):
+        return _adam_rate(tensor, o)
+    wanted = math.sqrt(tensor.grown_out / tensor.grown_in)
+    return wanted * adjustment(tensor, o.adjust, grown=False) / adjustment(tensor, o.adjust)
+
+
 OPTIMIZERS: dict[str, Optimizer] = {
     optimizer.name: optimizer
-    for optimizer in (Optimizer("adamw", 1, AdamWOptions, "scalectl.optim.adamw", _two_moments, _adam_rate),)
+    for optimizer in (
+        Optimizer("adamw", 1, AdamWOptions, "scalectl.optim.adamw", _two_moments, _adam_rate),
+        Optimizer("sgd", 1, SGDOptions, "scalectl.optim.sgd", _momentum, _sgd_rate, ("nesterov",)),
+        Optimizer("muon", 1, MuonOptions, "scalectl.optim.muon", _hidden_and_rest, _muon_rate, ("nesterov", "adjust")),
+    )
 }

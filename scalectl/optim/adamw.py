@@ -34,6 +34,17 @@ class Rows:
         return Rows(*(column(name) for name in ("lr", "weight_decay", "beta1", "beta2", "eps", "clip")))
 
 
+def clip(grad: Tensor, largest: Tensor) -> Tensor:
+    """Scale each row to a norm of at most `largest`, (K, 1), 0 for no limit; as torch.nn.utils.clip_grad_norm_.
+
+    Returns: norms before, shape (K, 1).
+    """
+    norm = torch.linalg.vector_norm(grad, dim=1, keepdim=True)
+    scale = torch.where(largest > 0, (largest / (norm + 1e-6)).clamp(max=1.0), 1.0)
+    grad.mul_(scale.to(grad.dtype))
+    return norm
+
+
 @torch.no_grad()
 def step(
     theta: Tensor, grad: Tensor, slots: tuple[Tensor, ...], rows: Rows, factor: Tensor, taken: Tensor, columns: Columns
@@ -47,9 +58,7 @@ def step(
     Returns: gradient norms before clipping, shape (K, 1).
     """
     first, second = slots
-    norm = torch.linalg.vector_norm(grad, dim=1, keepdim=True)
-    scale = torch.where(rows.clip > 0, (rows.clip / (norm + 1e-6)).clamp(max=1.0), 1.0)
-    grad.mul_(scale.to(grad.dtype))
+    norm = clip(grad, rows.clip)
     lr = rows.lr * factor
     kind = theta.dtype
     theta[:, : columns.decayed].mul_((1 - lr * rows.weight_decay).to(kind))

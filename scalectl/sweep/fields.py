@@ -53,6 +53,8 @@ BOUNDS = {
     "train.steps": AT_LEAST_ONE,
     "train.batch_tokens": AT_LEAST_ONE,
     "train.lr": POSITIVE,
+    "train.adamw_lr": POSITIVE,
+    "train.momentum": Bounds(high=1, below=True),
     "train.beta1": Bounds(high=1, below=True),
     "train.beta2": Bounds(high=1, below=True),
     "train.eps": POSITIVE,

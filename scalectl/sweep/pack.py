@@ -16,6 +16,7 @@ from math import inf
 
 from scalectl.core.job import Job, Placement
 from scalectl.core.run import Foreign, RunConfig
+from scalectl.optim import OPTIMIZERS
 from scalectl.optim.trunks import Trunk, occupancy, trunk_key, trunks
 from scalectl.sweep.plan import PlannedRun
 from scalectl.sweep.speeds import Measured, shape_key
@@ -82,6 +83,7 @@ def pack_key(run: PlannedRun) -> Hashable:
         config.model,
         config.task,
         (config.optim.name, config.optim.version),
+        tuple(getattr(config.optim.options, name) for name in OPTIMIZERS[config.optim.name].shared),
         (config.schedule.name, config.schedule.version),
         config.sequences,
         config.precision,

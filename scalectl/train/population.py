@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from scalectl.core.cost import Tensor as Shape
-from scalectl.optim import ALIGNED, Columns
+from scalectl.optim import ALIGNED, Columns, is_hidden
 
 INIT_STREAM = 0x1417
 COMPUTE = {
@@ -71,7 +71,8 @@ class Layout:
         Args: tensors: the table; rate: of a tensor and the optimiser's options, the multiplier of its learning rate;
         like: a tensor of the device and type of the multipliers.
         """
-        hidden = tuple((self.spans[t.name][0], t) for t in tensors if t.role == "matmul" and not t.embedding)
+        at = {tensor.name: self.spans[tensor.name][0] for tensor in tensors}
+        hidden = tuple(sorted(((at[t.name], t) for t in tensors if is_hidden(t)), key=lambda pair: pair[0]))
         rates = torch.ones(1, self.width, dtype=like.dtype)
         for tensor in tensors:
             a, b, _ = self.spans[tensor.name]

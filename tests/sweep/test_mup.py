@@ -125,3 +125,8 @@ def test_one_rate_for_all_widths_is_no_warning_under_mup_and_the_warning_names_i
     assert not noted(GOOD)
     (note,) = noted(with_rate("3e-3"))
     assert 'lr = "mup:0.006"' in note
+
+
+@pytest.mark.parametrize(("name", "more"), [("sgd", ""), ("muon", "adamw_lr = 1e-3\n")])
+def test_every_optimiser_of_scalectl_takes_it(name, more):
+    assert found(GOOD + f'optimizer = "{name}"\n' + more)[0] == (8, 0.003, MUP_BASE_WIDTH)

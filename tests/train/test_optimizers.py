@@ -1,0 +1,97 @@
+"""Every optimiser of the table: a row does not depend on its company, its memory is what was planned."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from scalectl.core.job import Job, Placement
+from scalectl.core.run import Member
+from scalectl.models import MODELS
+from scalectl.optim import OPTIMIZERS
+from scalectl.tasks import TASKS
+from scalectl.train.engine import Engine, Turn, fresh_row
+from scalectl.train.loop import Ended, Trainer, train
+
+ALL = pytest.mark.parametrize("name", OPTIMIZERS)
+RATES = {"adamw": {"lr": 3e-3}, "sgd": {"lr": 0.1}, "muon": {"lr": 0.02, "adamw_lr": 3e-3}}
+
+
+def run_with(make_run, name, seed=0, *, times=1.0, options=None, **shape):
+    """A run of this optimiser; times: of its rates."""
+    rates = {key: rate * times for key, rate in RATES[name].items()}
+    held = OPTIMIZERS[name].options(**rates | {"weight_decay": 0.1 * (seed % 3)} | (options or {}))
+    return dataclasses.replace(make_run(seed=seed, **shape), optim=Member(name, OPTIMIZERS[name].version, held))
+
+
+def after(runs, steps, rows=None, begin=0):
+    """Each row after some steps."""
+    data = TASKS["markov"].open_data(runs[0].task.options)
+    engine = Engine(runs, rows or [fresh_row(run) for run in runs], data, Placement())
+    engine.learn([[Turn(begin + step, 1.0 - 0.1 * step)] * len(runs) for step in range(steps)])
+    return [engine.row(k) for k in range(len(runs))]
+
+
+def equal(one, other):
+    return all(torch.equal(a, b) for a, b in zip((one.theta, *one.slots), (other.theta, *other.slots), strict=True))
+
+
+@ALL
+def test_the_table_says_how_to_try_it(name):
+    assert name in RATES
+
+
+@ALL
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("k", [2, 8, 32])
+@pytest.mark.parametrize(
+    "shape", [{}, {"d_model": 64, "tie": False}, {"mup_base_width": 64, "d_model": 32}, {"d_model": 8}], ids=str
+)
+def test_a_pack_equals_its_solos_bit_for_bit(make_run, name, precision, k, shape):
+    runs = [run_with(make_run, name, seed, times=1 + seed / k, precision=precision, **shape) for seed in range(k)]
+    for run, packed in zip(runs, after(runs, 4), strict=True):
+        (solo,) = after([run], 4)
+        assert equal(packed, solo)
+        assert packed.theta.isfinite().all()
+
+
+@ALL
+def test_a_row_of_nan_leaves_the_others_bit_equal(make_run, name):
+    good = [run_with(make_run, name, seed) for seed in (0, 2)]
+    bad = run_with(make_run, name, 1, times=1e30)
+    first, ruined, last = after([good[0], bad, good[1]], 5)
+    assert not ruined.theta.isfinite().all()
+    for run, packed in zip(good, (first, last), strict=True):
+        assert equal(packed, after([run], 5)[0])
+
+
+@ALL
+def test_a_row_goes_on_from_where_it_was_taken_out(make_run, name):
+    run = run_with(make_run, name)
+    data = TASKS["markov"].open_data(run.task.options)
+    turns = [[Turn(step, 1.0)] for step in range(6)]
+    whole, first = (Engine([run], [fresh_row(run)], data, Placement()) for _ in range(2))
+    whole.learn(turns)
+    first.learn(turns[:3])
+    second = Engine([run], [first.row(0)], data, Placement())
+    second.learn(turns[3:])
+    assert equal(whole.row(0), second.row(0))
+
+
+@ALL
+def test_the_planned_state_is_what_a_run_keeps(make_run, name):
+    run = run_with(make_run, name, d_model=32)
+    ledger = MODELS["decoder"].ledger(run.model.options)
+    row = fresh_row(run)
+    assert [len(slot) for slot in row.slots] == list(OPTIMIZERS[name].state(ledger.tensors))
+    assert sum(len(slot) for slot in row.slots) <= 2 * len(row.theta)
+
+
+@ALL
+def test_training_lowers_the_loss(make_run, name):
+    run = run_with(make_run, name, d_model=32, steps=40, every=40, sequences=8)
+    trainer = Trainer(Job((run,), Placement()))
+    first = trainer.engine.evaluate(trainer.held_out, [0]).mean()
+    rows = [event for event in train(Job((run,), Placement())) if not isinstance(event, Ended)]
+    (last,) = [row.value for row in rows if (row.split, row.metric) == ("held-out", "loss")]
+    assert last < first - 0.1
