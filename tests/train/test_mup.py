@@ -93,7 +93,7 @@ def activations(engine, tokens, monkeypatch):
         patch.setattr(forward, "_attention", recorded("attention", forward._attention))
         patch.setattr(forward, "_block", recorded("block", forward._block))
         engine.population.refresh()
-        kept["logits"] = forward.logits(engine.population.views, tokens, engine.run.model.options)
+        kept["logits"] = forward.logits(engine.population.views(slice(None)), tokens, engine.run.model.options)
     return kept
 
 
