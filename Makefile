@@ -37,6 +37,7 @@ bench: install
 	$(BIN)/python bench/engine.py $(BENCH)
 	$(BIN)/python bench/sixteen.py
 	$(BIN)/python bench/packing.py
+	$(BIN)/python bench/memory.py
 	$(BIN)/python bench/startup.py
 
 clean:

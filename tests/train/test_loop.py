@@ -51,6 +51,14 @@ def test_a_pack_equals_its_solos_bit_for_bit(make_run, variant, precision, k):
         assert packed[run.run_id] == by_run(train(Job((run,), Placement())))[run.run_id]
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_pack_of_32_equals_its_solos_bit_for_bit(make_run, precision):
+    runs = [make_run(seed=seed, lr=1e-3 * (1 + seed % 5), precision=precision) for seed in range(32)]
+    packed = by_run(train(Job(tuple(runs), Placement())))
+    for run in runs[::5]:
+        assert packed[run.run_id] == by_run(train(Job((run,), Placement())))[run.run_id]
+
+
 def test_rows_that_go_through_the_model_in_turns_change_nothing(make_run, monkeypatch):
     runs = tuple(make_run(seed=seed) for seed in range(5))
     together = by_run(train(Job(runs, Placement())))
