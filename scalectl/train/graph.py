@@ -17,7 +17,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -87,6 +87,18 @@ class Cuda:
         return replay
 
 
+class _Judged(NamedTuple):
+    """What a recorded evaluation reads and writes, held for as long as it is replayed: a graph holds no tensor.
+
+    asked: the tokens as they were given, which tell one set from another; replay: None until it is recorded.
+    """
+
+    asked: Tensor
+    tokens_BT1: Tensor
+    joint_KB: Tensor
+    replay: Work | None = None
+
+
 class GraphEngine(Engine):
     """An engine whose step is recorded. Arguments as of `Engine`; recorder: of the device, found by itself if None."""
 
@@ -122,7 +134,7 @@ class GraphEngine(Engine):
         self.warmed = 0
         self.replay: Work | None = None
         self.ahead = WARM_STEPS + 1
-        self.judged: tuple[Tensor, Tensor, Work | None] | None = None
+        self.judged: _Judged | None = None
 
     def __len__(self) -> int:
         return len(self.at)
@@ -232,25 +244,23 @@ class GraphEngine(Engine):
 
     def evaluate(self, tokens_BT1: Tensor, due: Sequence[int]) -> npt.NDArray[np.float64]:
         """Mean loss of each sequence for the runs that are due [nats/token], shape (len(due), B); one copy back."""
-        if self.judged is None or self.judged[0] is not tokens_BT1:
-            shape = len(self.population), tokens_BT1.shape[0]
-            joint = torch.zeros(shape, dtype=torch.float64, device=self.device)
-            self.judged = tokens_BT1, joint, None
-            self.recorder.warm(self._evaluation(tokens_BT1.to(self.device), joint))
+        judged = self.judged
+        if judged is None or judged.asked is not tokens_BT1:
+            joint = torch.zeros(len(self.population), len(tokens_BT1), dtype=torch.float64, device=self.device)
+            judged = self.judged = _Judged(tokens_BT1, tokens_BT1.to(self.device), joint)
+            self.recorder.warm(self._evaluation(judged))
         else:
-            _, joint, replay = self.judged
-            if replay is None:
-                replay = self._record(self._evaluation(tokens_BT1.to(self.device), joint))
-                self.judged = tokens_BT1, joint, replay
-            replay()
-        found: npt.NDArray[np.float64] = joint.cpu().numpy()[[self.at[k] for k in due]]
+            if judged.replay is None:
+                judged = self.judged = judged._replace(replay=self._record(self._evaluation(judged)))
+            judged.replay()
+        found: npt.NDArray[np.float64] = judged.joint_KB.cpu().numpy()[[self.at[k] for k in due]]
         return found
 
-    def _evaluation(self, tokens_BT1: Tensor, joint_KB: Tensor) -> Work:
+    def _evaluation(self, judged: _Judged) -> Work:
         def work() -> None:
             people = self.population
             people.refresh()
-            joint_KB.copy_(self._within_memory(lambda: self._judge(people.compute, tokens_BT1)))
+            judged.joint_KB.copy_(self._within_memory(lambda: self._judge(people.compute, judged.tokens_BT1)))
 
         return work
 

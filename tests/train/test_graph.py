@@ -1,6 +1,9 @@
 """A recorded step gives the numbers of the plain one, bit for bit on the CPU, through all that can happen to a pack."""
 
 import dataclasses
+import gc
+import weakref
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -123,6 +126,38 @@ def test_a_run_that_diverges_between_two_looks_ends_at_the_same_step(make_run, m
     assert by_run(train(Job(runs, Placement()))) == plain
 
 
+class _Elsewhere(torch.Tensor):
+    """Tokens that are copied on their way to the device, as those of a host are."""
+
+    copies: ClassVar[list[weakref.ref]] = []
+
+    def to(self, *args):
+        copy = self.as_subclass(torch.Tensor).clone()
+        self.copies.append(weakref.ref(copy))
+        return copy
+
+
+def test_the_tokens_that_a_recorded_evaluation_reads_outlive_it(make_run):
+    class Graph:
+        """Like a CUDA graph it holds addresses, and neither tensors nor the work."""
+
+        def warm(self, work):
+            work()
+
+        def record(self, work):
+            work()
+            return lambda: None
+
+    run = make_run()
+    trainer = Trainer(Job((run,), Placement()))
+    engine = GraphEngine((run,), (trainer.engine.row(0),), trainer.data, Placement(), recorder=Graph())
+    tokens = trainer.held_out.as_subclass(_Elsewhere)
+    for _ in range(3):
+        engine.evaluate(tokens, [0])
+    gc.collect()
+    assert _Elsewhere.copies[-1]() is not None
+
+
 def test_data_that_do_not_fit_on_the_device_are_gathered_before(make_run, monkeypatch):
     run = make_run(steps=12)
     plain = by_run(train(Job((run,), Placement())))
@@ -176,6 +211,13 @@ def fails_at(engine, monkeypatch, calls):
     monkeypatch.setattr(engine, "forward", type("Short", (), {"token_losses": staticmethod(short)}))
 
 
+def optimised(run, name):
+    """The run with an optimiser of the table, every rate without a default at .01."""
+    kind = OPTIMIZERS[name].options
+    rates = {field.name: 0.01 for field in dataclasses.fields(kind) if field.default is dataclasses.MISSING}
+    return dataclasses.replace(run, optim=dataclasses.replace(run.optim, name=name, options=kind(**rates)))
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize(
@@ -184,9 +226,7 @@ def fails_at(engine, monkeypatch, calls):
 def test_a_step_beyond_the_cpu_asks_for_no_number_and_meets_nothing_of_the_host(
     make_run, precision, optimizer, options
 ):
-    run = make_run(precision=precision, **options)
-    member = dataclasses.replace(run.optim, name=optimizer, options=OPTIMIZERS[optimizer].options(lr=0.01))
-    run = dataclasses.replace(run, optim=member)
+    run = optimised(make_run(precision=precision, **options), optimizer)
     here = Trainer(Job((run,), Placement())).engine
     engine = GraphEngine((run, run), (here.row(0), here.row(0)), here.data, Placement("meta", micro_batch=3))
     engine._one()  # warms caches up, as on a GPU
@@ -254,11 +294,8 @@ def test_memory_that_does_not_do_for_one_sequence_is_an_error(make_run, monkeypa
 
 
 def test_every_optimiser_is_recorded(make_run, monkeypatch):
-    for optimizer in OPTIMIZERS.values():
-        run = make_run(steps=20)
-        run = dataclasses.replace(
-            run, optim=dataclasses.replace(run.optim, name=optimizer.name, options=optimizer.options(lr=0.01))
-        )
+    for optimizer in OPTIMIZERS:
+        run = optimised(make_run(steps=20), optimizer)
         plain = by_run(train(Job((run,), Placement())))
         with monkeypatch.context() as patch:
             taped(patch)
