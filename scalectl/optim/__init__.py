@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from scalectl.core.cost import Tensor
 
-ALIGNED = 32  # numbers; a slot is rounded up to it, as rows of parameters are, so that a pack rounds like a solo run
+ALIGNED = 32  # numbers, 64 bytes of bf16; rows of parameters and of state are rounded up to it: `sweep.pack.packable`
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from scalectl.core.job import Placement
 from scalectl.core.run import Foreign, RunConfig
 from scalectl.models import MODELS, ledger_of
-from scalectl.optim import OPTIMIZERS
+from scalectl.optim import ALIGNED, OPTIMIZERS
 from scalectl.tasks import Data
 from scalectl.train import population as pop
 from scalectl.train import scaling
@@ -109,7 +109,7 @@ class Engine:
 
     def _place(self, population: pop.Population, runs: Sequence[RunConfig]) -> None:
         self.population = population
-        self.parts = [(rows, population.views(rows)) for rows in self._parts(len(population))]
+        self.views: dict[int, list[tuple[slice, dict[str, Tensor]]]] = {}  # by sequences in a forward pass
         self.runs = tuple(runs)
         self.rows = self.optim.Rows.of([run.optim.options for run in runs], self.device)
 
@@ -191,7 +191,7 @@ class Engine:
         sequences = tokens_KBT1.shape[1]
         total = torch.zeros(len(people), device=self.device, dtype=torch.float64)
         for part in tokens_KBT1.split(self.micro_batch, dim=1):
-            for rows, views in self.parts:
+            for rows, views in self.parts(part.shape[1]):
                 per_token = self.forward.token_losses(views, part[rows], self.run.model.options, self.call)
                 loss_K = per_token.mean(dim=1) * (part.shape[1] / sequences)
                 total[rows] += loss_K.detach()
@@ -201,15 +201,25 @@ class Engine:
             people.collect()
         return total
 
-    def _parts(self, k: int) -> list[slice]:
-        """Rows that go through the model together: on a CPU as many as the caches take, so that no pack is too large.
+    def parts(self, sequences: int) -> list[tuple[slice, dict[str, Tensor]]]:
+        """Rows that learn together from so many sequences each, with the views of their tensors."""
+        if sequences not in self.views:
+            together = self._together(len(self.population), sequences)
+            self.views[sequences] = [(rows, self.population.views(rows)) for rows in together]
+        return self.views[sequences]
 
-        It moves no number: a row meets no other.
+    def _together(self, k: int, sequences: int) -> list[slice]:
+        """Rows of k that go through the model together: on a CPU as many as the caches take, so no pack is too large.
+
+        It moves no number: a row meets no other. Where the tokens of a row are no multiple of ALIGNED (the last of the
+        held-out sequences, or of a batch in micro-batches) the rows go one by one: in company they would begin on other
+        boundaries than alone, and products of matrices round by that.
         """
         together = k
         if self.device.type == "cpu":
-            kept = self.micro_batch * self.run.context * ledger_of(self.run.model).saved_activations
-            together = 1 if kept > ROW_ALONE else max(1, ROWS_TOGETHER // kept)
+            tokens = sequences * self.run.context
+            kept = tokens * ledger_of(self.run.model).saved_activations
+            together = 1 if kept > ROW_ALONE or tokens % ALIGNED else max(1, ROWS_TOGETHER // kept)
         return [slice(begin, min(begin + together, k)) for begin in range(0, k, together)]
 
     def _column(self, values: Sequence[Any]) -> Tensor:
@@ -229,11 +239,11 @@ class Engine:
         """Mean loss of each sequence for these rows, shape (K, B), float64."""
         K = len(compute_KP)
         loss_KB = torch.empty((K, len(tokens_BT1)), dtype=torch.float64, device=self.device)
-        for rows in self._parts(K):
-            views = self.layout.views(compute_KP[rows])
-            for begin in range(0, len(tokens_BT1), self.micro_batch):
-                part = tokens_BT1[begin : begin + self.micro_batch].to(self.device)
+        for begin in range(0, len(tokens_BT1), self.micro_batch):
+            part = tokens_BT1[begin : begin + self.micro_batch].to(self.device)
+            for rows in self._together(K, len(part)):
                 tokens_KBT1 = part.expand(len(compute_KP[rows]), -1, -1)
+                views = self.layout.views(compute_KP[rows])
                 losses = self.forward.token_losses(views, tokens_KBT1, self.run.model.options)
                 found = losses.view(*tokens_KBT1.shape[:2], -1).double().mean(dim=2)
                 loss_KB[rows, begin : begin + self.micro_batch] = found

@@ -59,6 +59,27 @@ def test_a_pack_of_32_equals_its_solos_bit_for_bit(make_run, precision):
         assert packed[run.run_id] == by_run(train(Job((run,), Placement())))[run.run_id]
 
 
+@pytest.mark.parametrize(
+    ("shape", "micro_batch"),
+    [
+        ({"d_model": 24, "context": 31, "sequences": 32}, None),  # 496 held-out tokens: 16 sequences, no whole of 32
+        ({"d_model": 24, "context": 31, "sequences": 32}, 3),
+        ({"d_model": 40, "context": 31, "sequences": 4}, None),  # every product of activations is a whole, T x T is not
+        ({"d_model": 16, "context": 33, "sequences": 8, "position": "rotary"}, 3),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_pack_whose_tokens_are_no_whole_number_of_vectors_equals_its_solos_bit_for_bit(
+    make_run, shape, micro_batch, precision
+):
+    runs = [make_run(seed=seed, steps=6, decay=2, precision=precision, n_head=2, **shape) for seed in range(3)]
+    placement = Placement(micro_batch=micro_batch)
+    packed = by_run(train(Job(tuple(runs), placement)))
+    for run in runs:
+        assert packed[run.run_id] == by_run(train(Job((run,), placement)))[run.run_id]
+
+
 def test_rows_that_go_through_the_model_in_turns_change_nothing(make_run, monkeypatch):
     runs = tuple(make_run(seed=seed) for seed in range(5))
     together = by_run(train(Job(runs, Placement())))
@@ -66,7 +87,7 @@ def test_rows_that_go_through_the_model_in_turns_change_nothing(make_run, monkey
         engine, "ROWS_TOGETHER", 2 * 4 * 24 * MODELS["decoder"].ledger(runs[0].model.options).saved_activations
     )
     trainer = Trainer(Job(runs, Placement()))
-    assert [rows for rows, _ in trainer.engine.parts] == [slice(0, 2), slice(2, 4), slice(4, 5)]
+    assert [rows for rows, _ in trainer.engine.parts(4)] == [slice(0, 2), slice(2, 4), slice(4, 5)]
     assert by_run(train(Job(runs, Placement()))) == together
 
 
@@ -161,7 +182,7 @@ def test_recomputing_keeps_the_input_of_each_block_alone(make_run):
         tokens = torch.from_numpy(engine.data.batches([0], [0], 8, run.context))
         seen = []
         with torch.autograd.graph.saved_tensors_hooks(lambda x: seen.append(x.numel()) or x, lambda x: x):
-            engine.forward.token_losses(engine.parts[0][1], tokens, run.model.options, engine.call)
+            engine.forward.token_losses(engine.parts(8)[0][1], tokens, run.model.options, engine.call)
         return sum(seen)
 
     ledger = MODELS["decoder"].ledger(run.model.options)
