@@ -24,12 +24,14 @@ def cache_folder() -> Path:
 
 
 def stamp(path: Path) -> str:
-    """What tells a file from an earlier one at its place, without reading it: path, size and time of change.
+    """What tells a file from an earlier one at its place, without reading it: path, size, and when it changed.
 
+    Its time of modification can be set back, as `cp -p` and `rsync -t` do over an older file of the same size; the time
+    of its last change of status cannot.
     Raises: OSError if it cannot be looked at.
     """
     held = path.stat()
-    return json.dumps([os.fspath(path.absolute()), held.st_size, held.st_mtime_ns])
+    return json.dumps([os.fspath(path.absolute()), held.st_size, held.st_mtime_ns, held.st_ctime_ns])
 
 
 def recall(kind: str, key: str) -> Any:

@@ -1,4 +1,6 @@
 import os
+import shutil
+import time
 
 from scalectl.core.cache import cache_folder, keep, recall, stamp
 
@@ -53,3 +55,12 @@ def test_a_stamp_tells_a_changed_file(tmp_path, monkeypatch):
     path.write_text("abcd")
     os.utime(path, ns=(1, 1))
     assert len({before, later, stamp(path)}) == 3
+    copy = tmp_path / "copy"
+    copy.write_text("wxyz")
+    os.utime(copy, ns=(1, 1))
+    longer = stamp(path)
+    time.sleep(0.02)  # beyond a tick of the file system's clock
+    shutil.copyfile(copy, path)
+    shutil.copystat(copy, path)  # as `cp -p` does
+    assert path.stat().st_mtime_ns == 1
+    assert stamp(path) != longer
