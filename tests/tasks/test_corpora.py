@@ -274,6 +274,20 @@ def test_pieces_that_mark_spaces_count_their_bytes(tmp_path):
     assert held.token_bytes[1] == 1
 
 
+def test_the_space_that_a_tokeniser_puts_before_a_document_is_its_separators_byte(folder, tmp_path):
+    vocab = {"<unk>": 0, "</s>": 1, "▁": 2} | {f"<0x{i:02X}>": i + 3 for i in range(256)} | {"▁a": 259, "a": 260}
+    decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    path = saved(tmp_path / "s.json", models.BPE(vocab, [("▁", "a")], unk_token="<unk>", byte_fallback=True),
+                 pre_tokenizer=pre_tokenizers.Metaspace(prepend_scheme="always"), decoder=decoder)  # fmt: skip
+    place = tmp_path / "short"
+    place.mkdir()
+    for i in range(300):
+        (place / f"{i}.txt").write_text("a b"[: 1 + i % 3])
+    counted, bytes_ = (text.open_data(text.Options(f"text:{place}", tokenizer=name)) for name in (str(path), "bytes"))
+    held = counted.token_bytes[counted.held[0]].sum()
+    assert held == bytes_.held.size + 1  # a byte before each document, and not between two
+
+
 def test_a_tokeniser_that_cannot_be_used_is_a_clear_error(folder, tmp_path, monkeypatch):
     (tmp_path / "bad.json").write_text('{"model": 3}')
     (tmp_path / "binary.json").write_bytes(b"\xff\xfe\x00")
