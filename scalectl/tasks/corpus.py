@@ -170,7 +170,7 @@ def _python_files(root: Path, skipped: tuple[str, ...]) -> dict[str, Path]:
         files |= {
             Path(folder, name).relative_to(root).as_posix(): Path(folder, name)
             for name in names
-            if name.endswith(".py")
+            if name.endswith(".py") and Path(folder, name).is_file()  # a link may lead nowhere
         }
     return files
 
@@ -185,7 +185,7 @@ def _library(root: Path) -> dict[str, Path]:
 def _packages(source: str) -> Corpus:
     """Python source of every package that is installed beside this interpreter, each distinct file once."""
     files: dict[str, Path] = {}
-    for root in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:
+    for root in dict.fromkeys((sysconfig.get_path("purelib"), sysconfig.get_path("platlib"))):  # in one order
         files |= _python_files(Path(root), ("__pycache__",))
     ranked, _ = _held_names(files)
 

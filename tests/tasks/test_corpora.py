@@ -164,6 +164,7 @@ def test_installed_packages_are_read_once_each_and_known_by_content(tmp_path, mo
         (site / f"p{i}" / "a.py").write_text(f"value = {i}\n" * 40)
         (site / f"p{i}" / "__init__.py").write_text("# the same in all\n" * 9)
         (site / f"p{i}" / "data.txt").write_text("no source")
+    (site / "p0" / "gone.py").symlink_to(tmp_path / "nowhere")
     monkeypatch.setattr(corpora.sysconfig, "get_path", lambda name: str(site))
     options = text.Options("python-packages")
     data, about = text.open_data(options), text.describe(options)
