@@ -67,6 +67,9 @@ def run(
         raise UsageError(
             f"there is no folder {escaped(str(path.parent), 200)}", remedy="name another file: -o PATH.bin"
         )
+    if _is_read(path, source):
+        what = f"{escaped(str(path), 200)} lies in the folder that is read: its sidecar would become a document"
+        raise UsageError(what, remedy="name a file elsewhere: -o PATH.bin")
     there = _there(path)
     if train_vocab is not None:
         tokenizer = str(_trained(corpus, path, train_vocab, there))
@@ -94,6 +97,13 @@ def _name(source: str) -> str:
     kind, mark, place = source.partition(":")
     name = Path(place.partition("#")[0]).expanduser().resolve().stem if mark else kind
     return name if is_name(name) else "corpus"
+
+
+def _is_read(path: Path, source: str) -> bool:
+    """Whether what is written beside a token file would lie in its own corpus."""
+    kind, _, place = source.partition(":")
+    folder = Path(place.partition("#")[0]).expanduser()
+    return kind in ("text", "hf") and folder.is_dir() and path.resolve().is_relative_to(folder.resolve())
 
 
 def _there(path: Path) -> Sidecar | None:

@@ -99,12 +99,14 @@ def test_the_view_for_machines_has_every_fact(place, scalectl):
         (["prepare", "stdlib", "--train-tokenizer", "10"], ["too small", "257"]),
         (["prepare", "stdlib", "--config", "x"], ["are for hf:NAME"]),
         (["prepare", "stdlib", "-o", "none/c.bin"], ["there is no folder none", "-o PATH.bin"]),
+        (["prepare", "text:.", "-o", "c.bin"], ["c.bin lies in the folder that is read", "-o PATH.bin"]),
         (["prepare", "stdlib", "-o", "mine.bin"], ["exists already", "-o PATH.bin"]),
     ],
     ids=lambda held: " ".join(held[1:])[:60],
 )
 def test_what_cannot_be_prepared_is_said_in_a_few_lines_and_leaves_nothing(place, scalectl, arguments, said):
     (place / "mine.bin").write_bytes(b"mine")
+    (place / "a.txt").write_text(TEXT)
     before = sorted(place.rglob("*"))
     done = scalectl(*arguments, cwd=place, code=2)
     assert done.stdout == ""
