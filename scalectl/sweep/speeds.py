@@ -26,7 +26,11 @@ from scalectl.core.job import Placement
 from scalectl.core.machine import cpu_name
 from scalectl.core.run import RunConfig, canonical
 
-ENGINE = ("models", "optim", "train/engine.py", "train/population.py", "train/loop.py", "train/probe.py")
+ENGINE = (
+    "models",
+    "optim",
+    *(f"train/{name}.py" for name in ("device", "engine", "graph", "loop", "population", "probe", "scaling")),
+)
 KIND = "speeds"  # folder of the cache
 PAYS = 1.02
 """Least speed of a pack, in its models' own speed alone, for it to be worth anything. Ours: medians of a probe repeat
@@ -130,6 +134,9 @@ class Cache:
             "precision": run.precision,
             "micro_batch": self.placement.micro_batch,
             "threads": self.placement.threads,
+            "recompute": self.placement.recompute,
+            "compile": self.placement.compile,
+            "graph": self.placement.graph,
             "device": self.device,
             "cores": os.cpu_count(),
             "cpu": cpu_name(),

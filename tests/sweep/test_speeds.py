@@ -5,7 +5,7 @@ import pytest
 from scalectl.core.job import Placement
 from scalectl.sweep.plan import expand
 from scalectl.sweep.spec import parse_sweep
-from scalectl.sweep.speeds import KIND, Cache, Measured, Point, engine_version, measured_from, shape_key
+from scalectl.sweep.speeds import ENGINE, KIND, Cache, Measured, Point, engine_version, measured_from, shape_key
 
 TEXT = """\
 name = "tiny"
@@ -80,8 +80,8 @@ def test_another_device_placement_torch_or_engine_has_speeds_of_its_own(monkeypa
     cache.save(runs[0], MEASURED)
     assert cache_of().load(runs)
     assert not cache_of(device="CPU B").load(runs)
-    assert not cache_of(placement=Placement(threads=2)).load(runs)
-    assert not cache_of(placement=Placement(micro_batch=1)).load(runs)
+    for other in ({"threads": 2}, {"micro_batch": 1}, {"recompute": True}, {"compile": True}, {"graph": True}):
+        assert not cache_of(placement=Placement(**other)).load(runs)
     assert cache_of(placement=Placement(checkpoint_seconds=1.0)).load(runs)
     with monkeypatch.context() as patched:
         patched.setattr("scalectl.sweep.speeds.engine_version", lambda: "another")
@@ -91,21 +91,20 @@ def test_another_device_placement_torch_or_engine_has_speeds_of_its_own(monkeypa
 
 
 def test_the_engines_version_is_its_source(tmp_path, monkeypatch):
-    for name in ("models/a.py", "optim/b.py", "train/engine.py", "train/population.py", "train/loop.py"):
+    for name in ("models/a.py", "optim/b.py", *(name for name in ENGINE if name.endswith(".py"))):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         path.write_text("one")
-    (tmp_path / "train/probe.py").write_text("one")
     monkeypatch.setattr("scalectl.__file__", str(tmp_path / "__init__.py"))
     seen = set()
-    for name in ("models/a.py", "optim/b.py", "train/engine.py"):
+    for name in ("models/a.py", "optim/b.py", "train/engine.py", "train/graph.py"):
         engine_version.cache_clear()
         seen.add(engine_version())
         (tmp_path / name).write_text("two")
     engine_version.cache_clear()
     seen.add(engine_version())
     engine_version.cache_clear()
-    assert len(seen) == 4
+    assert len(seen) == 5
 
 
 @pytest.mark.parametrize(
