@@ -11,7 +11,7 @@ import numpy as np
 from scalectl.core.cost import CONVENTIONS, Convention, Ledger
 from scalectl.core.errors import ExpressionError, Problem, SweepFileError
 from scalectl.core.names import shown
-from scalectl.core.run import RunConfig, flat
+from scalectl.core.run import Foreign, RunConfig, flat
 from scalectl.core.units import count, percent
 from scalectl.models import MODELS
 from scalectl.optim import OPTIMIZERS
@@ -255,6 +255,8 @@ def _held_out(sweep: Sweep, planned: PlannedRun) -> int:
 
 def _width_notes(runs: tuple[PlannedRun, ...]) -> list[str]:
     """What is held fixed along the width axis: heads or head size, and one learning rate for all widths."""
+    if any(isinstance(planned.run.model, Foreign) for planned in runs):
+        return []  # what their keys mean is theirs
     options = {planned.run.model.options for planned in runs}
     if not all(hasattr(o, "d_model") and hasattr(o, "n_head") for o in options):
         return []

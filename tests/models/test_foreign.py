@@ -368,3 +368,17 @@ def test_token_budgets_branch_off_one_trunk_and_equal_the_planned_runs():
     assert own[long.run_id] == solos[long.run_id]
     assert own[short.run_id] == [row for row in solos[short.run_id] if row[0] > 6]  # up to there the trunk's are its
     assert [row for row in solos[short.run_id] if row[0] <= 6] == [r for r in solos[long.run_id] if r[0] <= 6]
+
+
+def test_keys_of_its_own_that_are_named_like_those_of_the_decoder_mean_nothing_to_a_plan(tmp_path):
+    (tmp_path / "theirs.py").write_text(
+        "from torch import nn\n"
+        "class Model(nn.Sequential):\n"
+        "    def __init__(self, vocab: int, d_model: int, n_head: int | None = None):\n"
+        "        super().__init__(nn.Embedding(vocab, d_model), nn.Linear(d_model, vocab))\n"
+    )
+    model = '[model]\nfamily = "theirs:Model"\ncontext = 16\nd_model = { grid = [8, 16] }\n'
+    data = '[data]\nsource = "markov"\nsymbols = 8\n[train]\nbatch_tokens = 64\nlr = 0.01\nsteps = 10\n'
+    plan = expand(parse_sweep(f'name = "x"\n{model}{data}', path=str(tmp_path / "x.toml")))
+    assert len(plan.runs) == 2
+    assert not any("width axis" in note for note in plan.notes)
