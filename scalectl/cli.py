@@ -103,12 +103,13 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Show runs, packs, costs and what is done already; trains nothing."""
-    from scalectl.commands import sweep as command
+    from scalectl.commands import plan as command
+    from scalectl.commands.sweep import prepare, probed
     from scalectl.report import document, plan_screen, terminal
 
-    prepared = command.prepare(file, results, changes or (), max_runs=max_runs)
+    prepared = prepare(file, results, changes or (), max_runs=max_runs)
     if probe:
-        prepared = command.probed(prepared, _line, asked=True)
+        prepared = probed(prepared, _line, asked=True)
     view = command.view(prepared)
     if as_json:
         print(document.document("plan", view))

@@ -143,8 +143,6 @@ def _said(run: RunConfig, held: Measured) -> str:
 def precision_advice(runs: Sequence[PlannedRun], at: Here) -> str:
     """Where another precision would be faster here, one sentence, empty if nothing is known; the file decides."""
     known = {run.run.precision for run in runs}
-    if "fp16" in known and at.on_cpu:
-        return "fp16 runs at the speed of fp32 on a CPU"
     gains: dict[str, list[float]] = {}
     for held in shapes(runs).values():
         gain = _gain(held[0].run, at.speed.measured)

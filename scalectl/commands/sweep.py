@@ -1,4 +1,4 @@
-"""`scalectl plan` and `scalectl sweep`: what there is to do, and doing it."""
+"""`scalectl sweep`: what there is to do, and doing it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scalectl.commands.shipped import is_recorded, sweep_file
-from scalectl.commands.speed import Here, here, measured, precision_advice, shapes, worth_measuring
-from scalectl.commands.target import results_store, shared_facts
+from scalectl.commands.speed import Here, here, measured, shapes, worth_measuring
+from scalectl.commands.target import results_store
 from scalectl.core import units
 from scalectl.core.errors import BudgetRefused, NothingMatched
 from scalectl.core.job import Job, Placement, State
@@ -23,12 +23,11 @@ from scalectl.executors.local import LocalExecutor
 from scalectl.optim.trunks import Trunk, occupancy, split_step, trunks
 from scalectl.report.build import short_names
 from scalectl.report.progress import Expected, Progress
-from scalectl.report.views import PlanGroup, PlanView
 from scalectl.store.index import damaged_runs, refresh
 from scalectl.store.layout import Store
 from scalectl.store.live import Standing, states
-from scalectl.store.sweeps import list_sweeps, load_sweep, save_sweep
-from scalectl.sweep.pack import makespan, pack, pack_memory
+from scalectl.store.sweeps import save_sweep
+from scalectl.sweep.pack import makespan, pack
 from scalectl.sweep.plan import Plan, PlannedRun, expand
 from scalectl.sweep.spec import MAX_RUNS, Sweep, load, with_overrides_recorded
 
@@ -84,17 +83,16 @@ class Prepared:
     def flops(self) -> float:
         """Exact training FLOPs of what is left, those of a trunk once."""
         per_step = {planned.run: planned.flops / planned.run.steps for planned in self.todo}
-        return sum(per_step[job.runs[0]] * sum(k * steps for k, steps in _rows(job)) for job in self.jobs)
+        return sum(per_step[job.runs[0]] * sum(k * steps for k, steps in job_rows(job)) for job in self.jobs)
 
     @property
     def disk(self) -> int:
         """Expected growth of the store at its largest [bytes]."""
-        rows = sum(4 * (-(-p.run.steps // p.run.evaluation.every)) for p in self.todo)
-        widest = sorted((len(job.runs) for job in self.jobs), reverse=True)[: self.places]
-        numbers = max((p.n["total"] + p.state for p in self.todo), default=0)
-        live_rows = max((4 * (-(-p.run.steps // p.run.evaluation.every)) for p in self.todo), default=0) * sum(widest)
-        flying = LIVE_ROW_BYTES * live_rows + 2 * NUMBER_BYTES * numbers * sum(widest)  # the new one beside the old
-        return ROW_BYTES * rows + FILE_BYTES * len(self.todo) + flying
+        rows = {p.run_id: 4 * (-(-p.run.steps // p.run.evaluation.every)) for p in self.todo}
+        numbers = {p.run_id: 2 * (p.n["total"] + p.state) for p in self.todo}  # the new checkpoint beside the old
+        live = {run_id: LIVE_ROW_BYTES * rows[run_id] + NUMBER_BYTES * numbers[run_id] for run_id in rows}
+        flying = sorted((sum(live[run.run_id] for run in job.runs) for job in self.jobs), reverse=True)
+        return ROW_BYTES * sum(rows.values()) + FILE_BYTES * len(rows) + sum(flying[: self.places])
 
 
 def prepare(
@@ -250,12 +248,8 @@ def outcome(prepared: Prepared) -> Outcome:
 def progress(prepared: Prepared, console: Console, look: Look) -> Progress:
     """The display of a sweep about to run."""
     names = short_names(prepared.plan.axes)
-    seconds: dict[str, float] = {}
-    splits: dict[str, int] = {}
-    for job in prepared.jobs:
-        splits |= {run.run_id: split_step(run) for trunk in _trunks(job) for run in trunk.followers}
-        own = {run.run_id: run.steps - splits.get(run.run_id, 0) for run in job.runs}
-        seconds |= {run_id: job.seconds * steps / sum(own.values()) for run_id, steps in own.items()}
+    seconds = {run_id: held for job in prepared.jobs for run_id, held in slot_seconds(job).items()}
+    splits = {run_id: step for job in prepared.jobs for run_id, step in _splits(job).items()}
     expected = {
         planned.run_id: Expected(
             cell={names[key]: held for key, held in planned.cell.items()},
@@ -302,105 +296,26 @@ def record_plan(prepared: Prepared) -> None:
     save_sweep(prepared.store, prepared.sweep.name, text, rows)
 
 
-def view(prepared: Prepared) -> PlanView:
-    """The plan as facts to render."""
-    seconds = {
-        run.run_id: job.seconds * run.steps / max(held.steps for held in job.runs)
-        for job in prepared.jobs
-        for run in job.runs
-    }
-    jobs = {run.run_id: job for job in prepared.jobs for run in job.runs}
-    asked_shapes = shapes(prepared.todo).keys()
-    groups: dict[tuple[tuple[str, Any], ...], list[PlannedRun]] = {}
-    for planned in prepared.plan.runs:
-        cell = tuple((key, held) for key, held in planned.cell.items() if key != "train.seed")
-        groups.setdefault(cell, []).append(planned)
-    earlier = 0
-    if prepared.sweep.name in list_sweeps(prepared.store):
-        asked = set(prepared.plan.run_ids)
-        stored = load_sweep(prepared.store, prepared.sweep.name)
-        earlier = sum(row["run_id"] not in asked for row in stored.rows)
-    dropped: dict[str, int] = {}
-    for _, constraint in prepared.plan.dropped:
-        dropped[constraint] = dropped.get(constraint, 0) + 1
-    branched = sum(len(trunk.runs) > 1 for job in prepared.jobs for trunk in _trunks(job))
-    return PlanView(
-        name=prepared.plan.name,
-        question=prepared.plan.question,
-        groups=tuple(_group(dict(cell), held, prepared, jobs, seconds) for cell, held in groups.items()),
-        todo=len(prepared.todo),
-        flops=prepared.flops,
-        seconds=prepared.seconds,
-        disk=float(prepared.disk),
-        devices=_devices(prepared.at),
-        jobs=len(prepared.jobs),
-        shapes=len(asked_shapes),
-        measured=len(asked_shapes & prepared.at.speed.measured.keys()),
-        shared=shared_facts([planned.columns() for planned in prepared.plan.runs], "train.batch_tokens"),
-        dropped=tuple(dropped.items()),
-        warnings=(*prepared.plan.notes, *_left_notes(prepared)),
-        older=earlier,
-        alone=_alone(prepared) if branched else None,
-        trunks=branched,
-        advice=precision_advice(prepared.todo, prepared.at),
-    )
-
-
-def _group(
-    cell: dict[str, Any],
-    held: Sequence[PlannedRun],
-    prepared: Prepared,
-    jobs: Mapping[str, Job],
-    seconds: Mapping[str, float],
-) -> PlanGroup:
-    first = held[0]
-    mine = {job.ticket: job for job in (jobs[p.run_id] for p in held if p.run_id in jobs)}
-    k = max((rows for job in mine.values() for rows, _ in _rows(job)), default=0)
-    times = [seconds[planned.run_id] for planned in held if planned.run_id in seconds]
-    return PlanGroup(
-        cell=cell,
-        runs=len(held),
-        done=sum(prepared.standings[planned.run_id].state.final for planned in held),
-        pack=k,
-        jobs=len(mine),
-        N=first.n["non_embedding"],
-        D=first.tokens,
-        epochs=first.epochs,
-        flops=first.flops,
-        memory=pack_memory(first, max(1, k), prepared.at.speed),
-        seconds=sum(times) / len(times) if times else None,
-    )
-
-
-def _left_notes(prepared: Prepared) -> list[str]:
-    notes = list(prepared.damaged)
-    if prepared.elsewhere:
-        notes.append(f"{len(prepared.elsewhere)} runs are being trained by another process")
-    if prepared.waiting:
-        notes.append(f"{len(prepared.waiting)} runs failed before; sweep --retry failed tries them again")
-    return notes
-
-
-def _alone(prepared: Prepared) -> tuple[float, float]:
-    """FLOPs and seconds of what is left if no run shared a trunk."""
-    at = prepared.at
-    apart = pack(
-        prepared.todo, slots=len(at.places), placement=replace(at.cache.placement, branch=False), speed=at.speed
-    )
-    return sum(planned.flops for planned in prepared.todo), makespan([job.seconds for job in apart], len(at.places))
-
-
-def _trunks(job: Job) -> tuple[Trunk, ...]:
+def job_trunks(job: Job) -> tuple[Trunk, ...]:
+    """What a job trains as one row each until its runs split."""
     return trunks(job.runs, branch=job.placement.branch)
 
 
-def _rows(job: Job) -> tuple[tuple[int, int], ...]:
+def _splits(job: Job) -> dict[str, int]:
+    """The step where each follower of a trunk leaves it, by run id."""
+    return {run.run_id: split_step(run) for trunk in job_trunks(job) for run in trunk.followers}
+
+
+def slot_seconds(job: Job) -> dict[str, float]:
+    """The job's seconds, shared out by the steps that each run trains itself: those of a trunk are its carrier's."""
+    splits = _splits(job)
+    own = {run.run_id: run.steps - splits.get(run.run_id, 0) for run in job.runs}
+    return {run_id: job.seconds * steps / sum(own.values()) for run_id, steps in own.items()}
+
+
+def job_rows(job: Job) -> tuple[tuple[int, int], ...]:
     """How many models a job trains in one step, as (models, steps) one after the other."""
-    return occupancy(_trunks(job), job.placement.rows)
-
-
-def _devices(at: Here) -> str:
-    return units.counted(len(at.places), "CPU core" if at.on_cpu else "GPU")
+    return occupancy(job_trunks(job), job.placement.rows)
 
 
 def _existing(path: Path) -> Path:

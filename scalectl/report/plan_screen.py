@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+
 from rich.text import Text
 
 from scalectl.core import units
 from scalectl.core.units import counted
-from scalectl.report.build import SHORT_ID, label, short_names
+from scalectl.report.build import SHORT_ID, label, short_names, show
 from scalectl.report.look import Look
-from scalectl.report.table import MOST_COLUMNS, Cell, Column, Row, paragraph, table
+from scalectl.report.table import BETWEEN, MOST_COLUMNS, Align, Cell, Column, Row, paragraph, table
 from scalectl.report.views import PlanGroup, PlanView, StatusView
 from scalectl.report.words import (
     ADVICE,
@@ -23,9 +25,11 @@ from scalectl.report.words import (
     varying_keys,
 )
 
+MOST_ROWS = 16  # of a plan before its lengths share a row; ours: the table and its totals fit on one screen
+
 
 def plan_lines(view: PlanView, look: Look) -> Lines:
-    """The screen of `scalectl plan`: one row per cell, totals, what constraints drop, warnings."""
+    """The screen of `scalectl plan`: its cells, totals, what constraints drop, warnings."""
     lines = opening(view.name, f"{counted(view.runs, 'run')}, {view.done} done", view.question, look)
     shared = ", ".join(f"{key} {value}" for key, value in view.shared)
     if shared:
@@ -69,38 +73,47 @@ def _speeds(view: PlanView) -> str:
 
 
 def _plan_table(view: PlanView, look: Look) -> Lines:
-    """One row per cell; what is the same in all of them, or says nothing new, stands in the title."""
+    """One row per cell, or per cell of all lengths; what is the same in all rows, or says nothing new, is the title."""
     groups = view.groups
     varied = varying_keys([group.cell for group in groups])
-    cell = ", ".join(varied.values()) or "cell"
+    rows, lengths = _plan_rows(view, varied)
+    cell = ", ".join(name for key, name in varied.items() if key not in lengths) or "cell"
     one_d = len({(group.D, group.epochs) for group in groups}) == 1
     repeats = any(group.epochs > 1 for group in groups)
+    passes = repeats and not lengths
     packs = {(group.pack, group.pack > 1 and group.jobs) for group in groups}
+    ranged: Align = "interval" if lengths else "decimal"
     shared = [f"per run, N {CONVENTION[view.convention]}"]
+    if lengths:
+        out_of = " and ".join(f"{varied[key]} {_values(groups, key)}" for key in lengths)
+        shared = [f"a row for {out_of}, time of all its runs on one slot, otherwise {shared[0]}"]
     if one_d:
-        shared.append(f"D = {units.count(groups[0].D)} tokens ({_epochs(groups[0])})")
+        shared.append(f"D = {units.count(groups[0].D)} tokens ({_epochs(groups[0].epochs)})")
     elif not repeats:
         shared.append("D under one epoch")
+    elif lengths:
+        shared.append(f"D up to {_epochs(max(group.epochs for group in groups))}")
     if len(packs) == 1:
         shared.append(f"packs of {groups[0].pack} train in one step" if groups[0].pack > 1 else "trained one by one")
-    shared.append(FLOPS[view.flops_by])
+    if not lengths:
+        shared.append(FLOPS[view.flops_by])
     facts: dict[str, tuple[Column, list[str]]] = {
-        "runs": (Column("runs", "decimal"), [_plan_runs(group) for group in groups]),
-        "pack": (Column("pack", "decimal"), [_pack(group) for group in groups]),
-        "N": (Column("N", "decimal"), [units.count(group.N) for group in groups]),
+        "runs": (Column("runs", "decimal"), [_plan_runs(row) for row in rows]),
+        "pack": (Column("pack", ranged), [_pack(row) for row in rows]),
+        "N": (Column("N", "decimal"), [units.count(row[0].N) for row in rows]),
         "D": (
-            Column("D tokens (epochs)" if repeats else "D [tokens]", "decimal"),
-            [units.count(g.D) + (f" ({_epochs(g)})" if repeats else "") for g in groups],
+            Column("D tokens (epochs)" if passes else "D [tokens]", ranged),
+            [_span(row, lambda g: g.D, units.count) + f" ({_epochs(row[0].epochs)})" * passes for row in rows],
         ),
-        "C": (Column("C [FLOP]", "decimal"), [units.si(group.flops) for group in groups]),
-        "memory": (Column("memory", "decimal"), ["" if g.memory is None else units.size(g.memory) for g in groups]),
-        "time": (Column("time", "right"), ["?" if g.seconds is None else units.duration(g.seconds) for g in groups]),
+        "C": (Column("C [FLOP]", "decimal"), [units.si(row[0].flops) for row in rows]),
+        "memory": (Column("memory", "decimal"), [_largest(row) for row in rows]),
+        "time": (Column("time", "right"), [_time(row, whole=bool(lengths)) for row in rows]),
     }
     known = {
         "runs": set(facts["runs"][1]) != {"1"},
         "pack": len(packs) > 1,
         "D": not one_d,
-        "C": "train.flops" not in varied,  # the axis says it already
+        "C": "train.flops" not in varied and not lengths,  # the axis says it already, or N and D do
         "memory": any(group.memory is not None for group in groups),
         "time": any(group.seconds is not None for group in groups),
     }
@@ -110,30 +123,72 @@ def _plan_table(view: PlanView, look: Look) -> Lines:
     elif known["memory"]:
         shared.append("memory per pack")
     kept = [fact for name, fact in facts.items() if known.get(name, True)]
-    rows: list[Row] = []
-    for i, group in enumerate(groups):
-        style = CONTEXT if group.done == group.runs else ""
-        named = ", ".join(cell_value(group.cell, key) for key in varied)
-        rows.append([Cell(text, style) for text in (named, *(texts[i] for _, texts in kept))])
+    told: list[Row] = []
+    for i, row in enumerate(rows):
+        style = CONTEXT if all(group.done == group.runs for group in row) else ""
+        named = ", ".join(cell_value(row[0].cell, key) for key in varied if key not in lengths)
+        told.append([Cell(text, style) for text in (named, *(texts[i] for _, texts in kept))])
     return [
         *paragraph(", ".join(shared), look, style=CONTEXT),
-        *table([Column(cell), *(column for column, _ in kept)], rows, look),
+        *table([Column(cell), *(column for column, _ in kept)], told, look),
     ]
 
 
-def _pack(group: PlanGroup) -> str:
-    if group.pack > 1 and group.jobs > 1:
-        return f"{group.jobs} × {group.pack}"
-    return str(group.pack or "")
+def _plan_rows(view: PlanView, varied: Mapping[str, str]) -> tuple[list[tuple[PlanGroup, ...]], list[str]]:
+    """The groups of each row, and the keys that differ inside of a row: lengths, where the cells are too many to read.
+
+    One row a cell as long as they fit on a screen.
+    """
+    lengths = [key for key in varied if key in view.lengths]
+    rows: dict[str, list[PlanGroup]] = {}
+    for group in view.groups:
+        rows.setdefault(repr([group.cell.get(key) for key in varied if key not in lengths]), []).append(group)
+    if len(view.groups) <= MOST_ROWS or len(rows) == len(view.groups):
+        return [(group,) for group in view.groups], []
+    return [tuple(sorted(row, key=lambda group: group.D)) for row in rows.values()], lengths
 
 
-def _plan_runs(group: PlanGroup) -> str:
-    done = "" if not group.done else ", done" if group.done == group.runs else f", {group.done} done"
-    return f"{group.runs}{done}"
+def _values(groups: Sequence[PlanGroup], key: str) -> str:
+    """The numbers that a key has, ascending."""
+    held = {group.cell[key] for group in groups if key in group.cell}
+    return ", ".join(map(show, sorted(held, key=lambda value: float(str(value)))))
 
 
-def _epochs(group: PlanGroup) -> str:
-    return f"{group.epochs:.2g} epoch{'s' * (group.epochs != 1)}"
+def _span(row: Sequence[PlanGroup], of: Callable[[PlanGroup], float], shown: Callable[[float], str]) -> str:
+    """A fact of a row: its only value, or the smallest and the largest."""
+    low, high = (shown(bound(map(of, row))) for bound in (min, max))
+    return low if low == high else f"{low} {BETWEEN} {high}"
+
+
+def _largest(row: Sequence[PlanGroup]) -> str:
+    known = [group.memory for group in row if group.memory is not None]
+    return units.size(max(known)) if known else ""
+
+
+def _time(row: Sequence[PlanGroup], *, whole: bool) -> str:
+    """Of one run, or of whatever is left of a row."""
+    if whole:
+        return units.duration(sum(group.slot_seconds or 0.0 for group in row))
+    return "?" if row[0].seconds is None else units.duration(row[0].seconds)
+
+
+def _pack(row: Sequence[PlanGroup]) -> str:
+    packs = [group for group in row if group.pack]
+    if not packs:
+        return ""
+    if len(row) == 1 and row[0].pack > 1 and row[0].jobs > 1:
+        return f"{row[0].jobs} × {row[0].pack}"
+    return _span(packs, lambda group: group.pack, str)
+
+
+def _plan_runs(row: Sequence[PlanGroup]) -> str:
+    runs, ended = sum(group.runs for group in row), sum(group.done for group in row)
+    done = "" if not ended else ", done" if ended == runs else f", {ended} done"
+    return f"{runs}{done}"
+
+
+def _epochs(epochs: float) -> str:
+    return f"{epochs:.2g} epoch{'s' * (epochs != 1)}"
 
 
 def status_lines(view: StatusView, look: Look) -> Lines:

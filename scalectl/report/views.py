@@ -88,7 +88,8 @@ class PlanGroup:
     """Runs of a plan that differ by seed alone.
 
     done: how many have ended for good; pack: models in one step; jobs: packs that its runs are spread over; memory:
-    bytes of one pack; seconds: of training one run inside its pack, None if the speed is unknown.
+    bytes of one pack; seconds: of training one run inside its pack, None if the speed is unknown; slot_seconds: that
+    what is left of its runs takes of a slot, the steps of a trunk counted for its longest run alone.
     """
 
     cell: Mapping[str, object]
@@ -102,6 +103,7 @@ class PlanGroup:
     memory: float | None
     seconds: float | None
     jobs: int = 1
+    slot_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ class PlanView:
     todo, flops, seconds, disk: of what the next `sweep` would train, seconds by the wall clock on `devices`; jobs: the
     packs it trains in; shapes, measured: distinct ones among them, and how many have a speed that was measured here and
     not estimated from shapes; dropped: constraint and number of runs it drops; warnings: one sentence each; advice: on
-    precision.
+    precision; lengths: keys of the cells that say how long a run is.
     """
 
     name: str
@@ -134,6 +136,7 @@ class PlanView:
     shapes: int = 0
     measured: int = 0
     advice: str = ""
+    lengths: tuple[str, ...] = ()
 
     @property
     def runs(self) -> int:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from support import SWEEP
 
-from scalectl.commands import speed, sweep
+from scalectl.commands import plan, speed, sweep
 from scalectl.core.job import Placement
 from scalectl.sweep.pack import CPU_CORE, most_packed
 from scalectl.sweep.speeds import Measured, Point, shape_key
@@ -88,7 +88,7 @@ def test_what_is_known_of_the_machine_packs_the_plan(prepared):
         held.at.cache.save(planned.run, Measured((Point(1, 0.01, 0.0, 1000), Point(2, 0.03, 0.0, 2000))))
     anew = prepared()
     assert all(len(job.runs) == 1 for job in anew.jobs)
-    view = sweep.view(anew)
+    view = plan.view(anew)
     assert (view.jobs, view.measured, view.shapes) == (6, 3, 3)
 
 
@@ -112,8 +112,6 @@ def test_precision_advice_is_a_ratio_where_it_was_measured_and_a_possibility_els
     for seconds, said in ((0.005, "bf16 is 2.0 times as fast as fp32 here, measured"), (0.0095, "")):
         told = known(known(held, run, {1: 0.01}), run, {1: seconds}, "bf16")
         assert speed.precision_advice(told.todo, told.at) == said
-    half = [replace(run, run=replace(run.run, precision="fp16"))]
-    assert "fp16 runs at the speed of fp32" in speed.precision_advice(half, held.at)
 
 
 def test_a_twin_differs_in_precision_alone(prepared):
@@ -122,3 +120,23 @@ def test_a_twin_differs_in_precision_alone(prepared):
     assert speed.twin(speed.twin(run)) == run
     assert CPU_CORE.measured == {}
     assert prepared().at.cache.placement == Placement()
+
+
+def test_jobs_of_several_threads_are_as_many_with_trunks_as_without(prepared, monkeypatch):
+    monkeypatch.setattr(speed, "slots", lambda count=None: (speed.Slot("cpu", 0), speed.Slot("cpu", 1)))
+    held = prepared("train.steps=3000", "train.decay=0.5", "runtime.threads=2", "model.d_model=8")
+    assert held.at.jobs == 1
+    flops, seconds = plan._alone(held)
+    assert (flops, seconds) == pytest.approx((held.flops, held.seconds))  # no run has a trunk to share
+
+
+def test_the_disk_of_a_checkpoint_is_that_of_the_jobs_which_train_at_once(prepared):
+    def checkpoints(held):
+        return held.disk - sum(12 * 12 + 9_000 for _ in held.todo) - sum(200 * 12 for _ in held.todo)
+
+    one = prepared("runtime.slots=1", "model.d_model=64")
+    assert checkpoints(one) == 2 * 4 * sum(p.n["total"] + p.state for p in one.todo)
+    small = prepared("runtime.slots=1", "model.d_model={ grid = [8, 8, 8, 64] }")
+    largest = max(sum(200 * 12 + 8 * 3 * size[run.run_id] for run in job.runs)
+                  for size in [{p.run_id: p.n["total"] for p in small.todo}] for job in small.jobs)  # fmt: skip
+    assert small.disk == sum(12 * 12 + 9_000 for _ in small.todo) + largest

@@ -8,6 +8,7 @@ import pytest
 from rich.cells import cell_len
 from rich.text import Text
 
+from scalectl.core import units
 from scalectl.core.job import State
 from scalectl.fit.summary import Summary
 from scalectl.report.fit_screen import fit_lines, predict_lines
@@ -19,6 +20,7 @@ from scalectl.report.views import Answer, FitView, PlanGroup, PlanView, PredictV
 Golden = Callable[[str, str], None]
 Summaries = Callable[[], tuple[Summary, Summary]]
 Screen = Callable[[Look], list[Text]]
+LENGTHS = ("train.tokens", "train.tokens_per_param")
 SIZES = {8: 1_904, 16: 6_880, 32: 26_048, 64: 101_248, 128: 399_104}
 
 
@@ -51,6 +53,33 @@ def plan_view() -> PlanView:
         dropped=(("tokens_per_param < 2", 3),),
         warnings=("tokens = 1382500 is rounded down to 1382400, 600 whole steps",),
         older=4,
+    )
+
+
+def ladder_view() -> PlanView:
+    """Ten widths, four budgets each on one trunk, three seeds."""
+    widths = (8, 16, 24, 32, 40, 56, 80, 112, 144, 192)
+    groups = tuple(
+        PlanGroup(
+            cell={"model.d_model": width, "train.tokens_per_param": ratio},
+            runs=3,
+            done=3 if width == 8 else 0,
+            pack=6 if width < 56 else 1,
+            N=24 * width**2,
+            D=int(24 * width**2 * ratio),
+            epochs=0.01,
+            flops=144 * width**4 * ratio,
+            memory=1e6 + 40.0 * width**2,
+            seconds=width * ratio,
+            jobs=1 if width < 56 else 3,
+            slot_seconds=0.0 if width == 8 else width * (3.0 if ratio == 20 else 0.5) * ratio,
+        )
+        for width in widths
+        for ratio in (2.5, 5, 10, 20)
+        if (width, ratio) not in ((8, 2.5), (192, 20))
+    )
+    return replace(
+        plan_view(), name="cpu-ladder", groups=groups, jobs=20, trunks=27, alone=(2e13, 230.0), lengths=LENGTHS
     )
 
 
@@ -96,13 +125,14 @@ def fit_view(summaries: Summaries) -> FitView:
 def screens(summaries: Summaries) -> dict[str, Screen]:
     return {
         "plan": lambda look: plan_lines(plan_view(), look),
+        "ladder": lambda look: plan_lines(ladder_view(), look),
         "status": lambda look: status_lines(status_view(), look),
         "fit": lambda look: fit_lines(fit_view(summaries), look),
         "predict": lambda look: predict_lines(predict_view(), look),
     }
 
 
-NAMES = ("plan", "status", "fit", "predict")
+NAMES = ("plan", "ladder", "status", "fit", "predict")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -153,6 +183,23 @@ def test_budgets_epochs_and_packs_that_differ_stand_in_the_rows() -> None:
     header = next(line.split() for line in text.splitlines() if line.split()[:1] == ["d_model"])
     row = next(line.split() for line in text.splitlines() if line.split()[:1] == ["128"])
     assert row[header.index("pack")] == "5"
+
+
+def test_many_lengths_share_a_row_and_few_have_one_each() -> None:
+    view = ladder_view()
+    lines = shown(plan_lines(view, Look(80))).splitlines()
+    header = next(i for i, line in enumerate(lines) if line.split()[:2] == ["d_model", "runs"])
+    rows = [line.split() for line in lines[header + 1 : header + 11]]
+    assert [int(row[0]) for row in rows] == [8, 16, 24, 32, 40, 56, 80, 112, 144, 192]
+    assert (rows[0][1:3], rows[1][1], rows[9][1]) == (["9,", "done"], "12", "9")
+    seconds = sum(group.slot_seconds or 0 for group in view.groups if group.cell["model.d_model"] == 56)
+    assert rows[5][-1] == units.duration(seconds)
+    few = replace(view, groups=view.groups[:15])
+    assert shown(plan_lines(few, Look(80))).count("\n  16, ") == 4
+    lost = replace(view, groups=tuple(replace(group, seconds=None, slot_seconds=None) for group in view.groups))
+    assert "time" not in shown(plan_lines(lost, Look(80))).splitlines()[header]
+    repeated = replace(view, groups=tuple(replace(group, epochs=group.D / 1e6) for group in view.groups))
+    assert "D up to 10 epochs" in " ".join(shown(plan_lines(repeated, Look(80))).split())
 
 
 def test_a_time_that_nobody_measured_is_not_made_up() -> None:

@@ -1,0 +1,109 @@
+"""`scalectl plan`: what a sweep would train, as facts to render."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from scalectl.commands.speed import Here, precision_advice, shapes
+from scalectl.commands.sweep import Prepared, job_rows, job_trunks, slot_seconds
+from scalectl.commands.target import shared_facts
+from scalectl.core import units
+from scalectl.core.job import Job
+from scalectl.report.views import PlanGroup, PlanView
+from scalectl.store.sweeps import list_sweeps, load_sweep
+from scalectl.sweep.block import HORIZONS
+from scalectl.sweep.pack import makespan, pack, pack_memory
+from scalectl.sweep.plan import PlannedRun
+
+
+def view(prepared: Prepared) -> PlanView:
+    """The plan as facts to render."""
+    taken = {job.ticket: sum(steps for _, steps in job_rows(job)) for job in prepared.jobs}
+    seconds = {run.run_id: job.seconds * run.steps / taken[job.ticket] for job in prepared.jobs for run in job.runs}
+    shares = {run_id: held for job in prepared.jobs for run_id, held in slot_seconds(job).items()}
+    jobs = {run.run_id: job for job in prepared.jobs for run in job.runs}
+    asked_shapes = shapes(prepared.todo).keys()
+    groups: dict[tuple[tuple[str, Any], ...], list[PlannedRun]] = {}
+    for planned in prepared.plan.runs:
+        cell = tuple((key, held) for key, held in planned.cell.items() if key != "train.seed")
+        groups.setdefault(cell, []).append(planned)
+    earlier = 0
+    if prepared.sweep.name in list_sweeps(prepared.store):
+        asked = set(prepared.plan.run_ids)
+        stored = load_sweep(prepared.store, prepared.sweep.name)
+        earlier = sum(row["run_id"] not in asked for row in stored.rows)
+    dropped: dict[str, int] = {}
+    for _, constraint in prepared.plan.dropped:
+        dropped[constraint] = dropped.get(constraint, 0) + 1
+    branched = sum(len(trunk.runs) > 1 for job in prepared.jobs for trunk in job_trunks(job))
+    return PlanView(
+        name=prepared.plan.name,
+        question=prepared.plan.question,
+        groups=tuple(_group(dict(cell), held, prepared, jobs, seconds, shares) for cell, held in groups.items()),
+        todo=len(prepared.todo),
+        flops=prepared.flops,
+        seconds=prepared.seconds,
+        disk=float(prepared.disk),
+        devices=_devices(prepared.at),
+        jobs=len(prepared.jobs),
+        shapes=len(asked_shapes),
+        measured=len(asked_shapes & prepared.at.speed.measured.keys()),
+        shared=shared_facts([planned.columns() for planned in prepared.plan.runs], "train.batch_tokens"),
+        dropped=tuple(dropped.items()),
+        warnings=(*prepared.plan.notes, *_left_notes(prepared)),
+        older=earlier,
+        alone=_alone(prepared) if branched else None,
+        trunks=branched,
+        advice=precision_advice(prepared.todo, prepared.at),
+        lengths=HORIZONS,
+    )
+
+
+def _group(
+    cell: dict[str, Any],
+    held: Sequence[PlannedRun],
+    prepared: Prepared,
+    jobs: Mapping[str, Job],
+    seconds: Mapping[str, float],
+    shares: Mapping[str, float],
+) -> PlanGroup:
+    first = held[0]
+    mine = {job.ticket: job for job in (jobs[p.run_id] for p in held if p.run_id in jobs)}
+    k = max((rows for job in mine.values() for rows, _ in job_rows(job)), default=0)
+    times = [seconds[planned.run_id] for planned in held if planned.run_id in seconds]
+    return PlanGroup(
+        cell=cell,
+        runs=len(held),
+        done=sum(prepared.standings[planned.run_id].state.final for planned in held),
+        pack=k,
+        jobs=len(mine),
+        N=first.n["non_embedding"],
+        D=first.tokens,
+        epochs=first.epochs,
+        flops=first.flops,
+        memory=pack_memory(first, max(1, k), prepared.at.speed),
+        seconds=sum(times) / len(times) if times else None,
+        slot_seconds=sum(shares.get(planned.run_id, 0.0) for planned in held),
+    )
+
+
+def _left_notes(prepared: Prepared) -> list[str]:
+    notes = list(prepared.damaged)
+    if prepared.elsewhere:
+        notes.append(f"{len(prepared.elsewhere)} runs are being trained by another process")
+    if prepared.waiting:
+        notes.append(f"{len(prepared.waiting)} runs failed before; sweep --retry failed tries them again")
+    return notes
+
+
+def _alone(prepared: Prepared) -> tuple[float, float]:
+    """FLOPs and seconds of what is left if no run shared a trunk."""
+    at = prepared.at
+    apart = pack(prepared.todo, slots=at.jobs, placement=replace(at.cache.placement, branch=False), speed=at.speed)
+    return sum(planned.flops for planned in prepared.todo), makespan([job.seconds for job in apart], at.jobs)
+
+
+def _devices(at: Here) -> str:
+    return units.counted(len(at.places), "CPU core" if at.on_cpu else "GPU")
