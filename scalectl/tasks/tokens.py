@@ -116,9 +116,12 @@ def _raw(path: Path, options: Options) -> Streams:
     facts = f"raw {sha256} {vocab} {'' if tokenizer is None else tokenizer.digest}"
     if options.held_out:
         other = Path(options.held_out).expanduser()
-        sha256, largest = _of_held_out(other, options.dtype)
+        other_sha256, largest = _of_held_out(other, options.dtype)
+        if other_sha256 == sha256:
+            what = f"{escaped(other.name, 100)} holds the tokens that are trained on"
+            raise DataError(what, remedy="name a file of other text, or drop data.held_out", key="held_out")
         check_vocab(other, largest, known)
-        held, facts = map_tokens(other, options.dtype), f"{facts} {sha256}"
+        held, facts = map_tokens(other, options.dtype), f"{facts} {other_sha256}"
     else:
         cut = len(train) - max(1, len(train) // HELD_OUT_SHARE)
         train, held = train[:cut], train[cut:]

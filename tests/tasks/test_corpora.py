@@ -445,3 +445,6 @@ def test_a_bare_array_that_cannot_be_is_a_clear_error(tmp_path):
     with pytest.raises(DataError, match="no token file at") as caught:
         tokens.describe(replace(raw, held_out=str(tmp_path / "val.bin")))
     assert caught.value.key == "held_out"
+    shutil.copy(path, tmp_path / "val.bin")
+    with pytest.raises(DataError, match=r"val\.bin holds the tokens that are trained on"):
+        tokens.describe(replace(raw, held_out=str(tmp_path / "val.bin")))
