@@ -251,6 +251,9 @@ def test_the_fingerprint_follows_the_source_and_what_it_imports_and_nothing_else
         (folder / name).write_text((folder / name).read_text() + "# edited\n")
         seen.add(digest())
     assert len(seen) == 5
+    (folder / "mine/parts.py").write_text("from . import unused\n")
+    (folder / "mine/unused.py").write_text("print 'of another Python, and never imported'\n")
+    assert digest() not in seen
 
 
 def test_a_changed_source_is_refused_rather_than_trained(tmp_path):

@@ -173,8 +173,12 @@ def _file(module: str, folders: Sequence[str], package: tuple[str, Path] | None)
 
 
 def _imports(source: bytes, package: list[str]) -> Iterator[str]:
-    """Every module that a source may import, by its full name."""
-    for node in ast.walk(ast.parse(source)):
+    """Every module that a source may import, by its full name; none if it is no Python, and then never imported."""
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError):  # ValueError: null bytes
+        return
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
