@@ -12,7 +12,7 @@ from scalectl.core.run import Foreign, RunConfig
 from scalectl.core.units import counted
 from scalectl.executors.local import Slot, device_name, slots
 from scalectl.executors.measure import Request, measure
-from scalectl.sweep.pack import CPU_CORE, Speed, estimate_seconds, most_packed, packable, step_seconds
+from scalectl.sweep.pack import CPU_CORE, Speed, most_packed, pack_seconds, packable, step_seconds
 from scalectl.sweep.plan import PlannedRun
 from scalectl.sweep.spec import Runtime
 from scalectl.sweep.speeds import Cache, Measured, shape_key
@@ -93,7 +93,8 @@ def worth_measuring(runs: Sequence[PlannedRun], at: Here, probe: bool | None) ->
         return [held[0] for held in unknown.values()] if probe else []
     asked, trained, probed = [], 0.0, PROBE_START
     for held in unknown.values():
-        seconds = sum(estimate_seconds(planned, most_packed(planned, at.speed), at.speed) for planned in held)
+        most, branch = most_packed(held[0], at.speed), at.cache.placement.branch
+        seconds = pack_seconds(held, at.speed, branch=branch, rows=most)
         cost = PROBE_SHAPE + PROBE_STEPS * step_seconds(held[0], 1, at.speed)
         if len(held) > 1 and packable(held[0]) and seconds >= WORTH * cost:
             asked.append(held[0])

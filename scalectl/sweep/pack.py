@@ -87,11 +87,6 @@ def pack_key(run: PlannedRun) -> Hashable:
     )
 
 
-def estimate_seconds(run: PlannedRun, k: int = 1, speed: Speed = CPU_CORE) -> float:
-    """Seconds that a run takes in a pack of k equal ones."""
-    return run.run.steps * step_seconds(run, k, speed)
-
-
 def pack_seconds(
     runs: Sequence[PlannedRun], speed: Speed = CPU_CORE, *, branch: bool = True, rows: int | None = None
 ) -> float:

@@ -8,7 +8,7 @@ from support import SWEEP
 
 from scalectl.commands import plan, speed, sweep
 from scalectl.core.job import Placement
-from scalectl.sweep.pack import CPU_CORE, most_packed
+from scalectl.sweep.pack import CPU_CORE, most_packed, step_seconds
 from scalectl.sweep.speeds import Measured, Point, shape_key
 
 
@@ -140,3 +140,13 @@ def test_the_disk_of_a_checkpoint_is_that_of_the_jobs_which_train_at_once(prepar
     largest = max(sum(200 * 12 + 8 * 3 * size[run.run_id] for run in job.runs)
                   for size in [{p.run_id: p.n["total"] for p in small.todo}] for job in small.jobs)  # fmt: skip
     assert small.disk == sum(12 * 12 + 9_000 for _ in small.todo) + largest
+
+
+def test_runs_of_a_pack_train_for_its_seconds_together_not_each(prepared):
+    seeds = "train.seed={ grid = [0, 1, 2, 3, 4, 5, 6, 7] }"
+    run = prepared("model.d_model=8", seeds).todo[0]
+    needed = speed.WORTH * (speed.PROBE_START + speed.PROBE_SHAPE + speed.PROBE_STEPS * step_seconds(run, 1))
+    steps = needed / step_seconds(run, 8)
+    for share, measured in ((0.7, 0), (1.4, 1)):
+        held = prepared("model.d_model=8", seeds, f"train.steps={int(share * steps)}")
+        assert len(speed.worth_measuring(held.todo, held.at, None)) == measured

@@ -8,7 +8,6 @@ from scalectl.core.job import Placement
 from scalectl.optim.trunks import occupancy, split_step, trunks
 from scalectl.sweep.pack import (
     CPU_CORE,
-    estimate_seconds,
     makespan,
     most_packed,
     pack,
@@ -38,6 +37,11 @@ lr = {rates}
 steps = {steps}
 seed = {seeds}
 """
+
+
+def estimate_seconds(run, k=1, speed=CPU_CORE):
+    """Seconds of a run in a pack of k equal ones."""
+    return run.run.steps * step_seconds(run, k, speed)
 
 
 def grid(values):
