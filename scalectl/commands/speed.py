@@ -14,8 +14,8 @@ from scalectl.executors.local import Slot, device_name, slots
 from scalectl.executors.measure import Request, measure
 from scalectl.sweep.pack import CPU_CORE, Speed, most_packed, pack_seconds, packable, step_seconds
 from scalectl.sweep.plan import PlannedRun
-from scalectl.sweep.spec import Runtime
 from scalectl.sweep.speeds import Cache, Measured, shape_key
+from scalectl.sweep.sweep import Runtime
 
 WORTH = 50  # seconds of training for each second of probing, for a sweep to probe unasked; ours: it costs at most 2 %
 PROBE_START = 3.0  # seconds until a probe has begun: torch and the data; measured

@@ -27,9 +27,11 @@ from scalectl.store.index import damaged_runs, refresh
 from scalectl.store.layout import Store
 from scalectl.store.live import Standing, states
 from scalectl.store.sweeps import save_sweep
+from scalectl.sweep.overrides import with_overrides_recorded
 from scalectl.sweep.pack import makespan, pack
 from scalectl.sweep.plan import Plan, PlannedRun, expand
-from scalectl.sweep.spec import MAX_RUNS, Sweep, load, with_overrides_recorded
+from scalectl.sweep.spec import MAX_RUNS, load
+from scalectl.sweep.sweep import Sweep
 
 if TYPE_CHECKING:
     from rich.console import Console

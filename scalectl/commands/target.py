@@ -14,7 +14,7 @@ from scalectl.core import units
 from scalectl.core.errors import NothingMatched, UsageError
 from scalectl.store.layout import Store, open_store
 from scalectl.store.sweeps import latest_sweep, list_sweeps, load_sweep
-from scalectl.sweep.spec import recorded_overrides
+from scalectl.sweep.overrides import recorded_overrides
 
 DEFAULT_RESULTS = "results"
 SHARED = (

@@ -17,7 +17,7 @@ from scalectl.models import MODELS
 from scalectl.optim import OPTIMIZERS
 from scalectl.optim.schedules import SCHEDULES
 from scalectl.optim.trunks import split_step, trunk_key
-from scalectl.sweep.spec import Sweep
+from scalectl.sweep.sweep import Sweep
 
 NOTED_LOSS = 1e-3  # share of the tokens lost by rounding down that is worth a note; ours: below it no fit can tell
 

@@ -10,17 +10,16 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import os
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from scalectl.core.cost import BYTES
 from scalectl.core.errors import DataError, ExpressionError, Problem, SweepFileError, UsageError
-from scalectl.core.expression import Expression, full_name, parse
+from scalectl.core.expression import full_name, parse
 from scalectl.core.names import did_you_mean, escaped, is_name, meant, shown
 from scalectl.core.run import Evaluation
 from scalectl.models import MODELS, Model, foreign_model
@@ -28,9 +27,11 @@ from scalectl.models.foreign.spec import Examiner, is_foreign
 from scalectl.optim import OPTIMIZERS, Optimizer
 from scalectl.optim.schedules import SCHEDULES
 from scalectl.optim.schedules import Options as ScheduleOptions
-from scalectl.sweep.block import DERIVED, HORIZONS, SHAPE, Block, Cell, Fault, Setting, cells, cycle, readable
+from scalectl.sweep.block import DERIVED, HORIZONS, Block, Cell, Fault, Setting, cells, cycle, readable
 from scalectl.sweep.fields import MISSING, Field, fields_of
 from scalectl.sweep.locate import Path, Place, Places, locate, snippet
+from scalectl.sweep.overrides import recorded_overrides
+from scalectl.sweep.sweep import Budget, Constraint, OnError, Runtime, Sweep
 from scalectl.tasks import TASKS, TaskMember
 from scalectl.tasks.windows import Description
 
@@ -39,11 +40,9 @@ MAX_RUNS = 100_000  # without --max-runs
 MAX_PROBLEMS = 50  # listed; ours: more is one mistake repeated
 ENOUGH_PROBLEMS = 200  # reading ends here, so that a file of nonsense is answered at once
 MAX_PARTS = 30  # of a dotted key; ours: tomllib takes quadratic time, and no key has more than four
-RECORDED = "#: --set "  # begins a line that remembers an override
 HELD_OUT_TOKENS = 65_536  # default of eval.tokens; ours: a standard error near 0.5 % of the loss of text
 SETS = ("held-out",)
 
-SEED = "train.seed"
 MUP = "mup:"  # before a learning rate: of the model's muP base width, the same for all widths
 SCIENCE = ("model", "data", "train")
 TABLES = (*SCIENCE, "eval", "constraints", "runtime", "budget", "on_error", "slurm", "block")
@@ -60,154 +59,6 @@ SLURM = {
     "signal": "text",
     "pilot": "truth",
 }
-
-
-@dataclass(frozen=True)
-class Runtime:
-    """Where and how fast; never hashed.
-
-    micro_batch: sequences per forward pass, None ("auto") for the whole batch; checkpoint_seconds: wall time between
-    checkpoints; slots: workers at once, None ("auto") for one a core or device; probe: whether a sweep measures the
-    speed of its shapes first, None ("auto") where that costs little beside the training; branch: whether runs that are
-    equal up to their cooldown train it once; threads: of each worker, None ("auto") for one, and more for wide models
-    once cores are left over; more than one may change last bits; recompute: whether blocks are computed
-    again in the backward pass, for less memory; compile: whether blocks are compiled; graph: whether a step is recorded
-    once and replayed, None ("auto") on GPUs.
-    """
-
-    micro_batch: int | None = None
-    checkpoint_seconds: float = 20.0
-    slots: int | None = None
-    probe: bool | None = None
-    branch: bool = True
-    threads: int | None = 1
-    recompute: bool = False
-    compile: bool = False
-    graph: bool | None = None
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What a sweep may cost. device_hours: of all its slots together; disk [bytes]; None for no limit."""
-
-    device_hours: float | None = None
-    disk: int | None = None
-
-
-@dataclass(frozen=True)
-class OnError:
-    """When to give up.
-
-    retries: consecutive attempts without a new checkpoint, of runs whose process died (lost); runs that ended by
-    timeout or oom are tried again by the next sweep; stop_after_identical: failures.
-    """
-
-    retries: int = 2
-    stop_after_identical: int = 3
-
-
-@dataclass(frozen=True)
-class Constraint:
-    """A condition that drops runs, and where it stands: its line and that line drawn with carets."""
-
-    expression: Expression
-    line: int | None
-    snippet: str | None
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """A sweep file that was read, checked and resolved.
-
-    text: as in the file; overrides: `KEY=VALUE` as given; path: as named by the user. cells: every run that the grids
-    ask for, in order, before constraints. axes: keys that vary, in the file's order. notes: for the reader.
-    """
-
-    name: str
-    question: str
-    path: str
-    text: str
-    overrides: tuple[str, ...]
-    blocks: tuple[Block, ...]
-    cells: tuple[Cell, ...]
-    constraints: tuple[Constraint, ...]
-    runtime: Runtime = Runtime()
-    budget: Budget = Budget()
-    on_error: OnError = OnError()
-    slurm: Mapping[str, Any] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-    search: tuple[str, ...] = ()
-
-    @property
-    def axes(self) -> tuple[str, ...]:
-        """Keys that tell runs apart, in the file's order: two runs that agree on them differ in the seed alone.
-
-        Those to which the file gives more than one value; then those whose resolved value, a rule's or a default
-        included, is not settled by the axes before it. Seeds settle nothing: runs that differ in them are repeats.
-        """
-        given: dict[str, set[Any]] = {}
-        for block in self.blocks:
-            for key, setting in block.settings.items():
-                given.setdefault(key, set()).update(setting.values)
-        members = {key for block in self.blocks for key in block.fields if key not in HORIZONS} - given.keys()
-        unlike = sorted(key for key in members if len({_default(block, key) for block in self.blocks}) > 1)
-        columns = {key: [cell.value(key) for cell in self.cells] for key in (*given, *unlike)}
-        columns = {key: column for key, column in columns.items() if len(set(column)) > 1}
-        chosen = {key for key in columns if len(given.get(key, ())) > 1}
-        told = _told_apart(len(self.cells), [columns[key] for key in chosen if key != SEED])
-        order = list(columns)
-        for key in sorted(columns.keys() - chosen, key=lambda key: (key == SEED, key in SHAPE, order.index(key))):
-            finer = _told_apart(len(self.cells), [told, columns[key]])
-            if len(set(finer)) > len(set(told)):
-                chosen.add(key)
-                told = finer
-        return tuple(key for key in columns if key in chosen)
-
-
-def _default(block: Block, key: str) -> Any:
-    return block.fields[key].default if key in block.fields else None
-
-
-def _told_apart(count: int, columns: Sequence[Sequence[Any]]) -> list[int]:
-    """A number for every row, equal where the rows of the columns are equal."""
-    numbers: dict[Any, int] = {}
-    rows = zip(*columns, strict=True) if columns else [()] * count
-    return [numbers.setdefault(row, len(numbers)) for row in rows]
-
-
-def with_overrides_recorded(text: str, overrides: Sequence[str]) -> str:
-    """A sweep file that remembers its overrides, as comments at its end; `recorded_overrides` reads them back.
-
-    Args: text: of the file; what it remembered before is replaced; overrides: `KEY=VALUE` each.
-    """
-    lines = _without_recorded(text)
-    last = dict.fromkeys(reversed(overrides))  # one given twice counts where it stands last
-    for override in reversed(last):
-        plain = override == override.strip() != "" and override.isprintable() and not override.startswith('"')
-        lines.append(RECORDED + (override if plain else json.dumps(override).replace("\x7f", "\\u007f")))
-    return "\n".join(lines) + "\n"
-
-
-def recorded_overrides(text: str) -> tuple[str, ...]:
-    """The overrides that a sweep file of a store remembers, in the order in which they were given."""
-    found = []
-    for line in _lines(text)[len(_without_recorded(text)) :]:
-        held = line.removeprefix(RECORDED)
-        with contextlib.suppress(ValueError):
-            held = json.loads(held) if held.startswith('"') else held
-        found.append(held)
-    return tuple(found)
-
-
-def _lines(text: str) -> list[str]:
-    return text.rstrip().replace("\r\n", "\n").split("\n")
-
-
-def _without_recorded(text: str) -> list[str]:
-    lines = _lines(text)
-    while lines and lines[-1].startswith(RECORDED):
-        lines.pop()
-    return lines
 
 
 def load(

@@ -9,7 +9,8 @@ from support import a_moment
 
 from scalectl.core.errors import SweepFileError, UsageError
 from scalectl.report.problems import lines
-from scalectl.sweep.spec import MAX_PROBLEMS, load, parse_sweep, recorded_overrides, with_overrides_recorded
+from scalectl.sweep.overrides import recorded_overrides, with_overrides_recorded
+from scalectl.sweep.spec import MAX_PROBLEMS, load, parse_sweep
 
 GOOD = """\
 name = "tiny"
