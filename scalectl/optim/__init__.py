@@ -81,7 +81,8 @@ class Optimizer:
 
     state: of a tensor table, the numbers in each slot of state that a model has; rate: of a tensor and the options, the
     multiplier of its learning rate under muP, None where muP is not defined; shared: options that all rows of a pack
-    have to agree on.
+    have to agree on; turned: whether the step depends on which side of a matrix is the fan-in, which the code of an own
+    model does not say.
     """
 
     name: str
@@ -91,6 +92,7 @@ class Optimizer:
     state: Callable[[Sequence[Tensor]], tuple[int, ...]]
     rate: Callable[[Tensor, Any], float] | None = None
     shared: tuple[str, ...] = ()
+    turned: bool = False
 
 
 def _padded(tensors: Sequence[Tensor]) -> int:
@@ -152,6 +154,8 @@ OPTIMIZERS: dict[str, Optimizer] = {
     for optimizer in (
         Optimizer("adamw", 1, AdamWOptions, "scalectl.optim.adamw", _two_moments, _adam_rate),
         Optimizer("sgd", 1, SGDOptions, "scalectl.optim.sgd", _momentum, _sgd_rate, ("nesterov",)),
-        Optimizer("muon", 1, MuonOptions, "scalectl.optim.muon", _hidden_and_rest, _muon_rate, ("nesterov", "adjust")),
+        Optimizer(
+            "muon", 1, MuonOptions, "scalectl.optim.muon", _hidden_and_rest, _muon_rate, ("nesterov", "adjust"), True
+        ),
     )
 }

@@ -516,6 +516,10 @@ class _Reader:
         task = self.task(raw["data"].get("source"))
         optimizer = self.member(raw["train"].get("optimizer"), "train.optimizer", OPTIMIZERS, "adamw")
         raw = self.mup(raw, model, optimizer)
+        if model is not None and optimizer is not None and model.fingerprint and optimizer.turned:
+            what = f"train.optimizer: {optimizer.name} needs the fan-in of matrices, and {model.name} does not say it"
+            others = [name for name, held in OPTIMIZERS.items() if not held.turned]
+            self.problem(raw["train"]["optimizer"].path, what, f"use {' or '.join(others)}")
         fields: dict[str, Field] = {}
         if model is not None:
             fields["model.family"] = Field("model.family", "choice", model.name, (*MODELS, model.name))

@@ -7,6 +7,7 @@ import math
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -50,6 +51,7 @@ class Attempt:
         self.runs: dict[str, RunConfig] = {}
         self.lives: dict[str, Live] = {}
         self.claims: dict[str, Claim] = {}
+        self.placement = job.placement  # as the engine had to change it
         self.started = now()
         self.pack = 0  # the most models in one step so far
         self.waiting: set[str] = set()  # runs that follow a trunk
@@ -125,10 +127,13 @@ class Attempt:
                 self._checkpoint(trainer, trainer.active)
                 self._stand_still(State.PAUSED, "stopped at a checkpoint")
                 return
-            self._record(trainer, trainer.step())
+            seated = [seat.run_id for seat in trainer.seats]
+            events = trainer.step()
             for note in trainer.notes():
-                for seat in trainer.seats:
-                    self._log(seat.run_id, note)
+                self.placement = replace(self.placement, micro_batch=trainer.engine.micro_batch)
+                for run_id in seated:
+                    self._log(run_id, note)
+            self._record(trainer, events)
             self.pack = trainer.widest
             clock = time.monotonic()
             if trainer.running and clock - beat >= BEAT_SECONDS:
@@ -223,7 +228,7 @@ class Attempt:
         rows, notes = folder.rows()
         for note in notes:
             self._log(run_id, note)
-        about = provenance(self.job.placement, self.pack, self.started, self.split.get(run_id, 0))
+        about = provenance(self.placement, self.pack, self.started, self.split.get(run_id, 0))
         write_run(self.store, run, rows, state, about, index_columns(run, step, about), message)
         self._log(run_id, f"{state} at step {step} {message}".rstrip())
         if state is State.FAILED:

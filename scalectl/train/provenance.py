@@ -25,8 +25,9 @@ def device_name(device: str) -> str:
 def provenance(placement: Placement, pack: int, started: str, split: int = 0) -> dict[str, Any]:
     """What to store with a run.
 
-    Args: pack: the most models in one step; started: ISO time of the attempt that ended the run; split: the step up to
-    which the run shared its training with others, 0 for none.
+    Args: placement: as the run was trained in the end, a micro-batch halved for want of memory included; pack: the most
+    models in one step; started: ISO time of the attempt that ended the run; split: the step up to which the run shared
+    its training with others, 0 for none.
     """
     return {
         "scalectl": scalectl.__version__,
@@ -39,6 +40,8 @@ def provenance(placement: Placement, pack: int, started: str, split: int = 0) ->
         "device_name": device_name(placement.device),
         "threads": placement.threads,
         "micro_batch": placement.micro_batch,
+        "recompute": placement.recompute,
+        "compile": placement.compile,
         "pack": pack,
         "split": split,
         "started": started,

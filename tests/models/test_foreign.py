@@ -329,6 +329,14 @@ def test_mistakes_in_its_keys_are_found_like_those_of_any_other(tmp_path):
     ]
 
 
+def test_an_optimiser_that_depends_on_fan_in_is_refused(tmp_path):
+    with pytest.raises(SweepFileError) as error:
+        parsed(tmp_path, overrides=['optimizer="muon"', "adamw_lr=0.001"])
+    (problem,) = error.value.problems
+    assert problem.what.startswith("train.optimizer: muon needs the fan-in of matrices, and own_models:GatedConv")
+    assert problem.remedy == "use adamw or sgd"
+
+
 def test_a_cell_that_cannot_be_built_is_a_mistake_of_the_file(tmp_path):
     with pytest.raises(SweepFileError) as error:
         parsed(tmp_path, more="kernel = { grid = [3, 0] }")

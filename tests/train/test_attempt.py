@@ -3,6 +3,7 @@
 import pytest
 
 from scalectl.core.job import Job, Placement, State
+from scalectl.models.decoder import forward as decoder
 from scalectl.store.layout import open_store
 from scalectl.store.live import live, state_of
 from scalectl.store.reader import read_run
@@ -61,6 +62,22 @@ def test_running_out_of_memory_is_told_apart_from_broken_code(store, make_run):
 
     attempt(store, run, stopping=stopping)
     assert state_of(store, run.run_id).state is State.OOM
+
+
+def test_a_micro_batch_that_had_to_be_halved_is_stored_with_the_run(store, make_run, monkeypatch):
+    short, plain = make_run(seed=1, steps=2), make_run(seed=2, steps=2)
+    forward = decoder.token_losses
+    fails = iter([True])
+
+    def token_losses(*arguments):
+        if next(fails, False):
+            raise MemoryError
+        return forward(*arguments)
+
+    monkeypatch.setattr(decoder, "token_losses", token_losses)
+    attempt(store, short)
+    attempt(store, plain)
+    assert [read_run(store.run_file(run.run_id)).meta.provenance["micro_batch"] for run in (short, plain)] == [2, None]
 
 
 def test_a_run_that_somebody_took_over_is_left_alone(store, make_run):

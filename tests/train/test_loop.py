@@ -39,7 +39,7 @@ def by_run(events):
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
-@pytest.mark.parametrize("k", [2, 8])
+@pytest.mark.parametrize("k", [2, 8, pytest.param(32, marks=pytest.mark.slow)])
 def test_a_pack_equals_its_solos_bit_for_bit(make_run, variant, precision, k):
     runs = [
         make_run(seed=seed, lr=1e-3 * (1 + seed), weight_decay=0.1 * seed, clip=1.0 - 0.1 * seed, precision=precision,
@@ -51,7 +51,7 @@ def test_a_pack_equals_its_solos_bit_for_bit(make_run, variant, precision, k):
         assert packed[run.run_id] == by_run(train(Job((run,), Placement())))[run.run_id]
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
 def test_a_pack_of_32_equals_its_solos_bit_for_bit(make_run, precision):
     runs = [make_run(seed=seed, lr=1e-3 * (1 + seed % 5), precision=precision) for seed in range(32)]
     packed = by_run(train(Job(tuple(runs), Placement())))

@@ -6,12 +6,15 @@ import pytest
 import torch
 
 from scalectl.core.job import Job, Placement
+from scalectl.core.rows import Row
 from scalectl.core.run import Member
 from scalectl.models import MODELS
 from scalectl.optim import OPTIMIZERS
+from scalectl.store.live import Live
 from scalectl.tasks import TASKS
+from scalectl.train import checkpoint
 from scalectl.train.engine import Engine, Turn, fresh_row
-from scalectl.train.loop import Ended, Trainer, train
+from scalectl.train.loop import Ended, Split, Trainer, train
 
 ALL = pytest.mark.parametrize("name", OPTIMIZERS)
 RATES = {"adamw": {"lr": 3e-3}, "sgd": {"lr": 0.1}, "muon": {"lr": 0.02, "adamw_lr": 3e-3}}
@@ -32,6 +35,10 @@ def after(runs, steps, rows=None, begin=0):
     return [engine.row(k) for k in range(len(runs))]
 
 
+def timeless(events):
+    return [event._replace(seconds=0.0) if isinstance(event, Row) else event for event in events]
+
+
 def equal(one, other):
     return all(torch.equal(a, b) for a, b in zip((one.theta, *one.slots), (other.theta, *other.slots), strict=True))
 
@@ -41,13 +48,22 @@ def test_the_table_says_how_to_try_it(name):
     assert name in RATES
 
 
+def packs(shape, k, precision):
+    return pytest.param(shape, k, precision, marks=[pytest.mark.slow] if k == 32 and shape else [])
+
+
 @ALL
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("k", [2, 8, 32])
 @pytest.mark.parametrize(
-    "shape", [{}, {"d_model": 64, "tie": False}, {"mup_base_width": 64, "d_model": 32}, {"d_model": 8}], ids=str
+    ("shape", "k", "precision"),
+    [
+        packs(shape, k, precision)
+        for shape in ({}, {"d_model": 64, "tie": False}, {"mup_base_width": 64, "d_model": 32}, {"d_model": 8})
+        for k in (2, 8, 32)
+        for precision in ("fp32", "bf16", "fp16")
+    ],
+    ids=str,
 )
-def test_a_pack_equals_its_solos_bit_for_bit(make_run, name, precision, k, shape):
+def test_a_pack_equals_its_solos_bit_for_bit(make_run, name, shape, k, precision):
     runs = [run_with(make_run, name, seed, times=1 + seed / k, precision=precision, **shape) for seed in range(k)]
     for run, packed in zip(runs, after(runs, 4), strict=True):
         (solo,) = after([run], 4)
@@ -56,26 +72,39 @@ def test_a_pack_equals_its_solos_bit_for_bit(make_run, name, precision, k, shape
 
 
 @ALL
-def test_a_row_of_nan_leaves_the_others_bit_equal(make_run, name):
-    good = [run_with(make_run, name, seed) for seed in (0, 2)]
-    bad = run_with(make_run, name, 1, times=1e30)
-    first, ruined, last = after([good[0], bad, good[1]], 5)
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_a_row_of_nan_leaves_the_others_bit_equal(make_run, name, precision):
+    good = [run_with(make_run, name, seed, precision=precision) for seed in (0, 2)]
+    bad = run_with(make_run, name, 1, precision=precision)
+    lost = fresh_row(bad)
+    lost.theta[::7] = torch.nan
+    first, ruined, last = after([good[0], bad, good[1]], 5, [fresh_row(good[0]), lost, fresh_row(good[1])])
     assert not ruined.theta.isfinite().all()
     for run, packed in zip(good, (first, last), strict=True):
         assert equal(packed, after([run], 5)[0])
 
 
 @ALL
-def test_a_row_goes_on_from_where_it_was_taken_out(make_run, name):
-    run = run_with(make_run, name)
-    data = TASKS["markov"].open_data(run.task.options)
-    turns = [[Turn(step, 1.0)] for step in range(6)]
-    whole, first = (Engine([run], [fresh_row(run)], data, Placement()) for _ in range(2))
-    whole.learn(turns)
-    first.learn(turns[:3])
-    second = Engine([run], [first.row(0)], data, Placement())
-    second.learn(turns[3:])
-    assert equal(whole.row(0), second.row(0))
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_a_run_that_resumes_from_disk_equals_an_uninterrupted_one_bit_for_bit(make_run, name, precision, tmp_path):
+    run = run_with(make_run, name, 1, precision=precision, steps=9, decay=3, every=4)
+    folder = Live(run.run_id, tmp_path)
+    trainer = Trainer(Job((run,), Placement()))
+    events = [event for _ in range(5) for event in trainer.step()]
+    checkpoint.save(folder, trainer.progress(run.run_id))
+    events += train(Job((run,), Placement()), {run.run_id: checkpoint.load(folder)})
+    assert timeless(events) == timeless(train(Job((run,), Placement())))
+
+
+@ALL
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_branches_equal_the_planned_runs_bit_for_bit(make_run, name, precision):
+    runs = [run_with(make_run, name, 1, precision=precision, steps=steps, decay=2, every=20) for steps in (6, 9, 12)]
+    events = timeless(train(Job(tuple(runs), Placement())))
+    assert sum(isinstance(event, Split) for event in events) == 2
+    for run in runs:
+        alone = timeless(train(Job((run,), Placement())))
+        assert [event for event in events if not isinstance(event, Split) and event.run_id == run.run_id] == alone
 
 
 @ALL
