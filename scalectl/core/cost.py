@@ -92,15 +92,19 @@ class Ledger:
         """Approximate training FLOPs per token, 6N."""
         return 6 * self.params(convention)
 
-    def train_bytes(self, tokens: int, precision: str = "fp32", *, state: int, recompute: bool = False) -> int:
+    def train_bytes(
+        self, tokens: int, precision: str = "fp32", *, state: int, scratch: int = 0, recompute: bool = False
+    ) -> int:
         """Memory of one training run at its fullest [bytes], beside the bare process.
 
         Master weights, gradients, optimiser, compute copy; what the backward pass needs; and either the loss, which
         holds the logits, their powers in fp32 and, from a narrower type, the logits in fp32, or a layer's temporaries.
+        Where more, in its place: parameters and state a second time, which exist outside of the pack when a run is
+        seated; or what an update makes beside, in fp16 with the parameters and state before it.
         Ours, from the operations in `models.cpu`; within 15 % of what torch allocates (tests/train/test_memory.py).
 
-        Args: tokens: tokens in one micro-batch; state: numbers that the optimiser keeps, in fp32; recompute: whether
-        blocks are computed again in the backward pass.
+        Args: tokens: tokens in one micro-batch; state: numbers that the optimiser keeps, in fp32; scratch: those that
+        its step makes and drops; recompute: whether blocks are computed again in the backward pass.
         """
         kept = self.saved_activations
         if recompute and self.recomputed_activations is not None:
@@ -109,7 +113,10 @@ class Ledger:
         weights = 8 if width == 4 else 8 + 2 * width
         loss = self.logits * (8 if width == 4 else 8 + width)
         beside = max(loss, width * self.passing) + INTEGERS
-        return weights * self.params("total") + 4 * state + (width * (kept - self.logits) + beside) * tokens
+        held = 4 * (self.params("total") + state)
+        update = 4 * scratch + (held if precision == "fp16" else 0)
+        passing = max(held, update, (width * (kept - self.logits) + beside) * tokens)
+        return held + (weights - 4) * self.params("total") + passing
 
 
 def ledger_of_record(data: Mapping[str, Any]) -> Ledger:

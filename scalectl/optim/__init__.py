@@ -79,10 +79,10 @@ class Columns:
 class Optimizer:
     """An optimiser: name, version of its mathematics, options, and the module of its step (torch, workers only).
 
-    state: of a tensor table, the numbers in each slot of state that a model has; rate: of a tensor and the options, the
-    multiplier of its learning rate under muP, None where muP is not defined; shared: options that all rows of a pack
-    have to agree on; turned: whether the step depends on which side of a matrix is the fan-in, which the code of an own
-    model does not say.
+    state: of a tensor table, the numbers in each slot of state that a model has; scratch: of the table, those that
+    a step makes and drops on a CPU; rate: of a tensor and the options, the multiplier of its learning rate under muP,
+    None where muP is not defined; shared: options that all rows of a pack have to agree on; turned: whether the step
+    depends on which side of a matrix is the fan-in, which the code of an own model does not say.
     """
 
     name: str
@@ -90,6 +90,7 @@ class Optimizer:
     options: type[Any]
     module: str
     state: Callable[[Sequence[Tensor]], tuple[int, ...]]
+    scratch: Callable[[Sequence[Tensor]], int]
     rate: Callable[[Tensor, Any], float] | None = None
     shared: tuple[str, ...] = ()
     turned: bool = False
@@ -103,6 +104,11 @@ def _two_moments(tensors: Sequence[Tensor]) -> tuple[int, ...]:
     return (_padded(tensors), _padded(tensors))
 
 
+def _nothing(_: Sequence[Tensor]) -> int:
+    """What torch's fused kernel makes."""
+    return 0
+
+
 def _adam_rate(tensor: Tensor, _: Any) -> float:
     """Entries of Adam's updates are of size 1, and fan-in of them add up (Yang et al. 2022, arXiv 2203.03466)."""
     return 1 / tensor.grown_in
@@ -110,6 +116,10 @@ def _adam_rate(tensor: Tensor, _: Any) -> float:
 
 def _momentum(tensors: Sequence[Tensor]) -> tuple[int, ...]:
     return (_padded(tensors),)
+
+
+def _update(tensors: Sequence[Tensor]) -> int:
+    return _padded(tensors)
 
 
 def _sgd_rate(tensor: Tensor, _: Any) -> float:
@@ -138,6 +148,11 @@ def _hidden_and_rest(tensors: Sequence[Tensor]) -> tuple[int, ...]:
     return (hidden, _padded(tensors) - hidden, _padded(tensors) - hidden)
 
 
+def _newton_schulz(tensors: Sequence[Tensor]) -> int:
+    """Gradient, update, a stack of equal shapes and its iteration in bf16: 3.7 numbers for each of hidden matrices."""
+    return 4 * _hidden_and_rest(tensors)[0]
+
+
 def _muon_rate(tensor: Tensor, o: MuonOptions) -> float:
     """An orthogonal update has spectral norm 1 and should have √(fan-out / fan-in), up to a constant.
 
@@ -152,10 +167,18 @@ def _muon_rate(tensor: Tensor, o: MuonOptions) -> float:
 OPTIMIZERS: dict[str, Optimizer] = {
     optimizer.name: optimizer
     for optimizer in (
-        Optimizer("adamw", 1, AdamWOptions, "scalectl.optim.adamw", _two_moments, _adam_rate),
-        Optimizer("sgd", 1, SGDOptions, "scalectl.optim.sgd", _momentum, _sgd_rate, ("nesterov",)),
+        Optimizer("adamw", 1, AdamWOptions, "scalectl.optim.adamw", _two_moments, _nothing, _adam_rate),
+        Optimizer("sgd", 1, SGDOptions, "scalectl.optim.sgd", _momentum, _update, _sgd_rate, ("nesterov",)),
         Optimizer(
-            "muon", 1, MuonOptions, "scalectl.optim.muon", _hidden_and_rest, _muon_rate, ("nesterov", "adjust"), True
+            "muon",
+            1,
+            MuonOptions,
+            "scalectl.optim.muon",
+            _hidden_and_rest,
+            _newton_schulz,
+            _muon_rate,
+            ("nesterov", "adjust"),
+            True,
         ),
     )
 }

@@ -125,7 +125,11 @@ def expand(sweep: Sweep) -> Plan:
             c_6nd=6.0 * n["non_embedding"] * run.tokens,
             state=state,
             bytes=cell.ledger.train_bytes(
-                sequences * run.context, run.precision, state=state, recompute=sweep.runtime.recompute
+                sequences * run.context,
+                run.precision,
+                state=state,
+                scratch=OPTIMIZERS[run.optim.name].scratch(cell.ledger.tensors),
+                recompute=sweep.runtime.recompute,
             ),
             unique_tokens=cell.description.train_tokens,
             epoch=cell.description.reachable(run.context),

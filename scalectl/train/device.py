@@ -44,8 +44,14 @@ def admitted(runs: Sequence[RunConfig], placement: Placement, free: int | None) 
     run, asked = runs[0], placement.rows or len(runs)
     tensors = ledger_of(run.model).tensors
     tokens = min(placement.micro_batch or run.sequences, run.sequences) * run.context
-    state = sum(OPTIMIZERS[run.optim.name].state(tensors))
-    each = ledger_of(run.model).train_bytes(tokens, run.precision, state=state, recompute=placement.recompute)
+    optimizer = OPTIMIZERS[run.optim.name]
+    each = ledger_of(run.model).train_bytes(
+        tokens,
+        run.precision,
+        state=sum(optimizer.state(tensors)),
+        scratch=optimizer.scratch(tensors),
+        recompute=placement.recompute,
+    )
     fits = asked if free is None else max(1, free // each)
     if fits >= asked:
         return placement, ""

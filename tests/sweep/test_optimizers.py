@@ -59,7 +59,7 @@ def test_memory_and_disk_follow_the_state_that_an_optimiser_keeps(tmp_path):
     hidden = 2 * 12 * 64**2
     assert sgd.state * 2 == adamw.state
     assert muon.state == adamw.state - hidden
-    assert adamw.bytes - sgd.bytes == 4 * sgd.state
+    assert adamw.bytes - sgd.bytes == 8 * sgd.state  # twice, as each run is seated: activations are less here
     disks = []
     for name, more in (("adamw", ""), ("sgd", 'optimizer = "sgd"\n')):
         (tmp_path / f"{name}.toml").write_text(TEXT + more)

@@ -1,5 +1,7 @@
 """The memory that a plan predicts is what torch allocates, its fullest moment included."""
 
+import dataclasses
+
 import pytest
 from torch.profiler import ProfilerActivity, profile
 
@@ -34,15 +36,8 @@ SHAPES = [
 ]
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.filterwarnings("ignore")  # of the profiler
-def test_predicted_memory_is_within_15_percent_of_what_is_allocated(make_run, shape):
-    width, context, sequences, k, precision, options = shape
-    runs = [
-        make_run(d_model=width, context=context, sequences=sequences, seed=seed, precision=precision,
-                 every=1000, steps=1000, **options)
-        for seed in range(k)
-    ]  # fmt: skip
+def allocated(runs):
+    """A trainer of the runs after two steps, and the most bytes that torch had allocated for it at once."""
     Trainer(Job(tuple(runs), Placement())).step()  # tables that are made once for all
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         trainer = Trainer(Job(tuple(runs), Placement()))
@@ -53,9 +48,39 @@ def test_predicted_memory_is_within_15_percent_of_what_is_allocated(make_run, sh
         if event.name() == "[memory]":
             alive += event.nbytes()
             most = max(most, alive)
+    return trainer, most
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.filterwarnings("ignore")  # of the profiler
+def test_predicted_memory_is_within_15_percent_of_what_is_allocated(make_run, shape):
+    width, context, sequences, k, precision, options = shape
+    runs = [
+        make_run(d_model=width, context=context, sequences=sequences, seed=seed, precision=precision,
+                 every=1000, steps=1000, **options)
+        for seed in range(k)
+    ]  # fmt: skip
+    trainer, most = allocated(runs)
     ledger = MODELS["decoder"].ledger(runs[0].model.options)
     state = sum(OPTIMIZERS["adamw"].state(ledger.tensors))
     predicted = k * ledger.train_bytes(sequences * context, precision, state=state)
     assert len(trainer.engine.parts(trainer.engine.micro_batch)) == 1
     assert most > 0
     assert predicted == pytest.approx(most, rel=0.15)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.filterwarnings("ignore")  # of the profiler
+def test_where_parameters_outweigh_activations_predicted_memory_follows_the_optimisers_state(make_run, name, precision):
+    kind = OPTIMIZERS[name].options
+    rates = {field.name: 1e-3 for field in dataclasses.fields(kind) if field.default is dataclasses.MISSING}
+    run = make_run(d_model=128, context=32, sequences=1, precision=precision, every=1000, steps=1000)
+    run = dataclasses.replace(run, optim=dataclasses.replace(run.optim, name=name, options=kind(**rates)))
+    _, most = allocated([run])
+    ledger = MODELS["decoder"].ledger(run.model.options)
+    optimizer = OPTIMIZERS[name]
+    predicted = ledger.train_bytes(
+        32, precision, state=sum(optimizer.state(ledger.tensors)), scratch=optimizer.scratch(ledger.tensors)
+    )
+    assert predicted == pytest.approx(most, rel=0.1)
