@@ -7,7 +7,8 @@ import sys
 import pytest
 from support import REPOSITORY, environment
 
-PEERS = {"plain torch.nn, fp32", "plain torch.nn, bf16 autocast", "HF GPT-2, fp32", "HF GPT-2, fp32, as it comes"}
+PEERS = {f"{name}, fp32{how}" for name in ("plain torch.nn", "HF GPT-2") for how in ("", ", as it comes")}
+PEERS |= {"plain torch.nn, bf16 autocast"}
 OURS = {f"{name}, {precision}" for name in ("one row", "packed", "peak") for precision in ("fp32", "bf16")}
 COMPONENTS = {"batch", "embedding", "norms", "attention", "MLP", "head", "loss", "clip and AdamW"}
 BACKWARD = {f"{name}, backward" for name in ("embedding", "norms", "attention", "MLP", "head", "loss")}
