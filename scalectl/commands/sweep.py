@@ -25,7 +25,7 @@ from scalectl.report.build import short_names
 from scalectl.report.progress import Expected, Progress
 from scalectl.store.index import damaged_runs, refresh
 from scalectl.store.layout import Store
-from scalectl.store.live import Standing, states
+from scalectl.store.live import Standing, states, tidy
 from scalectl.store.sweeps import save_sweep
 from scalectl.sweep.overrides import with_overrides_recorded
 from scalectl.sweep.pack import makespan, pack
@@ -209,6 +209,7 @@ def execute(prepared: Prepared, stopping: Callable[[], int]) -> Iterator[Event |
     try:
         executor.warm(len(prepared.jobs))
         record_plan(prepared)
+        tidy(prepared.store, (run_id for run_id, held in prepared.standings.items() if held.state.final))
         policy = Policy(rules.retries, rules.stop_after_identical)
         if prepared.at.on_cpu and prepared.sweep.runtime.threads is None:
             policy = replace(policy, threads=most_threads)

@@ -401,6 +401,19 @@ def begin(store: Store, run_id: str) -> tuple[Live, Claim] | None:
     return folder, claim
 
 
+def tidy(store: Store, run_ids: Iterable[str]) -> None:
+    """Remove what is left in flight of runs that are done or diverged.
+
+    A process that is killed between writing the file of a run and removing its folder leaves the folder behind.
+
+    Args: run_ids: runs with a final file. A folder that a living process holds stays.
+    """
+    for run_id in run_ids:
+        if live(store, run_id).folder.is_dir():
+            with contextlib.suppress(StoreBusy):
+                begin(store, run_id)  # clears what it finds finished
+
+
 def state_of(store: Store, run_id: str) -> Standing:
     """Return the truth about one run, even after a crash.
 

@@ -59,7 +59,9 @@ def wait_for(found, process):
 KILLS = {"before": "results/live/*/checkpoint", "split": "results/live/*/log", "after": "results/runs/*.parquet"}
 
 
-@pytest.mark.parametrize("when", KILLS)
+@pytest.mark.parametrize(
+    "when", [*(pytest.param(when, marks=pytest.mark.slow) for when in ("before", "split")), "after"]
+)
 def test_kill_nine_at_any_time_then_the_same_command_gives_the_rows_of_a_quiet_sweep(
     scalectl, one_by_one, tmp_path, when
 ):
@@ -85,6 +87,7 @@ def test_kill_nine_at_any_time_then_the_same_command_gives_the_rows_of_a_quiet_s
     assert not list((folder / "results/live").iterdir())
 
 
+@pytest.mark.slow
 def test_a_length_added_later_trains_the_trunk_of_what_is_missing(scalectl, one_by_one, tmp_path):
     folder = written(tmp_path / "sweep", lengths=LENGTHS[1:2])
     scalectl("sweep", "tiny.toml", cwd=folder)
@@ -97,6 +100,7 @@ def test_a_length_added_later_trains_the_trunk_of_what_is_missing(scalectl, one_
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
+@pytest.mark.slow
 def test_two_sweeps_at_once_give_every_run_once(scalectl, one_by_one, tmp_path):
     folder = written(tmp_path / "sweep")
     rivals = [started(folder) for _ in range(2)]

@@ -16,7 +16,18 @@ import pytest
 from scalectl.core.errors import BudgetRefused, StoreBusy, StoreError
 from scalectl.core.job import State
 from scalectl.core.rows import Row
-from scalectl.store.live import LEASE, Claim, Standing, begin, host_identity, live, process_start, state_of, states
+from scalectl.store.live import (
+    LEASE,
+    Claim,
+    Standing,
+    begin,
+    host_identity,
+    live,
+    process_start,
+    state_of,
+    states,
+    tidy,
+)
 
 
 def row(step, value=1.0, metric="loss", run_id="ab"):
@@ -414,6 +425,17 @@ def test_a_run_that_a_rival_has_just_finished_is_not_begun_again(store, lab):
     lab.stored(store, run)
     assert begin(store, run.run_id) is None
     assert not held.folder.exists()
+
+
+def test_what_a_killed_process_left_of_a_finished_run_is_tidied_unless_it_is_held(store, lab):
+    run = lab.run()
+    _, claim = begin(store, run.run_id)
+    lab.stored(store, run)
+    tidy(store, [run.run_id])
+    assert live(store, run.run_id).folder.is_dir()  # this process holds it
+    claim.release()
+    tidy(store, [run.run_id, "0123456789abcdef"])
+    assert not live(store, run.run_id).folder.exists()
 
 
 def test_a_failed_run_can_be_begun_again(store, lab):
