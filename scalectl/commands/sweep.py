@@ -209,7 +209,6 @@ def execute(prepared: Prepared, stopping: Callable[[], int]) -> Iterator[Event |
     try:
         executor.warm(len(prepared.jobs))
         record_plan(prepared)
-        tidy(prepared.store, (run_id for run_id, held in prepared.standings.items() if held.state.final))
         policy = Policy(rules.retries, rules.stop_after_identical)
         if prepared.at.on_cpu and prepared.sweep.runtime.threads is None:
             policy = replace(policy, threads=most_threads)
@@ -291,7 +290,11 @@ def most_threads(job: Job) -> int:
 
 
 def record_plan(prepared: Prepared) -> None:
-    """Write the sweep file and its plan into the store, so that every reading command knows them."""
+    """Write the sweep file and its plan into the store, so that every reading command knows them.
+
+    What a killed process left in flight of runs that are settled goes.
+    """
+    tidy(prepared.store, (run_id for run_id, held in prepared.standings.items() if held.state.final))
     rows: list[dict[str, Any]] = [
         {"run_id": planned.run_id, "config": record(planned.run), **planned.cell} for planned in prepared.plan.runs
     ]

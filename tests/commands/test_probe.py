@@ -34,6 +34,7 @@ def known(held, planned, step_by_k, precision=None):
     )
 
 
+@pytest.mark.slow
 def test_plan_says_what_was_measured_here_and_the_next_plan_remembers(scalectl, tmp_path):
     (tmp_path / "tiny.toml").write_text(SWEEP.replace("[8, 16, 32]", "[8]"))
     cache = {"SCALECTL_CACHE": str(tmp_path / "cache")}
@@ -60,6 +61,7 @@ def test_a_cache_that_cannot_be_written_is_a_note_and_the_plan_uses_what_it_meas
     assert "measured here" in said.stdout
 
 
+@pytest.mark.slow
 def test_a_sweep_told_to_probe_measures_first_and_trains(scalectl, tmp_path):
     (tmp_path / "tiny.toml").write_text(SWEEP.replace("[8, 16, 32]", "[8]") + "[runtime]\nprobe = true\n")
     cache = {"SCALECTL_CACHE": str(tmp_path / "cache")}
