@@ -364,6 +364,7 @@ def test_the_model_of_the_readme_is_one(tmp_path):
     assert ledger.flops_per_token() == 6 * ledger.params("matmul")
 
 
+@pytest.mark.slow
 def test_token_budgets_branch_off_one_trunk_and_equal_the_planned_runs():
     long = dataclasses.replace(
         make_run("Recurrent", steps=16), schedule=Member("wsd", 1, ScheduleOptions(warmup=2, decay=4))

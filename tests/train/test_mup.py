@@ -136,8 +136,8 @@ def test_what_training_changes_is_flat_over_width_under_mup_and_grows_without(ma
     ("name", "options"),
     [
         ("sgd", {"lr": 0.03}),
-        ("muon", {"lr": 0.02, "adamw_lr": 3e-3}),
-        ("muon", {"lr": 0.002, "adamw_lr": 3e-4, "adjust": "match_rms_adamw"}),
+        pytest.param("muon", {"lr": 0.02, "adamw_lr": 3e-3}, marks=pytest.mark.slow),
+        pytest.param("muon", {"lr": 0.002, "adamw_lr": 3e-4, "adjust": "match_rms_adamw"}, marks=pytest.mark.slow),
     ],
 )
 def test_the_rules_of_the_other_optimisers_are_flat_over_width_too(make_run, monkeypatch, name, options):
