@@ -5,6 +5,7 @@ Source: Loshchilov & Hutter 2019, arXiv 1711.05101; the order of operations is t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,11 +28,12 @@ class Rows:
     @staticmethod
     def of(options: list[AdamWOptions], device: torch.device) -> Rows:
         """The options of each row."""
+        return Rows(*columns_of(options, ("lr", "weight_decay", "beta1", "beta2", "eps", "clip"), device))
 
-        def column(name: str) -> Tensor:
-            return torch.tensor([[getattr(o, name)] for o in options], dtype=torch.float64, device=device)
 
-        return Rows(*(column(name) for name in ("lr", "weight_decay", "beta1", "beta2", "eps", "clip")))
+def columns_of(options: Sequence[object], names: Sequence[str], device: torch.device) -> list[Tensor]:
+    """The options of these names, each as a column of one number a row: (K, 1), float64."""
+    return [torch.tensor([[getattr(o, name)] for o in options], dtype=torch.float64, device=device) for name in names]
 
 
 def clip(grad: Tensor, largest: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from scalectl.optim import Columns, MuonOptions, adamw, adjustment
-from scalectl.optim.adamw import clip
+from scalectl.optim.adamw import clip, columns_of
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic; Jordan et al. 2024: the steepest slope at zero
 ITERATIONS = 5
@@ -44,12 +44,8 @@ class Rows:
     @staticmethod
     def of(options: list[MuonOptions], device: torch.device) -> Rows:
         """The options of each row."""
-
-        def column(name: str) -> Tensor:
-            return torch.tensor([[getattr(o, name)] for o in options], dtype=torch.float64, device=device)
-
         names = ("lr", "momentum", "weight_decay", "clip", "adamw_lr", "beta1", "beta2", "eps")
-        held = [column(name) for name in names]
+        held = columns_of(options, names, device)
         return Rows(*held, torch.zeros_like(held[0]), options[0].nesterov, options[0].adjust)
 
     @property

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from scalectl.optim import Columns, SGDOptions
-from scalectl.optim.adamw import clip
+from scalectl.optim.adamw import clip, columns_of
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,7 @@ class Rows:
     @staticmethod
     def of(options: list[SGDOptions], device: torch.device) -> Rows:
         """The options of each row."""
-
-        def column(name: str) -> Tensor:
-            return torch.tensor([[getattr(o, name)] for o in options], dtype=torch.float64, device=device)
-
-        return Rows(*(column(name) for name in ("lr", "momentum", "weight_decay", "clip")), options[0].nesterov)
+        return Rows(*columns_of(options, ("lr", "momentum", "weight_decay", "clip"), device), options[0].nesterov)
 
 
 @torch.no_grad()
