@@ -23,7 +23,9 @@ class Model:
     problems: (key, sentence) for each bad combination of options; ledger: tensors and costs;
     forward: dotted path of the module with `token_losses(views, tokens, options)`, imported by workers only (torch);
     fingerprint: of the source of a foreign model, empty for the families of scalectl;
-    mup_base_width: what `lr = "mup:..."` sets the option of that name to if the file does not; 0: muP is not defined.
+    mup_base_width: what `lr = "mup:..."` sets the option of that name to if the file does not; 0: muP is not defined;
+    taped: whether its forward does nothing to an activation but by layers of `models.primitives`, so that a CPU's
+    backward pass needs no graph (`models.tape`).
     """
 
     name: str
@@ -34,6 +36,7 @@ class Model:
     forward: str
     fingerprint: str = ""
     mup_base_width: int = 0
+    taped: bool = False
 
     def member(self, options: Any) -> Member:
         """The model of a run, with these options."""
@@ -53,6 +56,7 @@ MODELS: dict[str, Model] = {
             decoder_spec.ledger,
             "scalectl.models.decoder.forward",
             mup_base_width=decoder_spec.MUP_BASE_WIDTH,
+            taped=True,
         ),
     )
 }

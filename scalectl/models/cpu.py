@@ -29,20 +29,59 @@ ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_li
 LARGE = 1 << 23  # multiplications of a product from which that pays
 
 
+class Embedding(Function):
+    """Row k of the result is looked up in table k."""
+
+    @staticmethod
+    def forward(ctx: Any, index_KM: Tensor, table_KVD: Tensor) -> Tensor:
+        K, V, D = table_KVD.shape
+        ctx.index_KM, ctx.V = index_KM + _offsets(K, V), V
+        return torch.embedding(table_KVD.reshape(K * V, D), ctx.index_KM)
+
+    @staticmethod
+    def backward(ctx: Any, grad_KMD: Tensor) -> tuple[Tensor | None, ...]:
+        K, _, D = grad_KMD.shape
+        table = torch.ops.aten.embedding_dense_backward(grad_KMD, ctx.index_KM, K * ctx.V, -1, False)
+        return None, table.view(K, ctx.V, D)
+
+
+@functools.lru_cache(maxsize=64)
+def _offsets(K: int, V: int) -> Tensor:
+    return torch.arange(K).unsqueeze(1) * V
+
+
+class Positions(Function):
+    """x and the same table, of every row or of none, added to each of its B sequences."""
+
+    constants = (1,)  # inputs that may be neither parameter nor activation: sinusoids
+
+    @staticmethod
+    def forward(ctx: Any, x_KMD: Tensor, table_KTD: Tensor, B: int) -> Tensor:
+        K, M, D = x_KMD.shape
+        ctx.B = B
+        return (x_KMD.view(K, B, M // B, D) + table_KTD.unsqueeze(1)).view(K, M, D)
+
+    @staticmethod
+    def backward(ctx: Any, grad_KMD: Tensor) -> tuple[Tensor | None, ...]:
+        K, M, D = grad_KMD.shape
+        table = grad_KMD.view(K, ctx.B, M // ctx.B, D).sum(1) if ctx.needs_input_grad[1] else None
+        return grad_KMD, table, None
+
+
 class Linear(Function):
     """x W + b + onto. The residual sum costs no pass of its own: it is where the product accumulates."""
 
     @staticmethod
     def forward(ctx: Any, x_KMD: Tensor, weight_KDF: Tensor, bias_KF: Tensor | None, onto_KMF: Tensor | None) -> Tensor:
         ctx.save_for_backward(x_KMD, weight_KDF)
-        ctx.biased = bias_KF is not None
+        ctx.biased, ctx.onto = bias_KF is not None, onto_KMF is not None
         return _product(x_KMD, weight_KDF, bias_KF, onto_KMF)
 
     @staticmethod
     def backward(ctx: Any, grad_KMF: Tensor) -> tuple[Tensor | None, ...]:
         x_KMD, weight_KDF = ctx.saved_tensors
         bias = grad_KMF.sum(1) if ctx.biased else None
-        onto = grad_KMF if ctx.needs_input_grad[3] else None
+        onto = grad_KMF if ctx.onto else None
         return _input_gradient(grad_KMF, weight_KDF), _weight_gradient(x_KMD, grad_KMF, weight_KDF), bias, onto
 
 
@@ -145,10 +184,15 @@ class Standardise(Function):
         one, zero = _constants(D, inverse_KM1.dtype)
         # the kernel's input is the unit itself, of mean 0 and deviation 1: one activation serves norm and matrix
         x_KMD, _, _ = torch.ops.aten.native_layer_norm_backward(
-            grad_KMD, unit_KMD, (D,), torch.zeros_like(inverse_KM1), torch.ones_like(inverse_KM1), one, zero,
-            [True, False, False],
+            grad_KMD, unit_KMD, (D,), *_standard(inverse_KM1.shape, inverse_KM1.dtype), one, zero, [True, False, False],
         )  # fmt: skip
         return x_KMD.mul_(inverse_KM1), None
+
+
+@functools.lru_cache(maxsize=16)
+def _standard(shape: torch.Size, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Mean and inverse deviation of what is standardised."""
+    return torch.zeros(shape, dtype=dtype), torch.ones(shape, dtype=dtype)
 
 
 class RootMeanSquare(Function):
@@ -169,6 +213,23 @@ class RootMeanSquare(Function):
         along_KM1 = (grad_KMD * unit_KMD).mean(-1, keepdim=True)
         x_KMD = torch.addcmul(grad_KMD, unit_KMD, along_KM1, value=-1)
         return x_KMD.mul_(inverse_KM1), None
+
+
+class Scaled(Function):
+    """u s + t, where no single matrix takes scale and shift of a norm."""
+
+    @staticmethod
+    def forward(ctx: Any, unit_KMD: Tensor, scale_KD: Tensor, shift_KD: Tensor | None) -> Tensor:
+        ctx.save_for_backward(unit_KMD, scale_KD)
+        ctx.shifted = shift_KD is not None
+        by_scale = unit_KMD * scale_KD.unsqueeze(1)
+        return by_scale if shift_KD is None else by_scale.add_(shift_KD.unsqueeze(1))
+
+    @staticmethod
+    def backward(ctx: Any, grad_KMD: Tensor) -> tuple[Tensor | None, ...]:
+        unit_KMD, scale_KD = ctx.saved_tensors
+        shift = grad_KMD.sum(1) if ctx.shifted else None
+        return grad_KMD * scale_KD.unsqueeze(1), (grad_KMD * unit_KMD).sum(1), shift
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
@@ -212,14 +273,56 @@ class Gelu(Function):
         return value
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor]:
         (derivative,) = ctx.saved_tensors
-        return grad * derivative
+        return (grad * derivative,)
 
 
 @functools.lru_cache(maxsize=4)
 def _slope(dtype: torch.dtype) -> Tensor:
     return torch.tensor(SLOPE, dtype=dtype)
+
+
+class ExactGelu(Function):
+    """x Φ(x) by torch's kernels; saves x."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return torch.nn.functional.gelu(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor]:
+        (x,) = ctx.saved_tensors
+        return (torch.ops.aten.gelu_backward(grad, x),)
+
+
+class Relu(Function):
+    """max(x, 0); saves its result."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        value = torch.relu(x)
+        ctx.save_for_backward(value)
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor]:
+        (value,) = ctx.saved_tensors
+        return (torch.ops.aten.threshold_backward(grad, value, 0),)
+
+
+class Times(Function):
+    """x by a number."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
+        ctx.factor = factor
+        return x * factor
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return grad * ctx.factor, None
 
 
 class Attention(Function):
@@ -247,7 +350,7 @@ class Attention(Function):
         for a, b in blocks(T):
             first = first_key(a, window)
             power = torch.baddbmm(hidden_TT[a:b, first:b], q_GTE[:, a:b], k_GTE[:, first:b].mT)
-            power.sub_(power.amax(-1, keepdim=True)).exp2_()
+            power.sub_(_highest(power)).exp2_()
             total = power.sum(-1, keepdim=True)
             mixed = _mix(power, v_GTE[:, first:b])
             torch.div(_by_token(mixed, N), _by_token(total, N), out=mixed_NTHE[:, a:b])
@@ -291,6 +394,11 @@ class Attention(Function):
         qkv_KMX = grad_KMD.new_empty((K, M, 3 * D))
         qkv_KMX.view(N, T, 3, H, E).copy_(slope_3NHTE.permute(1, 3, 0, 2, 4))
         return qkv_KMX, None, None, None, None, None
+
+
+def _highest(power_GTU: Tensor) -> Tensor:
+    """The largest of each query's. torch takes it of bf16 two to three times slower than of float32."""
+    return power_GTU.to(_wide(power_GTU.dtype)).amax(-1, keepdim=True).to(power_GTU.dtype)
 
 
 def _heads(like: Tensor, parts: int, N: int, H: int, T: int, E: int) -> Tensor:

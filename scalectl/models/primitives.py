@@ -19,6 +19,7 @@ from torch import Tensor
 
 from scalectl.models import cpu
 from scalectl.models.cpu import turned
+from scalectl.models.tape import apply
 
 EPS = 1e-5  # of every norm, as GPT-2
 
@@ -45,10 +46,10 @@ def linear(
     if isinstance(x_KMD, Normed):
         x_KMD, scale_KD, shift_KD = x_KMD
         if x_KMD.is_cpu and onto_KMF is None:
-            return cpu.ScaledLinear.apply(x_KMD, scale_KD, shift_KD, weight_KDF, bias_KF)
+            return apply(cpu.ScaledLinear, x_KMD, scale_KD, shift_KD, weight_KDF, bias_KF)
         x_KMD = scaled(Normed(x_KMD, scale_KD, shift_KD))
     if x_KMD.is_cpu:
-        return cpu.Linear.apply(x_KMD, weight_KDF, bias_KF, onto_KMF)
+        return apply(cpu.Linear, x_KMD, weight_KDF, bias_KF, onto_KMF)
     if onto_KMF is not None:
         added = onto_KMF if bias_KF is None else onto_KMF + bias_KF.unsqueeze(1)
         return torch.baddbmm(added, x_KMD, weight_KDF)
@@ -59,32 +60,59 @@ def linear(
 
 def embedding(index_KM: Tensor, table_KVD: Tensor) -> Tensor:
     """Row by row lookup: shape (K, M, D). The offset k V makes K tables one."""
+    if table_KVD.is_cpu:
+        return apply(cpu.Embedding, index_KM, table_KVD)
     K, V, D = table_KVD.shape
     offset = torch.arange(K, device=index_KM.device).unsqueeze(1) * V
     return F.embedding(index_KM + offset, table_KVD.reshape(K * V, D))
 
 
+def add_positions(x_KMD: Tensor, table_KTD: Tensor, B: int) -> Tensor:
+    """A table of positions added to each of B sequences: shape (K, M, D). table_KTD: of each row, or one for all."""
+    if x_KMD.is_cpu:
+        return apply(cpu.Positions, x_KMD, table_KTD, B)
+    K, M, D = x_KMD.shape
+    return (x_KMD.view(K, B, M // B, D) + table_KTD.unsqueeze(1)).view(K, M, D)
+
+
 def layer_norm(x_KMD: Tensor, scale_KD: Tensor, shift_KD: Tensor | None) -> Normed:
     """Layer norm with each row's own scale and shift (Ba et al. 2016, arXiv 1607.06450)."""
-    unit = cpu.Standardise.apply(x_KMD, EPS) if x_KMD.is_cpu else F.layer_norm(x_KMD, x_KMD.shape[-1:], eps=EPS)
+    unit = apply(cpu.Standardise, x_KMD, EPS) if x_KMD.is_cpu else F.layer_norm(x_KMD, x_KMD.shape[-1:], eps=EPS)
     return Normed(unit, scale_KD, shift_KD)
 
 
 def rms_norm(x_KMD: Tensor, scale_KD: Tensor) -> Normed:
     """Root-mean-square norm with each row's own scale (Zhang & Sennrich 2019, arXiv 1910.07467)."""
-    unit = cpu.RootMeanSquare.apply(x_KMD, EPS) if x_KMD.is_cpu else F.rms_norm(x_KMD, x_KMD.shape[-1:], eps=EPS)
+    unit = apply(cpu.RootMeanSquare, x_KMD, EPS) if x_KMD.is_cpu else F.rms_norm(x_KMD, x_KMD.shape[-1:], eps=EPS)
     return Normed(unit, scale_KD, None)
 
 
 def scaled(x: Normed) -> Tensor:
     """The activation itself, where no single matrix takes scale and shift: shape (K, M, D)."""
+    if x.unit_KMD.is_cpu:
+        return apply(cpu.Scaled, *x)
     by_scale = x.unit_KMD * x.scale_KD.unsqueeze(1)
     return by_scale if x.shift_KD is None else by_scale + x.shift_KD.unsqueeze(1)
 
 
 def gelu(x: Tensor) -> Tensor:
     """GELU in its tanh form (Hendrycks & Gimpel 2016, arXiv 1606.08415), as GPT-2."""
-    return cpu.Gelu.apply(x) if x.is_cpu else F.gelu(x, approximate="tanh")
+    return apply(cpu.Gelu, x) if x.is_cpu else F.gelu(x, approximate="tanh")
+
+
+def exact_gelu(x: Tensor) -> Tensor:
+    """GELU by the error function (Hendrycks & Gimpel 2016, arXiv 1606.08415), as torch.nn.GELU."""
+    return apply(cpu.ExactGelu, x) if x.is_cpu else F.gelu(x)
+
+
+def relu(x: Tensor) -> Tensor:
+    """max(x, 0)."""
+    return apply(cpu.Relu, x) if x.is_cpu else F.relu(x)
+
+
+def times(x: Tensor, factor: float) -> Tensor:
+    """An activation by a number."""
+    return apply(cpu.Times, x, factor) if x.is_cpu else x * factor
 
 
 def causal_attention(
@@ -105,7 +133,7 @@ def causal_attention(
     E = X // (3 * H)
     scale = 1 / math.sqrt(E) if scale is None else scale
     if qkv_KMX.is_cpu:
-        return cpu.Attention.apply(qkv_KMX, B, H, scale, turns, window)
+        return apply(cpu.Attention, qkv_KMX, B, H, scale, turns, window)
     q, k, v = qkv_KMX.view(K * B, M // B, 3, H, E).permute(2, 0, 3, 1, 4).unbind(0)  # each (N, H, T, E)
     if turns is not None:
         q, k = (torch.cat(turned(x, *turns), dim=-1) for x in (q, k))
@@ -140,7 +168,7 @@ def sinusoid(T: int, D: int, dtype: torch.dtype, device: torch.device) -> Tensor
 def token_losses(logits_KMV: Tensor, targets_KM: Tensor) -> Tensor:
     """Cross-entropy of each target [nats], shape (K, M), in float32 or wider."""
     if logits_KMV.is_cpu:
-        return cpu.CrossEntropy.apply(logits_KMV, targets_KM)
+        return apply(cpu.CrossEntropy, logits_KMV, targets_KM)
     K, M, V = logits_KMV.shape
     wide = logits_KMV if logits_KMV.dtype == torch.float64 else logits_KMV.float()
     return F.cross_entropy(wide.reshape(K * M, V), targets_KM.reshape(-1), reduction="none").view(K, M)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from scalectl.core.job import Placement
 from scalectl.core.run import Foreign, RunConfig
 from scalectl.models import MODELS, ledger_of
+from scalectl.models.tape import Tape
 from scalectl.optim import ALIGNED, OPTIMIZERS
 from scalectl.tasks import Data
 from scalectl.train import population as pop
@@ -99,6 +100,8 @@ class Engine:
         else:
             self.forward = importlib.import_module(MODELS[self.run.model.name].forward)
         self.call = _call(placement)
+        model = MODELS.get(self.run.model.name)
+        self.taped = self.device.type == "cpu" and self.call is None and model is not None and model.taped
         optimizer = OPTIMIZERS[self.run.optim.name]
         self.optim = importlib.import_module(optimizer.module)
         tensors = ledger_of(self.run.model).tensors
@@ -192,14 +195,33 @@ class Engine:
         total = torch.zeros(len(people), device=self.device, dtype=torch.float64)
         for part in tokens_KBT1.split(self.micro_batch, dim=1):
             for rows, views in self.parts(part.shape[1]):
-                per_token = self.forward.token_losses(views, part[rows], self.run.model.options, self.call)
-                loss_K = per_token.mean(dim=1) * (part.shape[1] / sequences)
-                total[rows] += loss_K.detach()
-                if people.scaling.shape[1]:
-                    loss_K = loss_K * people.scaling[rows, scaling.SCALE].to(loss_K.dtype)
-                loss_K.sum().backward()
+                share = part.shape[1] / sequences
+                scale_K = people.scaling[rows, scaling.SCALE] if people.scaling.shape[1] else None
+                differentiate = self._on_tape if self.taped else self._by_autograd
+                total[rows] += differentiate(views, part[rows], share, scale_K)
             people.collect()
         return total
+
+    def _by_autograd(
+        self, views: Mapping[str, Tensor], tokens_KBT1: Tensor, share: float, scale_K: Tensor | None
+    ) -> Tensor:
+        """Add the gradients of the loss times share and scale; the losses times share, shape (K,)."""
+        per_token = self.forward.token_losses(views, tokens_KBT1, self.run.model.options, self.call)
+        loss_K: Tensor = per_token.mean(dim=1) * share
+        (loss_K if scale_K is None else loss_K * scale_K.to(loss_K.dtype)).sum().backward()
+        return loss_K.detach()
+
+    def _on_tape(
+        self, views: Mapping[str, Tensor], tokens_KBT1: Tensor, share: float, scale_K: Tensor | None
+    ) -> Tensor:
+        """The same without autograd."""
+        with Tape() as tape:
+            per_token = self.forward.token_losses(views, tokens_KBT1, self.run.model.options)
+            loss_K: Tensor = per_token.mean(dim=1) * share
+            slope_K = torch.ones_like(loss_K) if scale_K is None else scale_K.to(loss_K.dtype)
+            slope_K1 = slope_K.mul(share).unsqueeze(1)
+            tape.backward(per_token, slope_K1.expand_as(per_token) / per_token.shape[1])
+        return loss_K
 
     def parts(self, sequences: int) -> list[tuple[slice, dict[str, Tensor]]]:
         """Rows that learn together from so many sequences each, with the views of their tensors."""

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from scalectl.models import primitives as p
 from scalectl.models.decoder.spec import Options
 
-ACTIVATIONS = {"gelu_tanh": p.gelu, "gelu": F.gelu, "relu": F.relu}
+ACTIVATIONS = {"gelu_tanh": p.gelu, "gelu": p.exact_gelu, "relu": p.relu}
 
 
 Run = Callable[..., Tensor]
@@ -28,9 +27,9 @@ def logits(views: Mapping[str, Tensor], tokens_KBT: Tensor, o: Options, run: Run
     K, B, T = tokens_KBT.shape
     x_KMD = p.embedding(tokens_KBT.reshape(K, B * T), views["token"])
     if o.position == "learned":
-        x_KMD = _add_positions(x_KMD, views["position"][:, :T], B)
+        x_KMD = p.add_positions(x_KMD, views["position"][:, :T], B)
     elif o.position == "sinusoidal":
-        x_KMD = _add_positions(x_KMD, p.sinusoid(T, o.d_model, x_KMD.dtype, x_KMD.device).unsqueeze(0), B)
+        x_KMD = p.add_positions(x_KMD, p.sinusoid(T, o.d_model, x_KMD.dtype, x_KMD.device).unsqueeze(0), B)
     for layer in range(o.n_layer):
         at = f"layer{layer}"
         if run is None:
@@ -40,18 +39,13 @@ def logits(views: Mapping[str, Tensor], tokens_KBT: Tensor, o: Options, run: Run
             x_KMD = run(_block, x_KMD, own, "", o, B)
     last_KMD = _norm(x_KMD, views, "norm", o) if o.norm_first else x_KMD
     found = p.linear(last_KMD, views["token" if o.tie else "head"].transpose(1, 2), None)
-    return found if o.logit_scale == 1 else found * o.logit_scale
+    return found if o.logit_scale == 1 else p.times(found, o.logit_scale)
 
 
 def token_losses(views: Mapping[str, Tensor], tokens_KBT1: Tensor, o: Options, run: Run | None = None) -> Tensor:
     """Cross-entropy of every target [nats], shape (K, B T); tokens hold T inputs and the target of the last."""
     K = tokens_KBT1.shape[0]
     return p.token_losses(logits(views, tokens_KBT1[..., :-1], o, run), tokens_KBT1[..., 1:].reshape(K, -1))
-
-
-def _add_positions(x_KMD: Tensor, table_KTD: Tensor, B: int) -> Tensor:
-    K, M, D = x_KMD.shape
-    return (x_KMD.view(K, B, M // B, D) + table_KTD.unsqueeze(1)).view(K, M, D)
 
 
 def _block(x_KMD: Tensor, views: Mapping[str, Tensor], at: str, o: Options, B: int) -> Tensor:

@@ -1,0 +1,88 @@
+"""The tape of the CPU: the gradients of torch.autograd bit for bit, and an error for whatever it cannot see."""
+
+import gc
+import weakref
+
+import pytest
+import torch
+from torch.autograd import gradcheck
+
+from scalectl.models import cpu, tape
+from scalectl.models import primitives as p
+from scalectl.models.tape import Tape
+
+K, B, T, D = 2, 2, 5, 6
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def parameter(*shape, seed=0):
+    held = torch.randn(*shape, generator=torch.Generator().manual_seed(seed + sum(shape)), dtype=torch.float64)
+    held.requires_grad_().grad = torch.zeros_like(held)
+    return held
+
+
+def test_gradients_of_the_layers_that_only_a_tape_needs():
+    index = torch.randint(7, (K, B * T), generator=torch.Generator().manual_seed(0))
+    assert gradcheck(lambda table: p.embedding(index, table), (parameter(K, 7, D),))
+    assert gradcheck(lambda x, table: p.add_positions(x, table, B), (parameter(K, B * T, D), parameter(K, T, D)))
+    assert gradcheck(lambda x: p.times(x, 0.3), (parameter(K, B * T, D),))
+    assert gradcheck(p.exact_gelu, (parameter(3, 8),))
+    assert gradcheck(p.relu, (parameter(3, 8),))
+    assert gradcheck(lambda *held: p.scaled(p.Normed(*held)), (parameter(K, 4, D), parameter(K, D), parameter(K, D)))
+
+
+def test_a_parameter_that_is_used_twice_is_summed_before_it_is_added():
+    """(G + g1) + g2 would round otherwise than torch.autograd's G + (g1 + g2)."""
+    weight, index = parameter(1, 4, 4).detach().float(), torch.arange(4)[None]
+    before = torch.full_like(weight, 3e7)  # so large that 1 is lost beside it, and 2 is not
+    weight.requires_grad_().grad = before.clone()
+    with Tape() as running:
+        x = p.embedding(index, weight)
+        running.backward(p.linear(x, weight.mT, None), torch.ones(1, 4, 4))
+    on_tape, weight.grad = weight.grad, before.clone()
+    x = p.embedding(index, weight)
+    p.linear(x, weight.mT, None).backward(torch.ones(1, 4, 4))
+    assert torch.equal(on_tape, weight.grad)
+
+
+def test_an_operation_that_is_not_written_down_is_an_error():
+    weight = parameter(K, D, D)
+    with Tape() as running:
+        x = p.linear(p.embedding(torch.zeros(K, 3, dtype=torch.long), parameter(K, 4, D)), weight, None)
+        with pytest.raises(RuntimeError, match="Linear: an input is neither a parameter"):
+            p.linear(x * 2, weight, None)
+        p.linear(x, weight, None)
+        with pytest.raises(RuntimeError, match="Linear: no gradient came back"):
+            running.backward(x, torch.ones_like(x))
+    assert tape._running is None
+
+
+def test_nothing_outlives_a_tape():
+    table, weight = parameter(K, 4, D), parameter(K, D, D)
+    gc.collect()
+    gc.disable()
+    try:
+        for finish in (True, False):
+            with Tape() as running:
+                x = p.gelu(p.linear(p.embedding(torch.zeros(K, 3, dtype=torch.long), table), weight, None))
+                held = weakref.ref(x)
+                if finish:
+                    running.backward(x, torch.ones_like(x))
+            del x
+            assert held() is None
+    finally:
+        gc.enable()
+
+
+def test_without_a_tape_the_layers_belong_to_autograd():
+    x = parameter(1, 4, 8)
+    assert p.gelu(x).grad_fn is not None
+    assert not hasattr(p.gelu(x), "entry")
+    assert cpu.Gelu.apply(x).requires_grad
