@@ -91,7 +91,6 @@ def describe(
     if chief is not None and chief.settled < 0.99:
         said.append(f"{100 * (1 - chief.settled):.0f} % of the resampled fits stopped short of an optimum")
     held_out = holdout(fitted) if hold is None else holdout(fitted, hold[1], hold[0])
-    power = doubling(fitted.theta["alpha"]) if law.names == ("A", "alpha") else None
     optimal, optimal_intervals = _optimal(fitted, chief, level)
     summary = Summary(
         law=law.name,
@@ -119,7 +118,7 @@ def describe(
         identified=known,
         aicc=aicc(fitted),
         holdout=(held_out,) if held_out is not None else (),
-        doubling=None if power is None else _doubling(float(power), chief, level),
+        doubling=_doubling(fitted, intervals) if law.names == ("A", "alpha") else None,
         optimal=optimal,
         optimal_intervals=optimal_intervals,
         seed_noise=seed_noise(fitted),
@@ -175,10 +174,12 @@ def curve(fitted: Fit, draws: Draws, level: float) -> Curve:
     return Curve(axis=axis, x=x, y=y, low=low, high=high, data=(float(known.min()), float(known.max())))
 
 
-def _doubling(value: float, draws: Draws | None, level: float) -> tuple[float, float, float]:
-    if draws is None:
-        return value, -math.inf, math.inf
-    return value, *interval(doubling(draws.theta()["alpha"][:, 0]), draws, level)
+def _doubling(fitted: Fit, intervals: Mapping[str, Interval]) -> tuple[float, float, float]:
+    """What a doubling takes away, and the interval of α in its terms: widened by itself it could pass 100 %."""
+    alpha = fitted.theta["alpha"]
+    low, high = (alpha, alpha) if "alpha" in fitted.fixed else intervals.get("alpha", (-math.inf, math.inf))
+    known = math.isfinite(low) and math.isfinite(high)
+    return float(doubling(alpha)), *((float(doubling(low)), float(doubling(high))) if known else (low, high))
 
 
 def _optimal(fitted: Fit, draws: Draws | None, level: float) -> tuple[dict[str, float], dict[str, Interval]]:

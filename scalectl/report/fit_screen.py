@@ -147,9 +147,9 @@ def _sentences(fit: Summary, seeds: int) -> list[tuple[str, str]]:
     said: list[tuple[str, str]] = []
     if fit.doubling is not None:
         share, low, high = (100 * part for part in fit.doubling)
-        known = math.isfinite(low) and math.isfinite(high)
+        known = math.isfinite(low) and math.isfinite(high) and low < high
         value, down, up = units.estimate(share, low, high) if known else (f"{share:.2g}", "", "")
-        span = f"{down} … {up}" if known else "no interval"
+        span = f"{down} … {up}" if known else "α is fixed" if low == high else "no interval"
         said.append((f"doubling {fit.axis} lowers the loss by {value} % ({span})", ""))
     for name, exponent in fit.optimal.items():
         pair = fit.optimal_intervals.get(name)

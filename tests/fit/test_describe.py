@@ -38,6 +38,17 @@ def about(law, points, draws=200, **options):
     return describe(law, points, draws=draws, rng=np.random.default_rng(0), **options)
 
 
+def test_what_a_doubling_takes_away_is_the_interval_of_alpha_and_never_more_than_everything():
+    few = Points(L=np.array([4.0, 2.0, 1.9]), N=np.array([1e2, 1e3, 1e4]))
+    summary = about(POWER, few)[2]
+    low, high = summary.intervals["alpha"]
+    assert high > 1
+    assert_allclose(summary.doubling, [1 - 2**-x for x in (summary.params["alpha"], low, high)])
+    assert 0 <= summary.doubling[1] <= summary.doubling[0] <= summary.doubling[2] < 1
+    fixed = about(POWER, few, fix={"alpha": 0.3})[2].doubling
+    assert_allclose(fixed, [1 - 2**-0.3] * 3)
+
+
 def test_a_summary_of_a_power_law_holds_everything_a_report_needs():
     _, draws, summary = about(POWER, ladder(), also=("run", "residual"))
     assert (summary.law, summary.axis, summary.n, summary.sizes) == ("power", "N", 15, 5)
@@ -51,7 +62,7 @@ def test_a_summary_of_a_power_law_holds_everything_a_report_needs():
     low, high = summary.intervals["alpha"]
     assert low < 0.08 < high
     share, less, more = summary.doubling
-    assert_allclose([share, less, more], [1 - 2**-x for x in (summary.params["alpha"], low, high)], rtol=2e-3)
+    assert_allclose([share, less, more], [1 - 2**-x for x in (summary.params["alpha"], low, high)])
     assert summary.holdout[0].where == "largest N"
     assert summary.holdout[0].n == 3
     assert summary.holdout[0].relative_error < 0.02

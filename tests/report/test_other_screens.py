@@ -294,6 +294,11 @@ def test_a_doubling_without_an_interval_admits_it(summaries: Summaries) -> None:
     )
 
 
+def test_a_doubling_under_a_fixed_exponent_has_no_interval_but_a_reason(summaries: Summaries) -> None:
+    power = replace(summaries()[0], doubling=(0.18775, 0.18775, 0.18775))
+    assert "lowers the loss by 19 % (α is fixed)" in shown(fit_lines(FitView("x", (power,), None, ""), Look()))
+
+
 def test_without_a_bootstrap_the_profile_stands_in_and_says_so(summaries: Summaries) -> None:
     power = replace(summaries()[0], intervals={}, intervals_by_unit={}, draws=0)
     text = shown(fit_lines(FitView("x", (power,), "power", ""), Look()))
