@@ -50,7 +50,7 @@ def view(prepared: Prepared) -> PlanView:
         jobs=len(prepared.jobs),
         shapes=len(asked_shapes),
         measured=len(asked_shapes & prepared.at.speed.measured.keys()),
-        shared=shared_facts([planned.columns() for planned in prepared.plan.runs], "train.batch_tokens"),
+        shared=shared_facts(planned.columns() for planned in prepared.plan.runs),
         dropped=tuple(dropped.items()),
         warnings=(*prepared.plan.notes, *_left_notes(prepared)),
         older=earlier,

@@ -155,7 +155,7 @@ def _ledger(model: Mapping[str, Any]) -> Ledger:
 def _about(sweep: StoredSweep, columns: Mapping[str, Mapping[str, Any]]) -> tuple[str, tuple[tuple[str, str], ...]]:
     """The question of the sweep file, and what its runs share."""
     question = tomllib.loads(sweep.toml).get("question", "")
-    return str(question), shared_facts(columns.values(), "train.precision")
+    return str(question), shared_facts(columns.values())
 
 
 def _provenance(target: Target, done: list[str]) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 from scalectl.commands.shipped import reference_folder
 from scalectl.core import units
 from scalectl.core.errors import NothingMatched, UsageError
+from scalectl.report.build import show
 from scalectl.store.layout import Store, open_store
 from scalectl.store.sweeps import latest_sweep, list_sweeps, load_sweep
 from scalectl.sweep.overrides import recorded_overrides
@@ -28,6 +29,11 @@ SHARED = (
     "model.context",
     "model.mup_base_width",
     "D",
+    "train.batch_tokens",
+    "train.optimizer",
+    "train.lr",
+    "train.schedule",
+    "train.precision",
 )
 
 
@@ -102,20 +108,20 @@ def _name_in(path: Path) -> str:
     return name
 
 
-def shared_facts(rows: Iterable[Mapping[str, Any]], *more: str) -> tuple[tuple[str, str], ...]:
+def shared_facts(rows: Iterable[Mapping[str, Any]]) -> tuple[tuple[str, str], ...]:
     """What all runs share of what a reader wants to see, as short texts by short name.
 
-    Args: rows: columns of each run, named like the keys of a sweep file; more: columns beside those of data and model.
+    Args: rows: columns of each run, named like the keys of a sweep file.
     """
     held = list(rows)
     found = []
-    for key in (*SHARED, *more):
+    for key in SHARED:
         values = {row.get(key) for row in held}
         if len(values) != 1 or not (value := values.pop()):
             continue
         if key == "data.origin" and {row.get("data.task") for row in held} != {"tokens"}:
             continue  # elsewhere the source says it; of a token file it names corpus and tokeniser
-        text = units.count(float(value)) if key in ("D", "train.batch_tokens") else str(value)
+        text = units.count(float(value)) if key == "D" else show(value)
         found.append((key.rpartition(".")[2], text))
     return tuple(found)
 

@@ -281,6 +281,12 @@ def test_a_trial_with_set_says_so_wherever_its_runs_are_read(trained, scalectl, 
     assert "--set" not in scalectl("fit", "tiny", cwd=folder).stdout
 
 
+def test_plan_and_report_name_how_all_runs_are_trained(trained, scalectl):
+    how = "batch_tokens 64, optimizer adamw, lr 0.01, schedule wsd, precision fp32"
+    for arguments in (["plan", "tiny.toml"], ["report", "tiny"]):
+        assert how in " ".join(scalectl(*arguments, cwd=trained).stdout.split())
+
+
 def test_a_sweep_whose_runs_all_diverged_is_not_sent_to_fit(scalectl, tmp_path):
     one = SWEEP.replace("[8, 16, 32]", "[8]").replace("lr = 0.01", "lr = 1e30\nclip = 0.0")
     (tmp_path / "tiny.toml").write_text(one)
