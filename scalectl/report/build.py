@@ -132,8 +132,10 @@ def short_names(keys: tuple[str, ...]) -> dict[str, str]:
     return {key: key.rpartition(".")[2] if last[key.rpartition(".")[2]] == 1 else key for key in keys}
 
 
-def show(value: object) -> str:
-    """A cell value as people write it: 0.003, 128, 3.2e6, wsd."""
+def show(value: object, key: str = "") -> str:
+    """A cell value as people write it: 0.003, 128, 3.2e6, wsd; a base width of muP, or none, as what it means."""
+    if key.rpartition(".")[2] == "mup_base_width":
+        return f"mup {value}" if value else "standard"
     if not isinstance(value, float):
         return str(value)
     if value.is_integer() and abs(value) < 1e5:
@@ -229,4 +231,4 @@ def _rising(groups: list[Group]) -> tuple[tuple[str, str], ...]:
 
 def label(cell: Mapping[str, object]) -> str:
     """A cell in one line: d_model=64 n_layer=2."""
-    return " ".join(f"{key}={show(value)}" for key, value in cell.items())
+    return " ".join(f"{key}={show(value, key)}" for key, value in cell.items())

@@ -64,7 +64,7 @@ def report_lines(report: Report, look: Look) -> Lines:
 
 def _grid_lines(report: Report, look: Look) -> Lines:
     names = short_names(tuple(axis.key for axis in report.axes))
-    grid = " × ".join(f"{names[axis.key]} {{{', '.join(map(show, axis.values))}}}" for axis in report.axes)
+    grid = " × ".join(f"{names[axis.key]} {{{', '.join(show(value, axis.key) for value in axis.values)}}}" for axis in report.axes)
     lines = paragraph(f"grid    {grid}", look, indent=2, hanging=8) if grid else []
     shared = ", ".join(f"{key} {value}" for key, value in report.shared)
     if shared:

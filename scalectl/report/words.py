@@ -62,7 +62,7 @@ def varying_keys(cells: Sequence[Mapping[str, object]]) -> dict[str, str]:
 
 def cell_value(cell: Mapping[str, object], key: str) -> str:
     """One value of a cell as people write it, empty where the cell does not have the key."""
-    return show(cell[key]) if key in cell else ""
+    return show(cell[key], key) if key in cell else ""
 
 
 def state_cell(state: State) -> Cell:

@@ -287,6 +287,19 @@ def test_parameters_are_printed_as_the_formula_writes_them(summaries: Summaries)
     assert "alpha " not in text
 
 
+def test_a_parametrisation_is_named_not_numbered() -> None:
+    view = plan_view()
+    groups = [
+        replace(group, cell={"model.d_model": width, "model.mup_base_width": base})
+        for width, group in zip((32, 64), view.groups, strict=False)
+        for base in (0, 256)
+    ]
+    text = shown(plan_lines(replace(view, groups=tuple(groups)), Look()))
+    assert "d_model, mup_base_width" in text
+    assert "32, standard" in text
+    assert "64, mup 256" in text
+
+
 def test_a_doubling_without_an_interval_admits_it(summaries: Summaries) -> None:
     power = replace(summaries()[0], doubling=(0.05312, -math.inf, math.inf))
     assert "doubling N lowers the loss by 5.3 % (no interval)" in shown(
