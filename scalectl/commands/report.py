@@ -79,14 +79,21 @@ def _fit(request: Request, target: Target) -> tuple[Result | None, str]:
 
 
 def _axes(sweep: StoredSweep) -> tuple[GridAxis, ...]:
-    """Keys of the stored cells, with their values in the order of the plan."""
+    """Keys of the stored cells, with their values in the order of the plan, numbers ascending.
+
+    Constraints drop cells, so that the first runs need not have the first values.
+    """
     keys: dict[str, dict[Any, None]] = {}
     for row in sweep.rows:
         if row["current"]:
             for key, value in row.items():
                 if key not in ("run_id", "current", "config"):
                     keys.setdefault(key, {})[value] = None
-    return tuple(GridAxis(key, tuple(values)) for key, values in keys.items())
+    return tuple(GridAxis(key, tuple(_ascending(list(values)))) for key, values in keys.items())
+
+
+def _ascending(values: list[Any]) -> list[Any]:
+    return sorted(values) if all(isinstance(value, int | float) for value in values) else values
 
 
 def _curves(target: Target, sweep: StoredSweep) -> tuple[dict[str, RunCurve], list[Damaged]]:

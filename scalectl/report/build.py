@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -202,19 +202,22 @@ def _mean_curve(curves: list[RunCurve]) -> RunCurve | None:
     return RunCurve(tokens=first.tokens[:shortest], flops=first.flops[:shortest], loss=loss)
 
 
+def size_keys(groups: Sequence[Group]) -> set[str]:
+    """Keys that name the size: each of their values goes with one N."""
+    sizes: dict[str, dict[str, set[int]]] = {}
+    for group in groups:
+        for key, value in group.cell.items():
+            sizes.setdefault(key, {}).setdefault(repr(value), set()).add(group.N)
+    return {key for key, held in sizes.items() if all(len(found) == 1 for found in held.values())}
+
+
 def _rising(groups: list[Group]) -> tuple[tuple[str, str], ...]:
     """Neighbouring sizes at equal D whose mean loss rises by more than two standard errors of the difference.
 
     Source: ours; two standard errors keep chance below one pair in forty.
     """
     found = []
-    settings = {key: {repr(group.cell[key]) for group in groups} for key in (groups[0].cell if groups else ())}
-    # A key names the size where each of its values goes with one N; what else varies (a learning rate) has to be equal.
-    sizes = {
-        key
-        for key, values in settings.items()
-        if all(len({g.N for g in groups if repr(g.cell[key]) == value}) == 1 for value in values)
-    }
+    sizes = size_keys(groups)  # what else varies (a learning rate) has to be equal
     by_rest: dict[tuple[object, ...], list[Group]] = {}
     for group in groups:
         rest = tuple(repr(value) for key, value in group.cell.items() if key not in sizes)

@@ -18,14 +18,14 @@ from scalectl.report.advice import Advice
 from scalectl.report.build import SHORT_ID, Ending, Group, Report, label, short_names, show
 from scalectl.report.fit_screen import law_block, level_words
 from scalectl.report.look import Look
+from scalectl.report.loss_table import loss_table
 from scalectl.report.plot import MARKS, Axis, Band, Layer, Line, Marks, draw
-from scalectl.report.table import Across, Cell, Column, Row, paragraph, table
+from scalectl.report.table import Across, Column, Row, paragraph, table
 from scalectl.report.words import (
     ADVICE,
     CONTEXT,
     CONVENTION,
     ESTIMATE,
-    FLOPS,
     RESAMPLED,
     UNIT_OF,
     Lines,
@@ -38,7 +38,6 @@ from scalectl.report.words import (
 
 CURVE_STYLES = ("cyan", "green", "blue", "magenta", "bright_cyan", "bright_green", "bright_blue", "bright_magenta")
 MOST_CURVES = 8  # as many marks as MARKS holds; more curves than that are not told apart by eye
-MOST_GROUPS = 30  # ours: a screen; the smallest and the largest are shown
 TWO_PLOTS = 110  # columns from which two plots stand side by side
 
 
@@ -49,7 +48,7 @@ def report_lines(report: Report, look: Look) -> Lines:
         lines += paragraph("From the results shipped with scalectl, not from runs of yours.", look, style=CONTEXT)
     if report.axes or report.shared:
         lines += [Text(), *_grid_lines(report, look)]
-    lines += [Text(), *_size_table(report, look)]
+    lines += [Text(), *loss_table(report, look)]
     lines += _curve_section(report, look)
     lines += _law_section(report, look)
     lines += _ending_section(report, look)
@@ -64,65 +63,14 @@ def report_lines(report: Report, look: Look) -> Lines:
 
 def _grid_lines(report: Report, look: Look) -> Lines:
     names = short_names(tuple(axis.key for axis in report.axes))
-    grid = " × ".join(f"{names[axis.key]} {{{', '.join(show(value, axis.key) for value in axis.values)}}}" for axis in report.axes)
+    grid = " × ".join(
+        f"{names[axis.key]} {{{', '.join(show(value, axis.key) for value in axis.values)}}}" for axis in report.axes
+    )
     lines = paragraph(f"grid    {grid}", look, indent=2, hanging=8) if grid else []
     shared = ", ".join(f"{key} {value}" for key, value in report.shared)
     if shared:
         lines += paragraph(f"shared  {shared}", look, indent=2, hanging=8, style=CONTEXT)
     return lines
-
-
-def _size_table(report: Report, look: Look) -> Lines:
-    groups = report.groups
-    varied = varying_keys([group.cell for group in groups])
-    # Token budgets that are D itself would stand in the table twice.
-    varied = {k: v for k, v in varied.items() if any(group.cell.get(k) != group.D for group in groups)} or varied
-    one_d = len({group.D for group in groups}) == 1
-    several = {group.n for group in groups if group.n}
-    over = {group.over for group in groups if group.over}
-    n = f"n = {several.pop()}" if len(several) == 1 else "n in brackets"
-    finished = any(group.n for group in groups)
-    spread = (
-        f"± standard error over {' or '.join(sorted(over))}, {n}" if over else n if finished else "nothing finished yet"
-    )
-    title = f"Held-out loss by size [nats/token], {spread}"
-    title += f"; D = {units.count(groups[0].D)} tokens" if one_d and groups else ""
-    title += f"; {FLOPS[report.flops]}"
-    seconds = any(group.seconds is not None for group in groups)
-    bits = any(group.bits_per_byte is not None for group in groups)
-    labels = 1 if len(varied) + 3 + (not one_d) + bits + seconds > 7 else len(varied)
-    columns = [Column(", ".join(varied.values()))] if labels == 1 else [Column(n, "decimal") for n in varied.values()]
-    columns += [
-        Column(f"N {CONVENTION[report.convention]}", "decimal"),
-        *([] if one_d else [Column("D tokens", "decimal")]),
-    ]
-    columns += [Column("C [FLOP]", "decimal"), Column("loss", "decimal", ESTIMATE)]
-    columns += [Column("bits/byte", "decimal")] if bits else []
-    columns += [Column("time", "right")] if seconds else []
-    rows: list[Row] = []
-    half = MOST_GROUPS // 2
-    for i, group in enumerate(groups):
-        if len(groups) > MOST_GROUPS and i == half:
-            rows.append(
-                Across(f"… {len(groups) - 2 * half} more, see scalectl export {report.name}", CONTEXT, indent=0)
-            )
-        if len(groups) > MOST_GROUPS and half <= i < len(groups) - half:
-            continue
-        values = [cell_value(group.cell, key) for key in varied]
-        row: list[str | Cell] = [", ".join(values)] if labels == 1 else list(values)
-        row += [units.count(group.N), *([] if one_d else [units.count(group.D)]), units.si(group.C)]
-        row.append(_loss(group, several=n == "n in brackets"))
-        row += [f"{group.bits_per_byte:.3f}" if group.bits_per_byte is not None else ""] if bits else []
-        row += [units.duration(group.seconds) if group.seconds is not None else ""] if seconds else []
-        rows.append(row)
-    return [*paragraph(title, look), *table(columns, rows, look)]
-
-
-def _loss(group: Group, *, several: bool) -> str | Cell:
-    if group.loss is None:
-        return Cell("none finished", CONTEXT)
-    value, error = units.measured(group.loss, group.error) if group.error else (f"{group.loss:.4f}", "")
-    return f"{value}{f' ± {error}' if error else ''}{f' ({group.n})' if several else ''}"
 
 
 def _curve_section(report: Report, look: Look) -> Lines:

@@ -59,9 +59,7 @@ def table(columns: Sequence[Column], rows: Sequence[Row], look: Look, *, indent:
     """
     if len(columns) > MOST_COLUMNS:
         raise ValueError(f"{len(columns)} columns; at most {MOST_COLUMNS} are readable")
-    grid = [[_cell(cell, look) for cell in row] for row in rows if not isinstance(row, Across)]
-    aligned = [_align([row[i].text for row in grid], column.align, look) for i, column in enumerate(columns)]
-    headers = [look.text(column.header) for column in columns]
+    grid, aligned, headers = _texts(columns, rows, look)
     widths = _widths(columns, headers, aligned, look.width - indent)
     if widths is None:
         return _records(columns, headers, rows, look, indent)
@@ -77,6 +75,23 @@ def table(columns: Sequence[Column], rows: Sequence[Row], look: Look, *, indent:
             lines += _lines(columns, blocks, styles, widths, indent)
             position += 1
     return lines
+
+
+def fits(columns: Sequence[Column], rows: Sequence[Row], look: Look, *, indent: int = 2) -> bool:
+    """Whether `table` shows these columns side by side."""
+    if len(columns) > MOST_COLUMNS:
+        return False
+    _, aligned, headers = _texts(columns, rows, look)
+    return _widths(columns, headers, aligned, look.width - indent) is not None
+
+
+def _texts(
+    columns: Sequence[Column], rows: Sequence[Row], look: Look
+) -> tuple[list[list[Cell]], list[list[str]], list[str]]:
+    """Cells by row, their aligned texts by column, and the headers."""
+    grid = [[_cell(cell, look) for cell in row] for row in rows if not isinstance(row, Across)]
+    aligned = [_align([row[i].text for row in grid], column.align, look) for i, column in enumerate(columns)]
+    return grid, aligned, [look.text(column.header) for column in columns]
 
 
 def paragraph(text: str, look: Look, *, style: str = "", indent: int = 0, hanging: int = 0) -> list[Text]:

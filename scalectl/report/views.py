@@ -20,7 +20,7 @@ Setting = tuple[str, str]  # key of a sweep file without its table where that is
 
 @dataclass(frozen=True)
 class GridAxis:
-    """One key that varies, with its values in the order of the sweep file."""
+    """One key that varies, with its values in the order of the sweep file, numbers ascending."""
 
     key: str
     values: tuple[object, ...]
