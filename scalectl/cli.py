@@ -571,7 +571,7 @@ def _report_error(error: ScalectlError) -> int:
     if isinstance(error, SweepFileError):
         from scalectl.report.problems import lines
 
-        for text in lines(error):
+        for text in lines(error, _console(sys.stderr)[1].width):
             _line(text)
     else:
         _line(f"error: {error.what}")

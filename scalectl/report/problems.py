@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from scalectl.core.errors import SweepFileError
+from scalectl.report.table import wrapped
+
+HANGING = "  "  # before what goes on from the line above
 
 
-def lines(error: SweepFileError) -> list[str]:
-    """Every mistake, then how many there are; for standard error."""
-    found = []
+def lines(error: SweepFileError, width: int = 80) -> list[str]:
+    """Every mistake, then how many there are; for standard error.
+
+    Args: width: sentences break there; a line of the file is shown as it is.
+    """
+    found: list[str] = []
     for problem in error.problems:
         place = f"{error.path}:{problem.line}" if problem.line else error.path
-        found.append(f"error: {place}  {problem.what}")
+        first, *more = wrapped(f"error: {place}  {problem.what}", width - len(HANGING))
+        found += [first, *(HANGING + line for line in more)]
         shown = [f"  {line}" for line in (problem.snippet or "").splitlines()]
-        if problem.remedy:  # beside the carets, or alone
-            shown = [*shown[:-1], f"{shown[-1]} {problem.remedy}"] if shown else [f"  {problem.remedy}"]
+        if problem.remedy and shown and len(shown[-1]) + 1 + len(problem.remedy) <= width:  # beside the carets
+            shown[-1] += f" {problem.remedy}"
+        elif problem.remedy:
+            shown += [HANGING + line for line in wrapped(problem.remedy, width - len(HANGING))]
         found += shown
     count = len(error.problems)
     found.append(f"{count} error{'s' * (count != 1)}. Nothing was started.")

@@ -22,6 +22,7 @@ from scalectl.core.errors import DataError, ExpressionError, Problem, SweepFileE
 from scalectl.core.expression import full_name, parse
 from scalectl.core.names import did_you_mean, escaped, is_name, meant, shown
 from scalectl.core.run import Evaluation
+from scalectl.core.units import counted
 from scalectl.models import MODELS, Model, foreign_model
 from scalectl.models.foreign.spec import Examiner, is_foreign
 from scalectl.optim import OPTIMIZERS, Optimizer
@@ -46,7 +47,8 @@ SETS = ("held-out",)
 MUP = "mup:"  # before a learning rate: of the model's muP base width, the same for all widths
 SCIENCE = ("model", "data", "train")
 TABLES = (*SCIENCE, "eval", "constraints", "runtime", "budget", "on_error", "slurm", "block")
-TOP = ("name", "question", *TABLES)
+TITLE = ("name", "question")
+TOP = (*TITLE, *TABLES)
 SLURM = {
     "account": "text",
     "partition": "text",
@@ -334,26 +336,20 @@ class _Reader:
     ) -> None:
         """Put the overrides in place: they replace what the tables and the blocks say."""
         known = _known_keys()
-        names = [f"{table}.{key}" for table, keys in known.items() for key in keys] + ["name", "question"]
-        for held in (tables, *blocks):  # somebody's own model has keys of its own
-            family = held.get("model", {}).get("family")
-            own = self.models(family).get(str(family.raw)) if family is not None else None
-            names += [f"model.{key}" for key in own.options.__dataclass_fields__ if key != "vocab"] if own else []
+        here = {**known, "model": self.model_keys((tables, *blocks)) or known["model"]}
         for index, override in enumerate(self.overrides):
             path: Path = ("--set", index)
             key, equals, value = (part.strip() for part in override.partition("="))
             if not equals:
                 self.problem(path, f"{shown(override)} has no value", "write KEY=VALUE")
                 continue
-            try:
-                full = full_name(key, names)
-            except ExpressionError as error:
-                self.problem(path, f"--set: {error.what}", error.remedy)
+            full = self.override_key(path, key, here)
+            if full is None:
                 continue
             entry = _Entry(self.override_value(path, full, value), path)
             if entry.raw is None:
                 continue
-            if full in ("name", "question"):
+            if full in TITLE:
                 top[full] = entry
                 continue
             table, short = full.split(".", 1)
@@ -362,6 +358,39 @@ class _Reader:
                 for old in replaced:
                     held.get(table, {}).pop(old, None)
             tables[table][short] = entry
+
+    def override_key(self, path: Path, key: str, here: Mapping[str, Sequence[str]]) -> str | None:
+        """The key in full. here: the keys of this file's tables; a key of another family is found, and refused later."""
+        refused: ExpressionError | None = None
+        for tables in (here, _known_keys()):
+            try:
+                return full_name(key, [*(f"{table}.{name}" for table, held in tables.items() for name in held), *TITLE])
+            except ExpressionError as error:
+                refused = refused or error
+        table, dot, short = key.partition(".")
+        assert refused is not None
+        remedy = refused.remedy
+        if dot and table in here:
+            guess = meant(short, here[table])
+            remedy = f"did you mean {table}.{guess}?" if guess else did_you_mean(short, here[table])
+        self.problem(path, f"--set: {refused.what}", remedy)
+        return None
+
+    def model_keys(self, grids: Sequence[Mapping[str, Mapping[str, _Entry]]]) -> tuple[str, ...]:
+        """Keys of [model] in the families that the file and the overrides name; () where one of them is not known."""
+        families = [held["model"]["family"] for held in grids if "family" in held.get("model", {})]
+        for index, override in enumerate(self.overrides):
+            key, _, value = (part.strip() for part in override.partition("="))
+            if key in ("family", "model.family"):
+                path: Path = ("--set", index)
+                families = [_Entry(self.override_value(path, "model.family", value), path)]
+        found: dict[str, None] = {}
+        for entry in families:
+            model = self.models(entry).get(str(entry.raw))
+            if model is None:
+                return ()
+            found |= dict.fromkeys(("family", *(key for key in model.options.__dataclass_fields__ if key != "vocab")))
+        return tuple(found)
 
     def override_value(self, path: Path, key: str, value: str) -> Any:
         try:
@@ -734,11 +763,18 @@ class _Reader:
         found = []
         for block in blocks:
             try:
+                broken: dict[str, Fault] = {}  # models of the user's own, by what is wrong with them
                 for cell in cells(block, evaluation, held_out, self.describe):
-                    if isinstance(cell, Fault):
-                        self.problem(cell.path, f"{_label(cell.path, cell.key)}: {cell.what}", cell.remedy)
-                    else:
+                    if not isinstance(cell, Fault):
                         found.append(cell)
+                    elif cell.key == "model.family":
+                        broken.setdefault(cell.what, cell)
+                    else:
+                        self.problem(cell.path, f"{_label(cell.path, cell.key)}: {cell.what}", cell.remedy)
+                if broken:
+                    first, *more = broken.values()
+                    others = f"; {counted(len(more), 'other model')} of the grid fail too" if more else ""
+                    self.problem(first.path, f"{_label(first.path, first.key)}: {first.what}{others}", first.remedy)
             except SweepFileError:
                 raise
             except UsageError as error:

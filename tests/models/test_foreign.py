@@ -329,6 +329,35 @@ def test_mistakes_in_its_keys_are_found_like_those_of_any_other(tmp_path):
     ]
 
 
+@pytest.mark.parametrize(
+    ("override", "what", "remedy"),
+    [
+        ("model.widht=9", "--set: model.widht is not known here", "did you mean model.width?"),
+        ("model.foo=9", "--set: model.foo is not known here", "known: context, depth, family, gate, kernel, width"),
+        ("d_model=9", "[model] d_model is not a known key", "known: context, depth, family, gate, kernel, width"),
+    ],
+)
+def test_an_override_is_held_against_the_keys_of_its_own_model(tmp_path, override, what, remedy):
+    with pytest.raises(SweepFileError) as error:
+        parsed(tmp_path, overrides=[override])
+    assert [(problem.what, problem.remedy) for problem in error.value.problems] == [(what, remedy)]
+
+
+def test_an_override_may_name_another_family_and_set_its_keys(tmp_path):
+    sweep = parsed(tmp_path, overrides=["model.family=own_models:Recurrent", "model.cell=lstm"])
+    assert {(cell.run.model.name, cell.run.model.options.cell) for cell in sweep.cells} == {
+        ("own_models:Recurrent", "lstm")
+    }
+
+
+def test_a_model_that_fails_at_every_width_is_reported_once(tmp_path):
+    with pytest.raises(SweepFileError) as error:
+        parsed(tmp_path, "{ grid = [4, 6, 8] }", "depth = 1", overrides=["kernel=0"])
+    (problem,) = error.value.problems
+    assert problem.what.startswith("model.family: GatedConvolution(width=4,")
+    assert problem.what.endswith("; 2 other models of the grid fail too")
+
+
 def test_an_optimiser_that_depends_on_fan_in_is_refused(tmp_path):
     with pytest.raises(SweepFileError) as error:
         parsed(tmp_path, overrides=['optimizer="muon"', "adamw_lr=0.001"])

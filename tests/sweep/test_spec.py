@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import a_moment
 
-from scalectl.core.errors import SweepFileError, UsageError
+from scalectl.core.errors import Problem, SweepFileError, UsageError
 from scalectl.report.problems import lines
 from scalectl.sweep.overrides import recorded_overrides, with_overrides_recorded
 from scalectl.sweep.spec import MAX_PROBLEMS, load, parse_sweep
@@ -335,6 +335,18 @@ def test_the_sample_of_the_documentation_reads_as_documented():
           6 | n_layr = 4
             | ^^^^^^ did you mean n_layer?
         2 errors. Nothing was started.""")
+
+
+def test_sentences_break_at_the_width_of_the_terminal_and_lines_of_the_file_do_not():
+    line = f"lr = {'9' * 90}"
+    error = SweepFileError("x.toml", (Problem(7, "a long story " * 9, "and how it ends " * 9, f"{line}\n^"),))
+    said = lines(error, 60)
+    assert f"  {line}" in said
+    assert all(len(text) <= 60 for text in said if line not in text)
+    assert " ".join(" ".join(said).split()).startswith("error: x.toml:7 a long story a long story")
+    assert " ".join(" ".join(said).split()).count("and how it ends") == 9
+    beside = SweepFileError("x.toml", (Problem(7, "short", "did you mean it?", "x\n^"),))
+    assert lines(beside, 60)[:3] == ["error: x.toml:7  short", "  x", "  ^ did you mean it?"]
 
 
 def test_the_caret_of_a_rule_stands_under_the_name_that_is_not_known():
