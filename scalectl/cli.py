@@ -567,17 +567,16 @@ def main() -> NoReturn:
 
 def _report_error(error: ScalectlError) -> int:
     from scalectl.core.errors import SweepFileError
+    from scalectl.report.problems import hung, lines
 
+    width = _console(sys.stderr)[1].width
     if isinstance(error, SweepFileError):
-        from scalectl.report.problems import lines
-
-        for text in lines(error, _console(sys.stderr)[1].width):
-            _line(text)
+        said = lines(error, width)
     else:
-        _line(f"error: {error.what}")
-        for part in (error.where, error.remedy):
-            if part:
-                _line(f"  {part}")
+        said = hung(f"error: {error.what}", width)
+        said += [f"  {line}" for part in (error.where, error.remedy) if part for line in hung(part, width - 2)]
+    for text in said:
+        _line(text)
     return error.exit_code
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
-from scalectl.core.names import is_name
+from scalectl.core.errors import UsageError
+from scalectl.core.names import is_name, meant, shown
 from scalectl.store.layout import Store
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -46,6 +48,22 @@ def sweep_file(named: str, store: Store | None = None) -> Path:
             return stored
     inside = path / "sweep.toml"  # the folder that `init DIR` made
     return inside if inside.is_file() else path
+
+
+def shipped_sweeps() -> tuple[str, ...]:
+    """Names of the sweeps that come with scalectl, with results or without."""
+    return tuple(sorted(path.stem for path in sweeps_folder().glob("*.toml")))
+
+
+def unknown_sweep(named: str, stored: Sequence[str]) -> UsageError:
+    """What to say where no file and no sweep answers to a name. stored: sweeps of the store."""
+    guess = meant(named.removesuffix(".toml"), (*shipped_sweeps(), *stored))
+    listed = f"shipped: {', '.join(shipped_sweeps())}; scalectl init writes one of your own"
+    return UsageError(
+        f"there is no sweep file {shown(named)}",
+        where=None if guess else f"in {os.getcwd()}",
+        remedy=f"did you mean {guess}?" if guess else listed,
+    )
 
 
 def is_recorded(file: Path, store: Store) -> bool:

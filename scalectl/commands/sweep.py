@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scalectl.commands.shipped import is_recorded, sweep_file
+from scalectl.commands.shipped import is_recorded, sweep_file, unknown_sweep
 from scalectl.commands.speed import Here, here, measured, shapes, worth_measuring
 from scalectl.commands.target import results_store
 from scalectl.core import units
@@ -26,7 +26,7 @@ from scalectl.report.progress import Expected, Progress
 from scalectl.store.index import damaged_runs, refresh
 from scalectl.store.layout import Store
 from scalectl.store.live import Standing, states, tidy
-from scalectl.store.sweeps import save_sweep
+from scalectl.store.sweeps import list_sweeps, save_sweep
 from scalectl.sweep.overrides import with_overrides_recorded
 from scalectl.sweep.pack import makespan, pack
 from scalectl.sweep.plan import Plan, PlannedRun, expand
@@ -111,6 +111,8 @@ def prepare(
     """
     store = results_store(results)
     file = sweep_file(path, store)
+    if not file.exists() or file.is_dir():
+        raise unknown_sweep(path, list_sweeps(store))
     sweep = load(file, overrides, max_runs=max_runs or MAX_RUNS, recorded=is_recorded(file, store))
     plan = expand(sweep)
     if not plan.runs:

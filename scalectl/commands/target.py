@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scalectl.commands.shipped import reference_folder
+from scalectl.commands.shipped import reference_folder, shipped_sweeps
 from scalectl.core import units
 from scalectl.core.errors import NothingMatched, UsageError
+from scalectl.core.names import meant
 from scalectl.report.build import show
 from scalectl.store.layout import Store, open_store
 from scalectl.store.sweeps import latest_sweep, list_sweeps, load_sweep
@@ -90,8 +91,18 @@ def find_target(named: str | None, results: str | None) -> Target:
         hint = "scalectl sweep runs a sweep file; fit and report take its name" if path.suffix == ".toml" else None
         raise NothingMatched(f"no file {named}", where=os.getcwd(), remedy=hint)
     there = list_sweeps(store)
-    listed = f"sweeps there: {', '.join(there[:6])}" if there else "run one: scalectl sweep FILE"
-    raise NothingMatched(f"no sweep named {named}", where=str(store.root), remedy=_meant(named, there) or listed)
+    if named in shipped_sweeps():
+        raise NothingMatched(
+            f"{named} is shipped without results",
+            where=str(store.root),
+            remedy=f"train it: scalectl sweep {named}",
+        )
+    guess = meant(named, (*there, *shipped_sweeps()))
+    listed = f"sweeps there: {', '.join(there[:6])}; " if there else ""
+    listed += f"shipped with results: {', '.join(sorted(list_sweeps(reference)))}"
+    raise NothingMatched(
+        f"no sweep named {named}", where=str(store.root), remedy=f"did you mean {guess}?" if guess else listed
+    )
 
 
 def _name_in(path: Path) -> str:
@@ -135,12 +146,6 @@ def changed_note(store: Store, name: str) -> tuple[str, ...]:
         return ()
     flags = " ".join(f"--set {change}" for change in changes)
     return (f"{name} was last run with {flags}; the plain sweep brings back the runs of its file",)
-
-
-def _meant(named: str, there: Iterable[str]) -> str | None:
-    from scalectl.core.names import did_you_mean
-
-    return did_you_mean(named, there)
 
 
 def _shipped(name: str) -> str:

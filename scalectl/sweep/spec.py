@@ -360,7 +360,7 @@ class _Reader:
             tables[table][short] = entry
 
     def override_key(self, path: Path, key: str, here: Mapping[str, Sequence[str]]) -> str | None:
-        """The key in full. here: the keys of this file's tables; a key of another family is found, and refused later."""
+        """The key in full. here: keys of this file's tables; one of another family is found too, and refused later."""
         refused: ExpressionError | None = None
         for tables in (here, _known_keys()):
             try:
