@@ -7,6 +7,7 @@ import pytest
 from support import REPOSITORY
 
 README = REPOSITORY / "README.md"
+PYTHON = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 VERBS = ("init", "plan", "sweep", "status", "logs", "fit", "predict", "report", "import", "export", "prepare", "doctor")
 
@@ -39,6 +40,15 @@ def test_the_examples_of_the_readme_run_and_say_what_it_shows(scalectl, place, r
             assert words(said) == words(shown), f"{command} says:\n{said}"
     if request.config.getoption("--update-golden"):
         README.write_text(text, encoding="utf-8")
+
+
+def test_the_notebook_of_the_readme_runs():
+    (code,) = (block for block in PYTHON.findall(README.read_text(encoding="utf-8")) if "from scalectl" in block)
+    held = {}
+    exec(compile(code, "README.md", "exec"), held)
+    assert len(held["table"]) == len(held["points"]) > 0
+    assert held["intervals"]["identified"].dtype == bool
+    assert (held["answers"]["low"] < held["answers"]["high"]).all()
 
 
 def test_every_verb_has_an_example_or_is_shown(scalectl):

@@ -173,6 +173,15 @@ def table_points(
     return columns_points(columns, mapping, where, origin, convention)
 
 
+def frame(points: Points) -> pd.DataFrame:
+    """Points as a table: id, N, D, C, L and seed as far as they are known, then the further columns."""
+    import pandas as pd
+
+    axes = {"id": points.ids or None, **{name: getattr(points, name) for name in ("N", "D", "C", "L", "seed")}}
+    known = {name: values for name, values in axes.items() if values is not None}
+    return pd.DataFrame({**known, **{name: held for name, held in points.columns.items() if name not in known}})
+
+
 def columns_points(
     columns: Columns,
     mapping: Mapping[str, str] | None,
