@@ -43,7 +43,8 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.
 Changes = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the file.")]
 MaxRuns = Annotated[int | None, typer.Option(help="Allow a grid of more than 100,000 runs.")]
 Target = Annotated[
-    str | None, typer.Argument(metavar="[TARGET]", help="A sweep or a CSV / Parquet file [default: the last sweep].")
+    str | None,
+    typer.Argument(metavar="[TARGET]", help="A sweep, ref:NAME, or a CSV / Parquet file [default: the last sweep]."),
 ]
 Metric = Annotated[str, typer.Option(help="SPLIT/METRIC, such as held-out/loss.")]
 At = Annotated[str, typer.Option(metavar="last|min|mean:K", help="Which evaluation of a run counts.")]

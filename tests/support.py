@@ -6,6 +6,8 @@ import tomllib
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[1]
+# The published tables, which are no part of the repository; tests that read them are skipped where they are not.
+PUBLISHED = Path(os.environ.get("SCALECTL_REFERENCES") or REPOSITORY.parent / "shared" / "data")
 SWEEP = """\
 name = "tiny"
 question = "Does loss fall with width?"

@@ -6,7 +6,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1] / "scalectl"
 RUNGS = [
     {"core"},
-    {"models", "tasks", "optim", "laws", "store"},
+    {"models", "tasks", "optim", "laws", "store", "references"},
     {"sweep", "train", "fit"},
     {"emergence", "executors"},
     {"report"},

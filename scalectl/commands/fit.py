@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from scalectl.commands import references
 from scalectl.commands.target import Target, changed_note, find_target
 from scalectl.core.cost import Convention
 from scalectl.core.errors import FitError, NothingMatched, UsageError
@@ -110,6 +111,8 @@ def run_by(request: Request, column: str) -> dict[str, Result]:
     results = {}
     for value in sorted(set(values), key=lambda held: (str(type(held)), held or 0)):
         part = points.take(np.array([held == value for held in values]))
+        if target.published is not None:
+            part = references.with_convention(target.published, part)
         _refuse_pooling(part)
         results[f"{column}={value}"] = _fit(request, target, part)
     return results
@@ -121,6 +124,10 @@ def load(request: Request, target: Target, by: str | None = None) -> Points:
     Raises: UsageError, NothingMatched, StoreError.
     """
     mask = mask_of(request.where)
+    if target.published is not None and target.file is not None:
+        return references.points_of(
+            target.published, target.file, request.convention, mapping=_mapping(request.maps), mask=mask, by=by
+        )
     if target.file is not None:
         columns, origin = read_columns(target.file)
         return columns_points(columns, _mapping(request.maps), mask, origin, request.convention)

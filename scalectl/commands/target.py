@@ -1,4 +1,4 @@
-"""What TARGET and NAME mean: a file, a sweep of the store, a shipped sweep; without one, the most recent sweep."""
+"""What TARGET and NAME mean: a published table, a file, a sweep of the store, a shipped one, or the most recent."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from scalectl.commands import references
 from scalectl.commands.shipped import reference_folder, shipped_sweeps
 from scalectl.core import units
 from scalectl.core.errors import NothingMatched, UsageError
@@ -42,7 +43,8 @@ SHARED = (
 class Target:
     """Where runs come from. file: a table of runs, else the sweep `name` of `store`.
 
-    opening: the first line to print where the user did not name what was picked; reference: from the shipped results.
+    opening: the first line to print where the user did not name what was picked; reference: from the shipped results;
+    published: what the file is, if it was asked for as `ref:NAME`.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Target:
     file: Path | None = None
     opening: str = ""
     reference: bool = False
+    published: references.Chosen | None = None
 
 
 def results_store(flag: str | None) -> Store:
@@ -60,7 +63,8 @@ def results_store(flag: str | None) -> Store:
 def find_target(named: str | None, results: str | None) -> Target:
     """Resolve a TARGET.
 
-    Raises: UsageError for `ref:` names that are not known; NothingMatched if no sweep answers.
+    Raises: UsageError for `ref:` names that are not known; DataError for a published table that cannot be fetched;
+    NothingMatched if no sweep answers.
     """
     store = results_store(results)
     if named is None:
@@ -71,11 +75,10 @@ def find_target(named: str | None, results: str | None) -> Target:
             )
         name = latest_sweep(store)
         return Target(name, store, opening=f"{name} (the most recent sweep)")
-    if named.startswith("ref:"):
-        raise UsageError(
-            f"no published table is registered as {named[4:]!r}",
-            remedy="download the table and name the file: scalectl fit FILE --map N=COL --map L=COL",
-        )
+    if named.startswith(references.PREFIX):
+        chosen = references.choose(named.removeprefix(references.PREFIX))
+        file = references.file_of(chosen)
+        return Target(f"{references.PREFIX}{chosen.name}", store, file=file, opening=chosen.opening, published=chosen)
     path = Path(named)
     if path.suffix == ".toml" and path.is_file():
         return find_target(_name_in(path), results)

@@ -1,11 +1,10 @@
 """Intervals cover, and what is called identified is: Monte-Carlo over data sets whose truth is known."""
 
 import csv
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
+from support import PUBLISHED
 
 from scalectl.core.rows import Points
 from scalectl.fit.bootstrap import bootstrap
@@ -15,8 +14,7 @@ from scalectl.fit.predict import optimum
 from scalectl.fit.stats import confint, interval
 from scalectl.laws import LAWS, where
 
-DATA = Path(os.environ.get("SCALECTL_SHARED_DATA", Path(__file__).parents[2] / "../shared/data"))
-TABLE = DATA / "epoch_chinchilla" / "svg_extracted_data.csv"
+TABLE = PUBLISHED / "epoch_chinchilla" / "svg_extracted_data.csv"
 
 FIVE = np.geomspace(2e3, 5e5, 5)
 EIGHT = np.geomspace(2e3, 5e6, 8)

@@ -1,12 +1,11 @@
 """Published points give published numbers: the 240 points of Epoch AI's extraction (Besiroglu et al. 2024)."""
 
 import csv
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
+from support import PUBLISHED
 
 from scalectl.core.rows import Points
 from scalectl.fit.bootstrap import bootstrap
@@ -16,8 +15,7 @@ from scalectl.fit.profile import profile
 from scalectl.fit.stats import confint, optimal_exponents, outliers
 from scalectl.laws import LAWS
 
-DATA = Path(os.environ.get("SCALECTL_SHARED_DATA", Path(__file__).parents[2] / "../shared/data"))
-TABLE = DATA / "epoch_chinchilla" / "svg_extracted_data.csv"
+TABLE = PUBLISHED / "epoch_chinchilla" / "svg_extracted_data.csv"
 CHINCHILLA = LAWS["chinchilla"]
 NAMES = ("A", "B", "E", "alpha", "beta")
 

@@ -1,0 +1,303 @@
+"""Checkpoints of 22 model shapes (McLeish et al. 2025, arXiv 2502.06857), and the 22 two-term fits that they stored.
+
+Theirs: scipy's L-BFGS-B with finite differences from 4,500 starts, sum of Huber(δ) of log residuals.
+"""
+
+from __future__ import annotations
+
+from scalectl.core.cost import Convention
+from scalectl.references.reference import Published, Reference, Table
+
+_COMMIT = "5f420478f6057b0cbb4d13405fb10ca64675bccb"
+_URL = f"https://raw.githubusercontent.com/mcleish7/gemstone-scaling-laws/{_COMMIT}/wandb_dfs/wandb_df_for_fitting_"
+_VOCABULARY = 50304  # rows of their embedding
+
+_SHA256 = {
+    "hot": "e9e8fe667759e0a22f72f6af2d9533a00c96defa0f2e20f50b38158c04e1c2f6",
+    "cool_begin": "7f6e7abf91184ea0269e54242b4344bae8093acdce08439f46e83656d7b22c9f",
+    "cool_end": "8e54b744e1e2ebee9a773068bc0c093b2f72ea8ece8324fd9de51817b684f730",
+    "lr_ablation_hot": "1daa08cdbe872592bcb0a900438623ad769cf1212ba02ae36f112684ca6b0ba9",
+    "hot_sampled_like_chinchilla": "318b71c039b2e821cc3ad88d9056e908d26e621063b345705bc9811f1c9ea1f6",
+    "lr_ablation_hot_sampled_like_chinchilla": "6a1340920b1095d982581bd34a2c73781606c99865ca50812c39d110cdd90346",
+    "slim_chinchilla": "62a96bb9ec37680da2240486293233b6ed4a655f0f84800549c2e1a0efd9664e",
+}
+# table, convention, objective, ln A, ln B, ln E, alpha, beta, and the objective as they stored it
+_FITS: tuple[tuple[str, Convention, str, str, str, str, str, str, float], ...] = (
+    (
+        "hot",
+        "total",
+        "huber:1e-3",
+        "5.3613398367",
+        "15.415994531",
+        "0.7622636901",
+        "0.2928686863",
+        "0.712872206",
+        0.0019816129,
+    ),
+    (
+        "hot",
+        "total",
+        "huber:1e-4",
+        "5.4574988414",
+        "14.9719740349",
+        "0.7663168139",
+        "0.2989180518",
+        "0.6928331414",
+        0.0002076018,
+    ),
+    (
+        "hot",
+        "non_embedding",
+        "huber:1e-3",
+        "5.0482314178",
+        "14.7063392872",
+        "0.7636698366",
+        "0.2807638315",
+        "0.6796972223",
+        0.0017466699,
+    ),
+    (
+        "hot",
+        "non_embedding",
+        "huber:1e-4",
+        "5.1054557426",
+        "14.5643952293",
+        "0.7666011695",
+        "0.2844092028",
+        "0.6731628979",
+        0.0001838567,
+    ),
+    (
+        "cool_begin",
+        "total",
+        "huber:1e-3",
+        "5.659724846",
+        "14.702612634",
+        "0.7772814543",
+        "0.3117037933",
+        "0.6800416127",
+        0.0019515326,
+    ),
+    (
+        "cool_begin",
+        "total",
+        "huber:1e-4",
+        "5.6553600312",
+        "14.9498664277",
+        "0.7780585886",
+        "0.3113852052",
+        "0.6910945493",
+        0.0002035445,
+    ),
+    (
+        "cool_begin",
+        "non_embedding",
+        "huber:1e-3",
+        "5.1794152446",
+        "14.7085027215",
+        "0.7721844659",
+        "0.2892639106",
+        "0.6786801324",
+        0.0017125887,
+    ),
+    (
+        "cool_begin",
+        "non_embedding",
+        "huber:1e-4",
+        "5.1929162223",
+        "14.9722211811",
+        "0.7732256439",
+        "0.290064619",
+        "0.6899426627",
+        0.0001795024,
+    ),
+    (
+        "cool_end",
+        "total",
+        "huber:1e-3",
+        "5.4197160371",
+        "12.5138998709",
+        "0.7297863295",
+        "0.3002728205",
+        "0.580241077",
+        0.0019640865,
+    ),
+    (
+        "cool_end",
+        "total",
+        "huber:1e-4",
+        "5.3627962101",
+        "14.9717677508",
+        "0.7458889548",
+        "0.2970133066",
+        "0.6903991635",
+        0.0002059406,
+    ),
+    (
+        "cool_end",
+        "non_embedding",
+        "huber:1e-3",
+        "4.977329376",
+        "13.5843120444",
+        "0.7328537246",
+        "0.2798552605",
+        "0.6263421615",
+        0.001713242,
+    ),
+    (
+        "cool_end",
+        "non_embedding",
+        "huber:1e-4",
+        "4.981821774",
+        "14.96852221",
+        "0.7449207772",
+        "0.2805189666",
+        "0.6881520225",
+        0.0001799117,
+    ),
+    (
+        "lr_ablation_hot",
+        "total",
+        "huber:1e-3",
+        "5.8381509809",
+        "14.3073167443",
+        "0.7911246624",
+        "0.325466724",
+        "0.6512643658",
+        0.0019728624,
+    ),
+    (
+        "lr_ablation_hot",
+        "total",
+        "huber:1e-4",
+        "5.8752636648",
+        "14.9094432032",
+        "0.7967035756",
+        "0.3277969208",
+        "0.6776928797",
+        0.0002059023,
+    ),
+    (
+        "lr_ablation_hot",
+        "non_embedding",
+        "huber:1e-3",
+        "5.283397698",
+        "14.2222754418",
+        "0.7819253424",
+        "0.298655803",
+        "0.6459410771",
+        0.0018048408,
+    ),
+    (
+        "lr_ablation_hot",
+        "non_embedding",
+        "huber:1e-4",
+        "5.3055682648",
+        "14.929182661",
+        "0.7896730257",
+        "0.3002214935",
+        "0.6774945895",
+        0.0001889824,
+    ),
+    (
+        "hot_sampled_like_chinchilla",
+        "total",
+        "huber:1e-3",
+        "4.8385936211",
+        "10.0267685734",
+        "0.7095285231",
+        "0.275106095",
+        "0.4580953782",
+        0.0002173794,
+    ),
+    (
+        "hot_sampled_like_chinchilla",
+        "total",
+        "huber:1e-4",
+        "4.9946926692",
+        "9.8396405924",
+        "0.7131557174",
+        "0.2845070338",
+        "0.4494161333",
+        2.25732e-05,
+    ),
+    (
+        "lr_ablation_hot_sampled_like_chinchilla",
+        "total",
+        "huber:1e-3",
+        "5.0462384672",
+        "12.0835830413",
+        "0.7713682454",
+        "0.2914360669",
+        "0.5474239492",
+        0.0002022731,
+    ),
+    (
+        "lr_ablation_hot_sampled_like_chinchilla",
+        "total",
+        "huber:1e-4",
+        "5.4124339543",
+        "11.9513972095",
+        "0.781717653",
+        "0.3138018916",
+        "0.540820527",
+        2.11338e-05,
+    ),
+    (
+        "slim_chinchilla",
+        "total",
+        "huber:1e-3",
+        "4.0689997896",
+        "10.9811737262",
+        "0.4684500083",
+        "0.2137760799",
+        "0.5260072888",
+        0.0001204363,
+    ),
+    (
+        "slim_chinchilla",
+        "total",
+        "huber:1e-4",
+        "5.0154675479",
+        "9.9100065846",
+        "0.5670625496",
+        "0.2764406077",
+        "0.4738182992",
+        1.33978e-05,
+    ),
+)
+
+
+def _table(name: str) -> Table:
+    counts = {"total": "params_active_precise"}
+    if name != "slim_chinchilla":  # of which no width is known
+        counts["non_embedding"] = f"params_active_precise - {_VOCABULARY} * width"
+    return Table(
+        file=f"gemstones/{name}.csv",
+        sha256=_SHA256[name],
+        url=f"{_URL}{name}.jsonl",
+        columns={"D": "tokens", "L": "final_loss"},
+        counts=counts,  # type: ignore[arg-type]
+        note="checkpoints of one run are no independent runs: intervals are over sizes",
+        fits=tuple(
+            Published(
+                f"stored fit, δ {objective[6:]}",
+                {"ln A": ln_A, "ln B": ln_B, "ln E": ln_E, "alpha": alpha, "beta": beta},
+                objective,
+                convention,
+                value=value,
+            )
+            for table, convention, objective, ln_A, ln_B, ln_E, alpha, beta, value in _FITS
+            if table == name
+        ),
+    )
+
+
+GEMSTONES = Reference(
+    name="gemstones",
+    title="220 checkpoints of 22 widths and depths",
+    cite=("McLeish et al. 2025, arXiv 2502.06857",),
+    origin=f"github.com/mcleish7/gemstone-scaling-laws @ {_COMMIT}",
+    licence="MIT",
+    tables={name: _table(name) for name in _SHA256},
+)
