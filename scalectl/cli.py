@@ -248,7 +248,10 @@ def fit(
     unit: Unit = "size",
     seed: Seed = 0,
     level: Level = 0.95,
-    holdout: Annotated[str, typer.Option(metavar="largest|EXPR", help="What to predict without.")] = "largest",
+    holdout: Annotated[
+        str,
+        typer.Option(metavar="largest|rollout|EXPR", help="What to predict without; rollout: each step up in turn."),
+    ] = "largest",
     everything: Everything = False,
     as_json: Json = False,
 ) -> None:

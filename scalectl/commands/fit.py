@@ -302,10 +302,12 @@ def _fit(request: Request, target: Target, points: Points) -> Result:
     return Result(target, points, tuple(fitted), chosen, because, refused)
 
 
-def _hold(where: str, points: Points) -> tuple[str, npt.NDArray[np.bool_]] | None:
+def _hold(where: str, points: Points) -> tuple[str, npt.NDArray[np.bool_]] | Literal["rollout"] | None:
     """What --holdout names; None for the largest."""
     if where == "largest":
         return None
+    if where == "rollout":
+        return "rollout"
     columns = {axis: points.axis(axis) for axis in points.axes()}
     return where, np.asarray(mask_of(where)({**points.columns, **columns}))
 

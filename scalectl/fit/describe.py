@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ from scalectl.fit.estimate import Fit, Status, fit
 from scalectl.fit.objective import Objective
 from scalectl.fit.predict import FLOPS_PER_PARAMETER_TOKEN, band, optimum
 from scalectl.fit.profile import profile
-from scalectl.fit.select import holdout
+from scalectl.fit.select import holdout, rollout
 from scalectl.fit.stats import (
     aicc,
     confint,
@@ -52,14 +53,14 @@ def describe(
     unit: Unit = "size",
     also: Sequence[Unit] = ("run",),
     level: float = 0.95,
-    hold: tuple[str, npt.NDArray[np.bool_]] | None = None,
+    hold: tuple[str, npt.NDArray[np.bool_]] | Literal["rollout"] | None = None,
     rng: np.random.Generator,
 ) -> tuple[Fit, Draws | None, Summary]:
     """Fits a law and gathers its intervals, checks and hold-out.
 
     Args: draws: resamples per unit; 0 for none, and then nothing is identified; unit: the one whose interval is
-    reported first; also: others to report beside it; hold: name and mask (n,) of the points to hold out, the largest
-    size or budget if None; rng: source of randomness, one stream per unit.
+    reported first; also: others to report beside it; hold: name and mask (n,) of the points to hold out, "rollout" for
+    each step up the axis in turn, the largest size or budget if None; rng: source of randomness, one stream per unit.
     Returns: the fit, its draws over `unit` (None without) and the summary. Where `unit` has too few members, the
     summary's unit is "run" and its advice says so.
     Raises: FitError when the points cannot determine the law.
@@ -90,7 +91,11 @@ def describe(
         said.append(_not_identified(fitted, unsure, intervals, chief.spare))
     if chief is not None and chief.settled < 0.99:
         said.append(f"{100 * (1 - chief.settled):.0f} % of the resampled fits stopped short of an optimum")
-    held_out = holdout(fitted) if hold is None else holdout(fitted, hold[1], hold[0])
+    if hold == "rollout":
+        held_out = rollout(fitted)
+    else:
+        one = holdout(fitted) if hold is None else holdout(fitted, hold[1], hold[0])
+        held_out = () if one is None else (one,)
     optimal, optimal_intervals = _optimal(fitted, chief, level)
     summary = Summary(
         law=law.name,
@@ -117,7 +122,7 @@ def describe(
         profile=profiles,
         identified=known,
         aicc=aicc(fitted),
-        holdout=(held_out,) if held_out is not None else (),
+        holdout=held_out,
         doubling=_doubling(fitted, intervals) if law.names == ("A", "alpha") else None,
         optimal=optimal,
         optimal_intervals=optimal_intervals,

@@ -14,12 +14,17 @@ import numpy.typing as npt
 
 from scalectl.core.errors import FitError
 from scalectl.core.rows import Points
+from scalectl.core.units import count, si
 from scalectl.fit.estimate import Fit, without
+from scalectl.fit.predict import FLOPS_PER_PARAMETER_TOKEN
 from scalectl.fit.summary import Holdout, Summary
-from scalectl.laws import Law
+from scalectl.laws import SAME_WITHIN, Law
 
 # Budgets of one isoFLOP group differ by rounding to whole steps and by how N is read off. Ours.
 SAME_BUDGET = 0.9
+
+# Steps of a rollout: where there are more places they are taken together, in order. Ours: a reader follows no more.
+MOST_STEPS = 12
 
 
 def largest(law: Law, points: Points) -> tuple[str, npt.NDArray[np.bool_]]:
@@ -41,15 +46,59 @@ def holdout(fitted: Fit, mask: npt.NDArray[np.bool_] | None = None, where: str |
     name, picked = largest(fitted.law, fitted.points)
     if mask is not None:
         name, picked = where or "held out", mask
-    if not picked.any() or picked.all():
+    return _predicted(fitted, ~picked, picked, name)
+
+
+def _predicted(fitted: Fit, known: npt.NDArray[np.bool_], held: npt.NDArray[np.bool_], name: str) -> Holdout | None:
+    if not held.any() or not known.any():
         return None
     try:
-        rest = without(fitted, ~picked)
+        rest = without(fitted, known)
     except FitError:
         return None
-    there = fitted.points.take(picked)
+    there = fitted.points.take(held)
     predicted = np.asarray(fitted.law.predict(rest.theta, there), dtype=np.float64)
     return Holdout(where=name, n=len(there), relative_error=float(np.abs(predicted / there.L - 1).mean()))
+
+
+def steps(law: Law, points: Points, most: int | None = MOST_STEPS) -> npt.NDArray[np.int64]:
+    """The place of each point on the way up the law's axis, or up N D, as an index from 0, shape (n,).
+
+    Places that rounding to whole steps sets apart are one. Where there are more than `most`, they are taken together,
+    as many to each step.
+    """
+    values = np.prod([points.axis(axis) for axis in law.axes], axis=0)
+    near = SAME_WITHIN if len(law.axes) == 1 else 1 / SAME_BUDGET
+    index = np.empty(len(values), dtype=np.int64)
+    first, label = math.inf, -1  # the largest of a step
+    for row in np.argsort(-values, kind="stable"):  # from the top: the last step is what `largest` holds out
+        if values[row] * near < first:
+            first, label = values[row], label + 1
+        index[row] = label
+    index = label - index
+    return index if most is None or label < most else index * most // (label + 1)
+
+
+def rollout(fitted: Fit) -> tuple[Holdout, ...]:
+    """Each step up the axis (or N D) predicted by the law fitted to what lies below it alone.
+
+    Returns: the steps whose smaller points determine the law, the largest last.
+    """
+    index = steps(fitted.law, fitted.points)
+    values = np.prod([fitted.points.axis(axis) for axis in fitted.law.axes], axis=0)
+    found = [
+        _predicted(fitted, index < step, index == step, _step_name(fitted.law, values[index == step].max()))
+        for step in range(1, int(index.max()) + 1)
+    ]
+    return tuple(held for held in found if held is not None)
+
+
+def _step_name(law: Law, value: float) -> str:
+    """N 1.2 M, C 3 TFLOP; of a law of N and D by the budget 6 N D."""
+    axis = law.axes[0] if len(law.axes) == 1 else "C"
+    if len(law.axes) > 1:
+        value *= FLOPS_PER_PARAMETER_TOKEN
+    return f"{axis} {si(value, 'FLOP') if axis == 'C' else count(value)}"
 
 
 def choose(summaries: Sequence[Summary]) -> tuple[str, str]:
@@ -80,20 +129,28 @@ def choose(summaries: Sequence[Summary]) -> tuple[str, str]:
 
 
 def _rank(summary: Summary) -> tuple[bool, float, float]:
-    error = summary.holdout[0].relative_error if summary.holdout else math.inf
-    return not all(summary.identified.values()), error, summary.aicc
+    error = held_out_error(summary)
+    return not all(summary.identified.values()), math.inf if error is None else error, summary.aicc
+
+
+def held_out_error(summary: Summary) -> float | None:
+    """Mean over what was held out, each step of a rollout as much as the next; None where nothing was."""
+    errors = [held.relative_error for held in summary.holdout]
+    return float(np.mean(errors)) if errors else None
 
 
 def _why(best: Summary, other: Summary) -> str:
-    if best.holdout and other.holdout:
-        mine, theirs = best.holdout[0], other.holdout[0]
-        return (
-            f"predicts the {mine.where} to {100 * mine.relative_error:.2g} %, "
-            f"{other.law} to {100 * theirs.relative_error:.2g} %"
-        )
-    if best.holdout:
-        return f"predicts the {best.holdout[0].where}; {other.law} cannot be fitted without it"
+    mine, theirs = held_out_error(best), held_out_error(other)
+    if mine is not None and theirs is not None:
+        return f"predicts the {_what(best)} to {100 * mine:.2g} %, {other.law} to {100 * theirs:.2g} %"
+    if mine is not None:
+        return f"predicts the {_what(best)}; {other.law} cannot be fitted without it"
     return f"has the lower AICc ({best.aicc:.4g} against {other.aicc:.4g}); nothing could be held out"
+
+
+def _what(summary: Summary) -> str:
+    one = len(summary.holdout) == 1
+    return summary.holdout[0].where if one else f"next step of {len(summary.holdout)} on average"
 
 
 def _and(names: Sequence[str]) -> str:

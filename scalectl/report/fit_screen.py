@@ -162,10 +162,7 @@ def _sentences(fit: Summary, seeds: int) -> list[tuple[str, str]]:
         said.append((f"{_greek(_and(missing))} not identified by these runs", ADVICE))
     if fit.advice:
         said.append((_greek(fit.advice), ADVICE))
-    said += [
-        (f"held out: {held.where}, error {units.percent(held.relative_error)} (n = {held.n})", "")
-        for held in fit.holdout
-    ]
+    said += [(sentence, "") for sentence in _held_out(fit)]
     if fit.misfit is not None or fit.seed_noise is not None:
         parts = [f"between seeds {units.percent(fit.seed_noise)}"] if fit.seed_noise is not None else []
         parts += [f"misfit {units.percent(fit.misfit)}"] if fit.misfit is not None else []
@@ -177,6 +174,16 @@ def _sentences(fit: Summary, seeds: int) -> list[tuple[str, str]]:
     if fit.status != "converged" and not fit.advice:
         said.append((f"the search ended {fit.status}", ADVICE))
     return said
+
+
+def _held_out(fit: Summary) -> list[str]:
+    if len(fit.holdout) <= 1:
+        return [
+            f"held out: {one.where}, error {units.percent(one.relative_error)} (n = {one.n})" for one in fit.holdout
+        ]
+    each = ", ".join(f"{one.where}: {units.percent(one.relative_error)}" for one in fit.holdout)
+    mean = units.percent(sum(one.relative_error for one in fit.holdout) / len(fit.holdout))
+    return [f"rolled out: each step predicted from all below it, {mean} off on average: {each}"]
 
 
 def _digits(value: float, pair: Interval | None) -> str:
