@@ -194,7 +194,11 @@ def _notes(sweep: Sweep, runs: tuple[PlannedRun, ...]) -> list[str]:
         found.append(f"{repeated} of {len(runs)} runs repeat their data, up to {epochs:.3g} epochs")
     short = [p for p in runs if p.run.task.held_out_tokens > _held_out(sweep, p)]
     if short:
-        found.append(f"eval.tokens asks for more held-out data than there is ({_held_out(sweep, short[0])} tokens)")
+        there = _held_out(sweep, short[0])
+        found.append(
+            f"eval.tokens asks for more held-out data than there is: every evaluation takes all {there} tokens;"
+            f" write eval.tokens = {there} or less"
+        )
     return found + _trunk_notes(sweep, runs) + _precision_notes(runs) + _idle_notes(sweep) + _width_notes(runs)
 
 
@@ -281,13 +285,15 @@ def _width_notes(runs: tuple[PlannedRun, ...]) -> list[str]:
         )
     standard = [planned.run for planned in runs if not getattr(planned.run.model.options, "mup_base_width", 0)]
     rates = {run.optim.options.lr for run in standard}
-    if len(rates) == 1 and len({run.model.options.d_model for run in standard}) > 1:
+    trained = sorted({run.model.options.d_model for run in standard})
+    if len(rates) == 1 and len(trained) > 1:
         family = MODELS.get(standard[0].model.name)
         defined = family and family.mup_base_width and OPTIMIZERS[standard[0].optim.name].rate
+        rate, middle = f"{rates.pop():g}", trained[len(trained) // 2]
         found.append(
-            "one learning rate for all widths: the best one falls with width, and the fitted exponent with it;"
-            ' a rule such as lr = { rule = "0.006 * (64 / d_model)^0.5" } follows it'
-            + (', and under muP one rate serves all widths: lr = "mup:0.006"' if defined else "")
+            f"one learning rate for all widths, {rate}: the best one falls with width, and the fitted exponent with it;"
+            f' a rule such as lr = {{ rule = "{rate} * {middle} / d_model" }} follows it from width {middle}'
+            + (f', and under muP one rate serves all widths: lr = "mup:{rate}"' if defined else "")
         )
     return found
 

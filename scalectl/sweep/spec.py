@@ -576,7 +576,7 @@ class _Reader:
                     at: Path = (
                         (table,) if index is None or table not in self.block_tables(index) else ("block", index, table)
                     )
-                    self.problem(at, f"[{table}] {full.split('.', 1)[1]} is missing", None, key=True)
+                    self.problem(at, f"[{table}] {full.split('.', 1)[1]} is missing", _to_write(own[full]), key=True)
         horizon = self.horizon(raw["train"])
         self.zips(settings)
         if len(self.problems) > before or model is None or task is None or optimizer is None or horizon is None:
@@ -616,7 +616,13 @@ class _Reader:
                 self.problem(entry.path, f"train.lr: muP is not defined for {kind} {member.name}", "give a plain rate")
         if model is not None and model.mup_base_width:
             own.setdefault("mup_base_width", _Entry(model.mup_base_width, entry.path))
-        plain = [_number(rate.removeprefix(MUP)) if isinstance(rate, str) else rate for rate in rates]
+        plain: list[Any] = []
+        for rate in rates:
+            number = _number(rate.removeprefix(MUP)) if isinstance(rate, str) else rate
+            if number is None:
+                what = f"train.lr: {shown(rate)} has no number behind {MUP}"
+                self.problem(entry.path, what, f'write lr = "{MUP}0.003", or a plain rate')
+            plain.append(0.003 if number is None else number)
         rate = plain[0] if word is None else {word: plain}
         return {**raw, "model": own, "train": {**raw["train"], "lr": _Entry(rate, entry.path)}}
 
@@ -800,12 +806,26 @@ def columns_of(block: Block) -> tuple[str, ...]:
     return (*keys, "eval.tokens", "eval.every", *DERIVED)
 
 
-def _number(text: str) -> Any:
-    """A number written in a text; the text itself if it is none, for the check of its key to refuse."""
+def _number(text: str) -> float | None:
     try:
         return float(text)
     except ValueError:
-        return text
+        return None
+
+
+EXAMPLES = {
+    "train.lr": 'lr = 0.003, or lr = { rule = "min(0.03, 0.4 / d_model)" }',
+    "train.adamw_lr": "adamw_lr = 0.003, the rate of what muon leaves to AdamW: tables, head and vectors",
+}
+
+
+def _to_write(held: Field) -> str:
+    """What to write for a key that is missing."""
+    if held.key in EXAMPLES:
+        return f"write {EXAMPLES[held.key]}"
+    kinds = {"integer": "an integer", "number": "a number", "truth": "true or false", "text": "a text in quotes"}
+    kind = f"one of {', '.join(held.choices)}" if held.choices else kinds.get(held.kind, "a list of texts")
+    return f"write {held.key.split('.', 1)[1]} = {kind}"
 
 
 def _label(path: Path, key: str) -> str:

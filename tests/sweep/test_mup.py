@@ -92,7 +92,8 @@ def test_a_mixed_axis_is_refused():
 @pytest.mark.parametrize("rate", ["mup:", "mup:fast", "mup:1e-3x"])
 def test_what_follows_the_word_has_to_be_a_number(rate):
     one = problem(with_rate(f'"{rate}"'))
-    assert (one.line, one.what) == (14, f'train.lr: "{rate[4:]}" is not a number')
+    assert (one.line, one.what) == (14, f'train.lr: "{rate}" has no number behind mup:')
+    assert one.remedy == 'write lr = "mup:0.003", or a plain rate'
 
 
 @pytest.mark.parametrize("rate", ["mup:0", "mup:-1", "mup:inf", "mup:nan"])
@@ -124,7 +125,8 @@ def test_one_rate_for_all_widths_is_no_warning_under_mup_and_the_warning_names_i
 
     assert not noted(GOOD)
     (note,) = noted(with_rate("3e-3"))
-    assert 'lr = "mup:0.006"' in note
+    assert 'lr = "mup:0.003"' in note
+    assert 'lr = { rule = "0.003 * 16 / d_model" } follows it from width 16' in note
 
 
 @pytest.mark.parametrize(("name", "more"), [("sgd", ""), ("muon", "adamw_lr = 1e-3\n")])

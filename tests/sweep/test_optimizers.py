@@ -53,6 +53,15 @@ def test_other_keys_are_refused(more, what):
     assert any(problem.what.startswith(what) for problem in caught.value.problems)
 
 
+def test_a_missing_key_comes_with_what_to_write():
+    with pytest.raises(SweepFileError) as caught:
+        parse_sweep(TEXT.replace("lr = 0.01\n", "").replace("n_layer = 2\n", "") + 'optimizer = "muon"\n')
+    remedies = {problem.what: problem.remedy for problem in caught.value.problems}
+    assert remedies["[model] n_layer is missing"] == "write n_layer = an integer"
+    assert remedies["[train] lr is missing"].startswith("write lr = 0.003, or lr = { rule = ")
+    assert "tables, head and vectors" in remedies["[train] adamw_lr is missing"]
+
+
 def test_memory_and_disk_follow_the_state_that_an_optimiser_keeps(tmp_path):
     """AdamW keeps two numbers a parameter, SGD one, Muon one for hidden matrices and two for the rest."""
     adamw, sgd, muon = only(), only('optimizer = "sgd"\n'), only(MUON)

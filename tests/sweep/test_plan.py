@@ -385,6 +385,13 @@ def test_what_is_held_fixed_along_the_width_axis_is_said(n_head, said):
     assert [note for note in planned.notes if said in note]
 
 
+def test_more_held_out_tokens_than_there_are_is_noted_with_how_many_there_are():
+    (note,) = [note for note in plan(more="[eval]\ntokens = 100000000").notes if "held-out" in note]
+    there = int(note.split()[-3])
+    assert f"takes all {there} tokens; write eval.tokens = {there} or less" in note
+    assert not [held for held in plan(more=f"[eval]\ntokens = {there}").notes if "held-out" in held]
+
+
 def test_one_learning_rate_for_all_widths_is_noted():
     def noted(**given):
         return any("one learning rate for all widths" in note for note in plan(**given).notes)
