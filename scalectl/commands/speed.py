@@ -59,6 +59,7 @@ def here(runs: Sequence[PlannedRun], runtime: Runtime, placement: Placement) -> 
         measured=cache.load(both),
         memory=_memory(len(places)) if places[0].device == "cpu" else inf,
         buckets=places[0].device != "cpu",
+        fp16=CPU_CORE.fp16 if places[0].device == "cpu" else 1.0,
     )
     return Here(places, cache, speed)
 

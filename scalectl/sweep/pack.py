@@ -28,9 +28,10 @@ class Speed:
 
     overhead: seconds a step per tensor of the model, once for a whole pack; activation: seconds per number that the
     forward pass keeps (elementwise work and memory); flops: FLOP/s of the matrix products; pack_one, pack_all: kept
-    numbers up to which packing pays, of one member and of the whole pack; max_pack: runs in a job. measured: by
-    `shape_key`, in place of all of these; memory: that a job may take beside its bare process [bytes]; buckets: packs
-    are powers of two, for devices where every size is captured and compiled anew.
+    numbers up to which packing pays, of one member and of the whole pack; max_pack: runs in a job; fp16: how many times
+    longer the work on a token takes in that precision. measured: by `shape_key`, in place of all of these; memory: that
+    a job may take beside its bare process [bytes]; buckets: packs are powers of two, for devices where every size is
+    captured and compiled anew.
     """
 
     overhead: float
@@ -39,16 +40,18 @@ class Speed:
     pack_one: float
     pack_all: float
     max_pack: int
+    fp16: float = 1.0
     measured: Mapping[Hashable, Measured] = field(default_factory=dict)
     memory: float = inf
     buckets: bool = False
 
 
-CPU_CORE = Speed(overhead=1.2e-4, activation=3.5e-9, flops=1.1e11, pack_one=1.2e6, pack_all=5e6, max_pack=16)
+CPU_CORE = Speed(overhead=1.2e-4, activation=3.5e-9, flops=1.1e11, pack_one=1.2e6, pack_all=5e6, max_pack=16, fp16=8.6)
 """One thread of a server core in fp32. Ours: non-negative least squares on the relative error of 19 measured steps (3 k
 to 4.8 M parameters, 64 to 2,304 tokens, packs of 1 to 16, Zen 4; within 0.7 to 1.2 of each). Packing paid up to 3.4
 times where a member keeps less than 1.2e6 numbers and the pack less than 5e6; beyond, the engine takes the rows of a
-pack in turns, which is as fast as one after the other."""
+pack in turns, which is as fast as one after the other. fp16: of the two shapes measured in LOG.md, L1 d16 at .34 of the
+speed of fp32 and L2 d64 at .13, the factor gives .33 and .13; bf16 is within 1.4 of fp32 and counts as equal."""
 
 
 TWICE = 0.1
@@ -109,8 +112,9 @@ def step_seconds(run: PlannedRun, k: int, speed: Speed = CPU_CORE) -> float:
     measured = speed.measured.get(shape_key(config))
     if measured is not None:
         return measured.seconds(k, evaluated)
+    slower = speed.fp16 if config.precision == "fp16" else 1.0
     per_token = speed.activation * run.ledger.saved_activations + run.ledger.flops_per_token() / speed.flops
-    return speed.overhead * len(run.ledger.tensors) + k * per_token * (config.batch_tokens + evaluated / 3)
+    return speed.overhead * len(run.ledger.tensors) + k * slower * per_token * (config.batch_tokens + evaluated / 3)
 
 
 def pack_memory(run: PlannedRun, k: int, speed: Speed = CPU_CORE) -> float:

@@ -137,6 +137,29 @@ def test_expected_time_grows_with_size_length_and_pack_but_a_pack_is_cheaper_tha
     assert pack_seconds([long, small], branch=False) < pack_seconds([long, long], branch=False)
 
 
+@pytest.mark.parametrize(
+    ("shape", "batch_tokens", "measured"), [((1, 16, 2, 64), 256, 0.34), ((2, 64, 4, 128), 1024, 0.13)]
+)
+def test_fp16_is_as_slow_on_a_cpu_as_it_was_measured(shape, batch_tokens, measured):
+    layers, width, heads, context = shape
+    text = SWEEP.format(widths=width, rates=0.01, steps=100_000, seeds=0)
+    for old, new in (
+        ("n_layer = 1", f"n_layer = {layers}"),
+        ("n_head = 2", f"n_head = {heads}"),
+        ("context = 16", f"context = {context}"),
+        ('"markov"\nsymbols = 8', '"stdlib"'),
+        ("batch_tokens = 64", f"batch_tokens = {batch_tokens}"),
+    ):
+        assert old in text
+        text = text.replace(old, new)
+    ((full,), (half,)) = (
+        expand(parse_sweep(f'{text}precision = "{p}"\n[eval]\nevery = 100000')).runs for p in ("fp32", "fp16")
+    )
+    assert step_seconds(full, 1) / step_seconds(half, 1) == pytest.approx(measured, rel=0.05)
+    gpu = replace(CPU_CORE, fp16=1.0)
+    assert step_seconds(half, 1, gpu) == step_seconds(full, 1, gpu)
+
+
 def test_a_faster_slot_is_an_argument():
     slow = replace(
         CPU_CORE, overhead=2 * CPU_CORE.overhead, flops=CPU_CORE.flops / 2, activation=2 * CPU_CORE.activation
