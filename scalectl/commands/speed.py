@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 from math import inf
 
 from scalectl.core.job import Job, Placement
-from scalectl.core.machine import cpu_flags, memory_available
+from scalectl.core.machine import memory_available
 from scalectl.core.run import Foreign, RunConfig
 from scalectl.core.units import counted
 from scalectl.executors.local import Slot, device_name, slots
 from scalectl.executors.measure import Request, measure
+from scalectl.report.build import show
 from scalectl.sweep.pack import CPU_CORE, Speed, most_packed, pack_seconds, packable, step_seconds
 from scalectl.sweep.plan import PlannedRun
 from scalectl.sweep.speeds import Cache, Measured, shape_key
@@ -23,8 +24,8 @@ PROBE_SHAPE = 1.5  # seconds for a shape whose steps take no time; measured
 PROBE_STEPS = 15  # steps of one model that a shape takes at least: warm-up and three rounds of K = 1 and 2
 BARE_BYTES = 350 << 20  # of a worker before its job: Python, torch, data; measured
 MEMORY_SHARE = 0.9  # of what is available; ours: other processes grow too
-FASTER = 1.1  # of another precision, to be worth a word; ours: above the noise of a probe
-BF16 = ("amx_bf16", "avx512_bf16")
+FASTER = 1.3  # of another precision, to be worth a word; ours: ratios near 1.2 come and go from one probe to the next
+MOST_NAMED = 4  # shapes in a sentence
 TWIN = {"fp32": "bf16", "tf32": "bf16", "bf16": "fp32", "fp16": "bf16"}  # a precision: what to compare it with
 
 
@@ -143,23 +144,28 @@ def _said(run: RunConfig, held: Measured) -> str:
 
 
 def precision_advice(runs: Sequence[PlannedRun], at: Here) -> str:
-    """Where another precision would be faster here, one sentence, empty if nothing is known; the file decides."""
-    known = {run.run.precision for run in runs}
-    gains: dict[str, list[float]] = {}
+    """Where another precision was measured to be faster here, one sentence; empty elsewhere. The file decides."""
+    gains: dict[str, dict[str, float]] = {}  # by precision and shape
+    measured = 0
     for held in shapes(runs).values():
         gain = _gain(held[0].run, at.speed.measured)
-        if gain is not None:
-            gains.setdefault(held[0].run.precision, []).append(gain)
-    for own, ratios in gains.items():
-        faster = [ratio for ratio in ratios if ratio >= FASTER]
-        if faster:
-            span = f"{min(faster):.1f}" + (f" to {max(faster):.1f}" if max(faster) >= min(faster) + 0.1 else "")
-            where = "" if len(faster) == len(ratios) else f" for {len(faster)} of {len(ratios)} shapes"
-            return f"{TWIN[own]} is {span} times as fast as {own} here{where}, measured"
-    flag = next((flag for flag in BF16 if at.on_cpu and flag in cpu_flags()), None)
-    if flag and not gains and known == {"fp32"} and any(_mostly_products(planned) for planned in runs):
-        return f"bf16 may be faster here (the CPU has {flag}); plan --probe measures it"
+        measured += gain is not None
+        if gain is not None and gain >= FASTER:
+            gains.setdefault(held[0].run.precision, {})[_shape_name(held[0])] = gain
+    for own, faster in gains.items():
+        low, high = min(faster.values()), max(faster.values())
+        span = f"{low:.1f}" + (f" to {high:.1f}" if high >= low + 0.1 else "")
+        named = [name for name in faster if name]
+        listed = ", ".join(named[:MOST_NAMED]) + (f" and {len(named) - MOST_NAMED} more" * (len(named) > MOST_NAMED))
+        where = f" for {listed}" if listed and len(faster) < measured else " for every shape" if measured > 1 else ""
+        return f"{TWIN[own]} is {span} times as fast as {own} here{where}, measured"
     return ""
+
+
+def _shape_name(planned: PlannedRun) -> str:
+    """The shape as the cells of the plan name it: d_model 128; empty where no cell is about shapes."""
+    keys = [key for key in planned.cell if key.startswith("model.") or key == "train.batch_tokens"]
+    return " ".join(f"{key.partition('.')[2]} {show(planned.cell[key], key)}" for key in keys)
 
 
 def _gain(run: RunConfig, known: Mapping[Hashable, Measured]) -> float | None:
@@ -168,9 +174,3 @@ def _gain(run: RunConfig, known: Mapping[Hashable, Measured]) -> float | None:
     if own is None or other is None:
         return None
     return (other.best() / other.seconds(other.best())) / (own.best() / own.seconds(own.best()))
-
-
-def _mostly_products(planned: PlannedRun) -> bool:
-    """Whether matrix products are half of the work, as shapes suggest: only they are faster in half precision."""
-    products = planned.ledger.flops_per_token() / CPU_CORE.flops
-    return products >= CPU_CORE.activation * planned.ledger.saved_activations

@@ -1,4 +1,4 @@
-"""The machine at hand: the name that provenance and caches store, what its CPU can, the memory that is free."""
+"""The machine at hand: the name that provenance and caches store, the memory that is free."""
 
 from __future__ import annotations
 
@@ -12,22 +12,11 @@ _GROUP = Path("/sys/fs/cgroup/memory.max")
 
 
 @functools.cache
-def _cpu_lines() -> tuple[str, ...]:
-    return tuple(_CPU.read_text().splitlines()) if _CPU.exists() else ()
-
-
-def _cpu(field: str) -> str:
-    return next((line.partition(":")[2].strip() for line in _cpu_lines() if line.startswith(field)), "")
-
-
 def cpu_name() -> str:
     """The model of the CPU, such as `AMD EPYC`."""
-    return _cpu("model name") or platform.machine()
-
-
-def cpu_flags() -> frozenset[str]:
-    """Instruction sets of the CPU as the kernel names them, `avx512_bf16` among them; empty where it does not say."""
-    return frozenset(_cpu("flags").split())
+    lines = _CPU.read_text().splitlines() if _CPU.exists() else []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, "") or platform.machine()
 
 
 def memory_available() -> int | None:
