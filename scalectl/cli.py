@@ -48,7 +48,9 @@ Target = Annotated[
 ]
 Metric = Annotated[str, typer.Option(help="SPLIT/METRIC, such as held-out/loss.")]
 At = Annotated[str, typer.Option(metavar="last|min|mean:K", help="Which evaluation of a run counts.")]
-Laws = Annotated[list[str] | None, typer.Option("--law", help="power, power+constant or chinchilla; may repeat.")]
+Laws = Annotated[
+    list[str] | None, typer.Option("--law", help="power, power+constant, chinchilla, kaplan, ...; may repeat.")
+]
 Objective = Annotated[str, typer.Option(metavar="huber:DELTA|lad|mse|log-mse", help="What a fit minimises.")]
 Maps = Annotated[
     list[str] | None, typer.Option("--map", metavar="AXIS=COLUMN", help="N, D, C or L of a file; may repeat.")
@@ -59,6 +61,7 @@ ConventionFlag = Annotated[
 ]
 Flops = Annotated[str, typer.Option(metavar="6nd|exact", help="How C counts.")]
 Fix = Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="Hold a parameter; may repeat.")]
+Tie = Annotated[list[str] | None, typer.Option(metavar="NAME=OTHER", help="Equal parameters: alpha=beta; may repeat.")]
 Bootstrap = Annotated[int, typer.Option(help="Resamples for the intervals, 0 for none.")]
 Unit = Annotated[str, typer.Option(metavar="size|run|residual", help="What is resampled.")]
 Seed = Annotated[int, typer.Option(help="Of the resampling.")]
@@ -244,6 +247,7 @@ def fit(
     convention: ConventionFlag = "non_embedding",
     flops: Flops = "6nd",
     fix: Fix = None,
+    tie: Tie = None,
     bootstrap: Bootstrap = 1000,
     unit: Unit = "size",
     seed: Seed = 0,
@@ -260,8 +264,8 @@ def fit(
     from scalectl.report import document, fit_screen, terminal
 
     request = _request(
-        target, results, metric, at, law, objective, maps, where, convention, flops, fix, bootstrap, unit, seed, level,
-        everything, holdout,
+        target, results, metric, at, law, objective, maps, where, convention, flops, fix, tie, bootstrap, unit, seed,
+        level, everything, holdout,
     )  # fmt: skip
     found = {"": command.run(request)} if by is None else command.run_by(request, by)
     views = {group: command.view(result) for group, result in found.items()}
@@ -296,6 +300,7 @@ def predict(
     convention: ConventionFlag = "non_embedding",
     flops: Flops = "6nd",
     fix: Fix = None,
+    tie: Tie = None,
     bootstrap: Bootstrap = 1000,
     unit: Unit = "size",
     seed: Seed = 0,
@@ -309,8 +314,8 @@ def predict(
     from scalectl.report import document, fit_screen, terminal
 
     request = _request(
-        target, results, metric, at, law, objective, maps, where, convention, flops, fix, bootstrap, unit, seed, level,
-        everything,
+        target, results, metric, at, law, objective, maps, where, convention, flops, fix, tie, bootstrap, unit, seed,
+        level, everything,
     )  # fmt: skip
     view = command.predict(
         request,
@@ -488,6 +493,7 @@ def _request(
     convention: str,
     flops: str,
     fix: list[str] | None,
+    tie: list[str] | None,
     draws: int,
     unit: str,
     seed: int,
@@ -516,6 +522,7 @@ def _request(
         convention=_convention(convention),
         flops=_flops(flops),
         fix=tuple(fix or ()),
+        tie=tuple(tie or ()),
         draws=draws,
         unit=unit,  # type: ignore[arg-type]
         seed=seed,

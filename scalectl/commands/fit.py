@@ -26,7 +26,7 @@ from scalectl.fit.objective import parse_objective
 from scalectl.fit.predict import Prediction, allocate, predict_loss, reach
 from scalectl.fit.select import choose
 from scalectl.fit.summary import Summary
-from scalectl.laws import LAWS, Law, default_laws, law_on, varying
+from scalectl.laws import LAWS, Law, default_laws, law_on, tie, varying
 from scalectl.report.views import Answer, FitView, Flops, PredictView
 from scalectl.store.points import columns_points, load_points, read_columns, vary
 from scalectl.tasks import TASKS
@@ -53,6 +53,7 @@ class Request:
     convention: Convention = "non_embedding"
     flops: Flops = "6nd"
     fix: tuple[str, ...] = ()
+    tie: tuple[str, ...] = ()
     draws: int = 1000
     unit: Unit = "size"
     seed: int = 0
@@ -269,15 +270,18 @@ def _fit(request: Request, target: Target, points: Points) -> Result:
     laws = _laws(request, points)
     objective = parse_objective(request.objective)
     fixed = _pairs(request.fix, "--fix")
+    ties = _ties(request.tie)
     hold = _hold(request.holdout, points)
     fitted: list[Fitted] = []
     refused: dict[str, str] = {}
     also: tuple[Unit, ...] = tuple(unit for unit in get_args(Unit) if unit in ("size", "run") and unit != request.unit)
     for law in laws:
-        own = {name: value for name, value in fixed.items() if name in law.names}
-        if fixed and not own:
-            refused[law.name] = f"it has no parameter {', '.join(fixed)}; its parameters are {', '.join(law.names)}"
+        own = {ties.get(name, name): value for name, value in fixed.items() if name in law.names}
+        missing = [name for name in (*ties, *ties.values()) if name not in law.names] or ([] if own else [*fixed])
+        if missing:
+            refused[law.name] = f"it has no parameter {', '.join(missing)}; its parameters are {', '.join(law.names)}"
             continue
+        law = tie(law, ties)
         try:
             held = describe(
                 law,
@@ -394,6 +398,18 @@ def _pairs(texts: Sequence[str], flag: str) -> dict[str, float]:
         except ValueError:
             raise UsageError(f"{flag} {shown(text)} is not NAME=NUMBER") from None
     return pairs
+
+
+def _ties(texts: Sequence[str]) -> dict[str, str]:
+    """Which parameter each tied one is equal to; of `alpha=beta` the first one stays."""
+    ties: dict[str, str] = {}
+    for text in texts:
+        master, equals, name = (part.strip() for part in text.partition("="))
+        master = ties.get(master, master)
+        if not equals or not name or name in (master, *ties, *ties.values()):
+            raise UsageError(f"--tie {shown(text)} is not NAME=OTHER", remedy="as in --tie alpha=beta, each name once")
+        ties[name] = master
+    return ties
 
 
 def _row(asked: str, found: Prediction) -> Answer:

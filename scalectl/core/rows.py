@@ -81,11 +81,23 @@ INDEX_COLUMNS = (
 # Then one column per sweep-file key (model.d_model, train.lr, ...) and one per final metric (held-out/loss, ...).
 
 
+AXES = (
+    Column("N", "float64", "parameters", "Size of the model."),
+    Column("D", "float64", "tokens", "Training tokens seen, repeats included."),
+    Column("C", "float64", "FLOP", "Training compute."),
+    Column("U", "float64", "tokens", "Distinct training tokens available."),
+    Column("width", "float64", "", "Width of the residual stream."),
+    Column("depth", "float64", "", "Number of layers."),
+    Column("loss", "float64", "nats/token", "Loss of the model whose score is fitted."),
+)
+
+
 @dataclass(frozen=True)
 class Points:
     """Final losses as fit input, one entry per run, sorted by run id. Unknown axes are None.
 
     N [parameters], D [tokens], C [FLOP], L [nats/token]: each of shape (n,).
+    others: further axes by name, each of shape (n,); see AXES.
     size: label of the model size of each point (the cluster for resampling), shape (n,);
     seed: training seed of each point or None; columns: further columns by name, each of shape (n,).
     convention: how N counts, None if the source does not say; flops: "6nd" or "exact", None likewise.
@@ -97,6 +109,7 @@ class Points:
     N: Floats | None = None
     D: Floats | None = None
     C: Floats | None = None
+    others: dict[str, Floats] = field(default_factory=dict)
     ids: tuple[str, ...] = ()
     size: npt.NDArray[Any] | None = None
     seed: npt.NDArray[Any] | None = None
@@ -111,15 +124,15 @@ class Points:
         return len(self.L)
 
     def axis(self, name: str) -> Floats:
-        """One of N, D, C as an array; KeyError names what is there."""
-        values: Floats | None = getattr(self, name)
+        """An axis as an array; KeyError names what is there."""
+        values: Floats | None = getattr(self, name) if name in ("N", "D", "C") else self.others.get(name)
         if values is None:
             raise KeyError(f"these points have no {name}; they have {', '.join(self.axes())}")
         return values
 
     def axes(self) -> tuple[str, ...]:
         """Names of the axes that are known."""
-        return tuple(name for name in ("N", "D", "C") if getattr(self, name) is not None)
+        return (*(name for name in ("N", "D", "C") if getattr(self, name) is not None), *self.others)
 
     def take(self, where: npt.NDArray[Any]) -> Points:
         """The points picked by an index or mask array, in that order."""
@@ -135,6 +148,7 @@ class Points:
             N=pick(self.N),
             D=pick(self.D),
             C=pick(self.C),
+            others={name: values[index] for name, values in self.others.items()},
             ids=tuple(self.ids[i] for i in index) if self.ids else (),
             size=pick(self.size),
             seed=pick(self.seed),

@@ -29,7 +29,7 @@ from scalectl.fit.stats import (
     seed_noise,
 )
 from scalectl.fit.summary import Curve, Interval, Summary
-from scalectl.laws import Law, varying
+from scalectl.laws import Law, untied, varying
 
 # A parameter counts as identified when its interval spans at most a factor of four (twice either way); a coefficient,
 # which carries the unit of an axis to the power of its exponent, at most two decades. Ours.
@@ -113,14 +113,14 @@ def describe(
         sizes=count,
         convention=points.convention,
         flops=points.flops,
-        params=dict(fitted.theta),
-        intervals=intervals,
-        intervals_by_unit=intervals_by_unit,
+        params=untied(law, fitted.theta),
+        intervals=untied(law, intervals),
+        intervals_by_unit={name: untied(law, held) for name, held in intervals_by_unit.items()},
         level=level,
         unit=unit,
         draws=len(chief) if chief is not None else 0,
-        profile=profiles,
-        identified=known,
+        profile=untied(law, profiles),
+        identified=untied(law, known),
         aicc=aicc(fitted),
         holdout=held_out,
         doubling=_doubling(fitted, intervals) if law.names == ("A", "alpha") else None,
@@ -130,6 +130,7 @@ def describe(
         misfit=misfit(fitted),
         outliers=outliers(fitted),
         curve=None if chief is None else curve(fitted, chief, level),
+        tied=dict(law.ties),
     )
     return fitted, chief, summary
 
@@ -156,7 +157,8 @@ def _determined(fitted: Fit, name: str, profiled: Interval, resampled: Interval 
     for low, high in (profiled, resampled):
         if not (math.isfinite(low) and math.isfinite(high)) or low <= parameter.low or high >= parameter.high:
             return False
-        if high > allowed * low:
+        near, far = sorted((abs(low), abs(high)))
+        if low * high <= 0 or far > allowed * near:
             return False
     return True
 
@@ -188,13 +190,14 @@ def _doubling(fitted: Fit, intervals: Mapping[str, Interval]) -> tuple[float, fl
 
 
 def _optimal(fitted: Fit, draws: Draws | None, level: float) -> tuple[dict[str, float], dict[str, Interval]]:
-    if not {"alpha", "beta"} <= set(fitted.law.names):
+    point = untied(fitted.law, fitted.theta)
+    if fitted.law.axes != ("N", "D") or not {"alpha", "beta"} <= set(point):
         return {}, {}
-    a, b = optimal_exponents(fitted.theta["alpha"], fitted.theta["beta"])
+    a, b = optimal_exponents(point["alpha"], point["beta"])
     found = {"a": float(a), "b": float(b)}
     if draws is None:
         return found, {}
-    theta = draws.theta()
+    theta = untied(fitted.law, draws.theta())
     drawn = optimal_exponents(theta["alpha"][:, 0], theta["beta"][:, 0])
     return found, {name: interval(values, draws, level, 0.0, 1.0) for name, values in zip("ab", drawn, strict=True)}
 

@@ -9,12 +9,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from scalectl.core.errors import FitError, UsageError
 from scalectl.core.rows import Floats, Points
@@ -25,6 +27,10 @@ from scalectl.fit.problem import Problem, pose
 from scalectl.laws import Law, where
 
 STARTS = 8  # basins followed from the grid; every published surface tried needs one. Ours.
+MORE_STARTS = 24  # where more than FEW parameters are nonlinear
+FEW = 2
+TRIALS = 1024  # grid points with their linear parts solved, before the best are followed. Ours.
+ENOUGH_POINTS = 1000  # that trials look at, spread over the axes; all points count from the first step on. Ours.
 APART = 2  # grid steps within which two starts count as one. Ours.
 SAME_OPTIMUM = 1e-6  # relative difference of the objective below which two starts ended at one optimum. Ours.
 STAGE = 8.0  # ratio of one Huber width to the next. Ours: the product of stages and steps per stage is flat around it.
@@ -112,7 +118,7 @@ def check(law: Law, points: Points, fix: Mapping[str, float]) -> None:
     needs = max(1, law.needs - len(fix))
     for axis in law.axes:
         distinct = len(np.unique(points.axis(axis)))
-        if distinct < needs:
+        if distinct < needs and axis not in law.steady:
             raise FitError(
                 f"the law needs at least {counted(needs, 'distinct value')} of {axis}; the points have {distinct}",
                 remedy=f"{_more(axis, len(law.axes) > 1)}, or choose another --law",
@@ -243,21 +249,27 @@ def _stages(problem: Problem, start: Floats, measured: Floats, widest: float | N
     return [(width * STAGE**k, k == 0) for k in range(count, -1, -1)]
 
 
-def find_starts(problem: Problem, weights: Floats, count: int = STARTS) -> Floats:
-    """Starts (B, q), best first: grid points of the nonlinear parameters with their best linear parts.
+def find_starts(problem: Problem, weights: Floats) -> Floats:
+    """Starts (B, q), best first: trial values of the nonlinear parameters with their best linear parts.
 
-    Two grid points within two steps of each other are one start. A law without linear parts needs a grid for each
+    Trials are the whole grid of the nonlinear parameters where it is small, else points spread evenly over it. Two
+    within two steps of each other on every parameter are one start. A law without linear parts needs a grid for each
     parameter.
     """
     law = problem.law
     nonlinear = [p for p in law.parameters if p.grid]
-    grids = [(problem.held[p.name],) if p.name in problem.held else p.grid for p in nonlinear]
-    index = np.array(list(itertools.product(*(range(len(grid)) for grid in grids))))
+    grids = [np.array([problem.held[p.name]]) if p.name in problem.held else problem.grid(p) for p in nonlinear]
+    index = _trials([len(grid) for grid in grids])
     theta: dict[str, Any] = {
-        p.name: np.array(grid)[index[:, k], None] for k, (p, grid) in enumerate(zip(nonlinear, grids, strict=True))
+        p.name: grid[index[:, k], None] for k, (p, grid) in enumerate(zip(nonlinear, grids, strict=True))
     }
+    if len(problem.points) > ENOUGH_POINTS:
+        order = np.lexsort([problem.points.axis(axis) for axis in law.axes])
+        some = order[np.linspace(0, len(order) - 1, ENOUGH_POINTS).astype(int)]
+        problem = replace(problem, points=problem.points.take(some), centred=problem.centred.take(some))
+        weights = weights[some]
     if law.basis is not None:
-        theta |= _linear_parts(problem, law.basis(theta, problem.centred), weights, len(index))
+        theta |= _linear_parts(problem, theta, weights, len(index))
     z = _start_coordinates(problem, theta)
     residual = problem.residual(z)
     # Least squares made these; absolute values rank them so that outliers do not decide which basins are followed.
@@ -266,33 +278,55 @@ def find_starts(problem: Problem, weights: Floats, count: int = STARTS) -> Float
     for row in rank:
         if all(np.abs(index[row] - index[other]).max() > APART for other in chosen):
             chosen.append(int(row))
-        if len(chosen) == count:
+        if len(chosen) == (STARTS if len(nonlinear) <= FEW else MORE_STARTS):
             break
     return z[chosen]
 
 
-def _linear_parts(problem: Problem, basis: dict[str, Any], weights: Floats, batch: int) -> dict[str, Any]:
-    n = len(problem.points)
-    target = problem.points.L
+def _trials(sizes: Sequence[int]) -> npt.NDArray[np.int64]:
+    """Places on a grid of these sizes, shape (trials, dimensions): all of them, or TRIALS spread over it.
+
+    Spread by the additive recurrence whose step is the generalised golden ratio: the projections on every axis are
+    even, and no two trials coincide in any of them (Roberts 2018, "The unreasonable effectiveness of quasirandom
+    sequences").
+    """
+    if math.prod(sizes) <= TRIALS:
+        return np.array(list(itertools.product(*map(range, sizes))))
+    ratio = 2.0
+    for _ in range(64):  # root of x^(d+1) = x + 1
+        ratio = (1 + ratio) ** (1 / (len(sizes) + 1))
+    steps = ratio ** -np.arange(1, len(sizes) + 1)
+    places = (0.5 + np.arange(1, TRIALS + 1)[:, None] * steps) % 1.0
+    return np.asarray(places * np.array(sizes), dtype=np.int64)
+
+
+def _linear_parts(problem: Problem, theta: Mapping[str, Any], weights: Floats, batch: int) -> dict[str, Any]:
+    law, n = problem.law, len(problem.points)
+    assert law.basis is not None
+    basis = {name: np.broadcast_to(column, (batch, n)) for name, column in law.basis(theta, problem.centred).items()}
+    target = np.broadcast_to(problem.points.L, (batch, n))
     # Relative residuals to first order where the objective is one of log loss.
     row_weight = np.sqrt(weights) / (target if problem.objective.on_log else 1.0)
-    aim = np.broadcast_to(target, (batch, n)).copy()
+    if law.link is not None:
+        target, slope = law.link(theta, problem.points.L)
+        row_weight = row_weight / slope
+    powers = law.power(theta) if law.power is not None else {}
     free = [name for name in basis if name not in problem.held]
+    aim = np.array(target)
     for name in basis:
         if name in problem.held:
-            aim -= problem.held[name] * np.broadcast_to(basis[name], (batch, n))
+            aim -= problem.held[name] ** powers.get(name, 1.0) * basis[name]
     aim *= row_weight
-    columns = np.stack([np.broadcast_to(basis[name], (batch, n)) * row_weight for name in free], axis=1)
-    solved = nonnegative_least_squares(columns, aim)
-    typical = float(np.median(target))
+    solved = nonnegative_least_squares(np.stack([basis[name] * row_weight for name in free], axis=1), aim)
+    typical = np.median(target, axis=1, keepdims=True)
     found: dict[str, Any] = {}
     for k, name in enumerate(free):
         values = solved[:, k : k + 1]
-        if problem.law.parameter(name).scale == "log":
+        if law.parameter(name).scale == "log":
             # A term that least squares leaves out starts small, not at ln 0.
-            middle = np.maximum(np.median(np.broadcast_to(basis[name], (batch, n)), axis=1, keepdims=True), 1e-300)
+            middle = np.maximum(np.median(basis[name], axis=1, keepdims=True), 1e-300)
             values = np.maximum(values, 1e-3 * typical / middle)
-        found[name] = values
+        found[name] = values ** (1.0 / powers[name]) if name in powers else values
     return found
 
 

@@ -16,12 +16,8 @@ import numpy as np
 from scalectl.core.rows import Floats, Points
 from scalectl.fit.newton import Ints, Local
 from scalectl.fit.objective import Objective
-from scalectl.laws import Law
+from scalectl.laws import Law, Parameter
 from scalectl.laws.powers import EXPONENT_HIGH
-
-# In centred units a coefficient is the size of its term in the middle of the data; e^±30 of the typical loss is beyond
-# what float64 can see beside the loss itself. Ours.
-LOG_RANGE = 30.0
 
 
 @dataclass(frozen=True)
@@ -52,18 +48,42 @@ class Problem:
 
     def _bound(self, name: str) -> tuple[float, float]:
         parameter = self.law.parameter(name)
+        low, high = parameter.low, parameter.high
+        if parameter.relative is not None:
+            first, *_, last = self.grid(parameter)
+            if parameter.relative == "lowest":
+                last = float(np.median(self.points.L))  # a floor above half of the points is none
+            elif parameter.relative == "highest":
+                first = float(np.median(self.points.L))
+            low, high = max(low, first), min(high, last)
         if parameter.scale == "linear":
-            return parameter.low, parameter.high
-        middle = float(np.log(np.median(self.points.L)))
-        low, high = middle - LOG_RANGE, middle + LOG_RANGE
+            return low, high
+        middle = float(np.log(np.median(np.abs(self.points.L))))
+        lowest, highest = middle - parameter.span, middle + parameter.span
         unit = self.units.get(parameter.axis, 1.0) if parameter.axis else 1.0
         if parameter.axis and unit == 1.0:
             # Not centred: the coefficient also carries X^exponent.
-            high += EXPONENT_HIGH * float(np.log(self.points.axis(parameter.axis)).max())
+            highest += EXPONENT_HIGH * float(np.log(self.points.axis(parameter.axis)).max())
         return (
-            max(low, np.log(parameter.low)) if parameter.low > 0 else low,
-            min(high, np.log(parameter.high)) if np.isfinite(parameter.high) else high,
+            max(lowest, np.log(low)) if low > 0 else lowest,
+            min(highest, np.log(high)) if np.isfinite(high) else highest,
         )
+
+    def grid(self, parameter: Parameter) -> Floats:
+        """Where starts look for a parameter, in centred units, ascending; shape (k,)."""
+        grid = np.array(parameter.grid)
+        if parameter.relative == "lowest":
+            return np.asarray(grid * float(self.points.L.min()))
+        if parameter.relative == "highest":
+            return np.asarray(grid * float(self.points.L.max()))
+        if parameter.relative == "range":
+            assert parameter.axis is not None
+            values = self.centred.axis(parameter.axis)
+            first, last = float(values.min()), float(values.max())
+            if parameter.scale == "log":
+                return np.asarray(first * (last / first) ** grid)
+            return np.asarray(first + (last - first) * grid)
+        return grid
 
     def theta(self, z: Floats) -> dict[str, Any]:
         """Parameters in centred units from coordinates (B, q); each of shape (B, 1)."""
@@ -196,12 +216,18 @@ def pose(
     """
     fix = dict(fix or {})
     fixed_axes = {law.parameter(name).axis for name in (*fix, *((uncentred,) if uncentred else ()))}
-    units = {axis: 1.0 if axis in fixed_axes else float(np.exp(np.log(points.axis(axis)).mean())) for axis in law.axes}
-    changed: dict[str, Any] = {axis: points.axis(axis) / unit for axis, unit in units.items()}
+
+    def unit(axis: str) -> float:
+        counted_as = law.shares.get(axis, axis)
+        return 1.0 if counted_as in fixed_axes else float(np.exp(np.log(points.axis(counted_as)).mean()))
+
+    units = {axis: unit(axis) for axis in law.axes}
+    scaled: dict[str, Any] = {axis: points.axis(axis) / size for axis, size in units.items()}
+    plain = {axis: scaled.pop(axis) for axis in ("N", "D", "C") if axis in scaled}
     return Problem(
         law=law,
         points=points,
-        centred=replace(points, **changed),
+        centred=replace(points, **plain, others=scaled),
         units=units,
         objective=objective,
         free=tuple(name for name in law.names if name not in fix),

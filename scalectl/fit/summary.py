@@ -46,6 +46,7 @@ class Summary:
     optimal: for joint laws, exponents a and b of N* ~ C^a, D* ~ C^b, with intervals in `optimal_intervals`;
     seed_noise: relative standard deviation between seeds, None without repeated seeds;
     misfit: relative standard deviation of size means about the law;
+    tied: parameters that were held equal to another one, by name; they share its value, interval and verdict;
     outliers: ids (or row numbers) of points whose residual is beyond 5 robust deviations.
     """
 
@@ -81,3 +82,4 @@ class Summary:
     misfit: float | None = None
     outliers: tuple[str, ...] = ()
     curve: Curve | None = None
+    tied: dict[str, str] = field(default_factory=dict)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from scalectl.core.rows import Points
-from scalectl.laws.chinchilla import CHINCHILLA
+from scalectl.laws.chinchilla import CHINCHILLA, CHINCHILLA_GAMMA
+from scalectl.laws.kaplan import KAPLAN, KAPLAN_CONSTANT
 from scalectl.laws.law import Law, Parameter, where
 from scalectl.laws.power import POWER, POWER_CONSTANT
+from scalectl.laws.tie import tie, untied
 
-LAWS: dict[str, Law] = {law.name: law for law in (POWER, POWER_CONSTANT, CHINCHILLA)}
+LAWS: dict[str, Law] = {
+    law.name: law for law in (POWER, POWER_CONSTANT, CHINCHILLA, CHINCHILLA_GAMMA, KAPLAN, KAPLAN_CONSTANT)
+}
 
 # Token budgets are rounded down to whole steps, so that one intended D appears as several a few parts in a thousand
 # apart; with β below .5 that moves the loss by under a quarter of a percent. Ours.
 SAME_WITHIN = 1.005
 
-__all__ = ["LAWS", "Law", "Parameter", "default_laws", "law_on", "varying", "where"]
+__all__ = ["LAWS", "Law", "Parameter", "default_laws", "law_on", "tie", "untied", "varying", "where"]
 
 
 def varying(points: Points) -> tuple[str, ...]:
@@ -38,7 +42,7 @@ def law_on(name: str, axes: tuple[str, ...]) -> Law:
 
 
 def default_laws(points: Points) -> tuple[Law, ...]:
-    """What to fit when nobody said: `power` and `power+constant` along one axis, `chinchilla` for N and D."""
+    """What to fit when nobody said: `power` and `power+constant` along one axis, `chinchilla` and `kaplan` for two."""
     axes = varying(points)
-    names = ("chinchilla",) if axes == ("N", "D") else ("power", "power+constant")
+    names = ("chinchilla", "kaplan") if axes == ("N", "D") else ("power", "power+constant")
     return tuple(law_on(name, axes) for name in names)

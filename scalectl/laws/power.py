@@ -9,18 +9,23 @@ from __future__ import annotations
 from scalectl.laws.law import Law
 from scalectl.laws.powers import Term, sum_of_powers
 
+EXAMPLE = {"A": 11.5, "alpha": 0.076}  # Kaplan et al. 2020, table 5: α_N, and A = N_c^α_N with N_c = 8.8e13
+
 
 def power(axis: str) -> Law:
     """L = A / X^α along one axis, X one of N, D, C."""
     term = Term("A", axis, "alpha")
-    return sum_of_powers("power", f"L = A/{axis}^α", (term,), constant=None, needs=2, along=power)
+    return sum_of_powers("power", f"L = A/{axis}^α", (term,), constant=None, needs=2, example=EXAMPLE, along=power)
 
 
 def power_constant(axis: str) -> Law:
     """L = E + A / X^α along one axis, X one of N, D, C."""
     term = Term("A", axis, "alpha")
     formula = f"L = E + A/{axis}^α"
-    return sum_of_powers("power+constant", formula, (term,), constant="E", needs=3, along=power_constant)
+    example = {"E": 1.0} | EXAMPLE
+    return sum_of_powers(
+        "power+constant", formula, (term,), constant="E", needs=3, example=example, along=power_constant
+    )
 
 
 POWER = power("N")

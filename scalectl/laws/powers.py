@@ -14,6 +14,7 @@ from scalectl.laws.law import Array, First, Law, Parameter, Second, Theta
 # Exponents: published ones lie between .03 and .8; 3 leaves room for fast saturation and keeps X^-α in range. Ours.
 EXPONENT_HIGH = 3.0
 EXPONENT_GRID = tuple(float(x) for x in np.geomspace(0.02, 2.0, 24))
+FLOOR_GRID = (0.0, 0.2, 0.4, 0.55, 0.7, 0.8, 0.88, 0.94, 0.98)  # of the lowest loss, where E is not linear. Ours.
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,12 @@ class Term:
     exponent: str
 
 
+def above(floor: Any, measured: Array) -> Array:
+    """What is left of losses above a trial floor, kept from 0 where noise crosses it: for starts alone."""
+    rest = measured - floor
+    return np.asarray(np.maximum(rest, 0.02 * np.median(rest, axis=-1, keepdims=True)))
+
+
 def sum_of_powers(
     name: str,
     formula: str,
@@ -32,11 +39,12 @@ def sum_of_powers(
     *,
     constant: str | None,
     needs: int,
+    example: Mapping[str, float],
     along: Callable[[str], Law] | None = None,
 ) -> Law:
     """A law L = constant + Σ terms.
 
-    Args: constant: name of the floor, at least 0 [nats/token], or None for a law without; needs, along: as in `Law`.
+    Args: constant: name of the floor, at least 0 [nats/token], or None for a law without; the rest: as in `Law`.
     Coefficients carry [nats/token x unit of the axis ^ exponent]; exponents are plain numbers.
     """
 
@@ -88,6 +96,7 @@ def sum_of_powers(
         predict=predict,
         derivatives=derivatives,
         rescale=rescale,
+        example=example,
         basis=basis,
         along=along,
     )

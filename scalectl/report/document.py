@@ -50,6 +50,7 @@ def law_facts(held: Summary) -> dict[str, Any]:
         "convention": held.convention,
         "flops": held.flops,
         "params": held.params,
+        "tied": held.tied,
         "intervals": held.intervals,
         "intervals_by_unit": held.intervals_by_unit,
         "profile": held.profile,

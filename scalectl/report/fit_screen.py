@@ -106,6 +106,7 @@ def law_block(
             row += [GREEK.get(name, name), Cell(value, style)]
             for pair in bounds:
                 text = _interval(fit.params[name], pair) if free else "fixed"
+                text = f"= {GREEK.get(fit.tied[name], fit.tied[name])}" if name in fit.tied else text
                 row.append(Cell(text, CONTEXT if not (known and free) else ""))
             rows.append(row)
         rows += [Across(sentence, style) for sentence, style in _sentences(fit, seeds)]
