@@ -332,6 +332,48 @@ def predict(
 
 
 @app.command()
+def backtest(
+    target: Target = None,
+    results: Results = None,
+    metric: Metric = "held-out/loss",
+    at: At = "last",
+    law: Laws = None,
+    objective: Objective = "huber:1e-3",
+    maps: Maps = None,
+    where: Where = None,
+    by: Annotated[
+        list[str] | None,
+        typer.Option(metavar="COL", help="Each value is a curve; may repeat [default: whatever varies]."),
+    ] = None,
+    axis: Annotated[
+        str | None, typer.Option(metavar="N|D|C", help="What curves go along [default: what varies].")
+    ] = None,
+    early: Annotated[float, typer.Option(help="Share of a curve's places that is fitted.")] = 0.5,
+    each_run: Annotated[
+        bool, typer.Option("--each-run", help="The evaluations of every run over its tokens are a curve.")
+    ] = False,
+    convention: ConventionFlag = "non_embedding",
+    flops: Flops = "6nd",
+    everything: Everything = False,
+    as_json: Json = False,
+) -> None:
+    """Fit laws to the early part of many curves and score them on the rest."""
+    from scalectl.commands import backtest as command
+    from scalectl.report import backtest_screen, document, terminal
+
+    request = _request(
+        target, results, metric, at, law, objective, maps, where, convention, flops, None, None, 0, "size", 0, 0.95,
+        everything,
+    )  # fmt: skip
+    view = command.run(request, axis=axis, by=by or (), early=early, each_run=each_run)
+    if as_json:
+        print(document.document("backtest", view))
+        return
+    console, look = _stdout()
+    terminal.emit(backtest_screen.backtest_lines(view, look), console)
+
+
+@app.command()
 def report(
     name: Name = None,
     results: Results = None,

@@ -9,7 +9,21 @@ from support import REPOSITORY
 README = REPOSITORY / "README.md"
 PYTHON = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-VERBS = ("init", "plan", "sweep", "status", "logs", "fit", "predict", "report", "import", "export", "prepare", "doctor")
+VERBS = (
+    "init",
+    "plan",
+    "sweep",
+    "status",
+    "logs",
+    "fit",
+    "predict",
+    "backtest",
+    "report",
+    "import",
+    "export",
+    "prepare",
+    "doctor",
+)
 
 
 def examples(text):

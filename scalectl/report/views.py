@@ -12,6 +12,7 @@ from typing import Literal
 from scalectl.core.cost import Convention
 from scalectl.core.job import State
 from scalectl.core.rows import Floats
+from scalectl.fit.backtest import Score, Trial
 from scalectl.fit.summary import Interval, Summary
 
 Flops = Literal["exact", "6nd"]  # how C counts: with attention and head, or 6 N D by the view's convention of N
@@ -224,5 +225,20 @@ class PredictView:
     level: float
     draws: int
     answers: tuple[Answer, ...]
+    opening: str = ""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class BacktestView:
+    """Laws on many curves. axis: what the curves go along; early: share of each that was fitted; scores: best first."""
+
+    target: str
+    axis: str
+    early: float
+    curves: int
+    convention: Convention | None
+    scores: tuple[Score, ...]
+    trials: tuple[Trial, ...]
     opening: str = ""
     notes: tuple[str, ...] = ()

@@ -15,7 +15,7 @@ from scalectl.core.errors import NothingMatched, StoreError, UsageError
 from scalectl.core.expression import full_name
 from scalectl.core.job import State
 from scalectl.core.names import did_you_mean, escaped, shown
-from scalectl.core.rows import HELD_OUT, LOSS, Floats, Points
+from scalectl.core.rows import HELD_OUT, LOSS, Floats, Points, Row
 from scalectl.store import schema
 from scalectl.store.index import damaged_runs, refresh
 from scalectl.store.layout import Store
@@ -148,6 +148,21 @@ def load_points(
         flops=used if C is not None else None,
         notes=tuple(notes),
     )
+
+
+def run_curves(store: Store, ids: Iterable[str], metric: str) -> dict[str, tuple[Floats, Floats]]:
+    """Tokens and values of every evaluation of the runs that have more than one, by run id; tokens ascending.
+
+    Args: metric: `split/metric`, as in the points of these runs.
+    Raises: StoreError if a run is not there any more.
+    """
+    found = {}
+    for run_id in ids:
+        rows = _series(store, run_id, metric)
+        if len(rows) > 1:
+            tokens, values = zip(*((row.tokens, row.value) for row in rows), strict=True)
+            found[run_id] = (np.array(tokens, dtype=np.float64), np.array(values, dtype=np.float64))
+    return found
 
 
 def table_points(
@@ -392,17 +407,22 @@ def _values(store: Store, columns: Columns, metric: str, keep: int | None) -> Fl
         )
     if keep == 1:
         return np.array(columns[metric], dtype=np.float64)
-    split, _, name = metric.partition("/")
     values = np.full(len(columns["run_id"]), np.nan)
     for i, run_id in enumerate(columns["run_id"]):
-        try:
-            rows = read_run(store.run_file(run_id)).rows()
-        except (FileNotFoundError, DamagedRun) as error:
-            raise StoreError(f"run {run_id} went away while it was read", remedy="repeat the command") from error
-        series = [row.value for row in sorted(rows, key=lambda r: r.step) if (row.split, row.metric) == (split, name)]
+        series = [row.value for row in _series(store, run_id, metric)]
         if series:
             values[i] = min(series) if keep is None else float(np.mean(series[-keep:]))
     return values
+
+
+def _series(store: Store, run_id: str, metric: str) -> list[Row]:
+    """The measurements of a metric in a run, steps ascending."""
+    split, _, name = metric.partition("/")
+    try:
+        rows = read_run(store.run_file(run_id)).rows()
+    except (FileNotFoundError, DamagedRun) as error:
+        raise StoreError(f"run {run_id} went away while it was read", remedy="repeat the command") from error
+    return sorted((row for row in rows if (row.split, row.metric) == (split, name)), key=lambda row: row.step)
 
 
 def _refuse_mixtures(columns: Columns, by: str | None) -> None:
