@@ -35,7 +35,7 @@ tokens = 460800                        # exactly one of tokens, tokens_per_param
 batch_tokens = 2304                    # a multiple of context
 lr = {{ rule = "min(0.03, 0.4 / d_model)" }}
 schedule = "wsd"                       # warm-up, stable, decay; or "cosine", "linear", "constant"
-warmup = 0.1                           # a fraction of the run, or steps
+warmup = 20                            # steps, so that runs that differ in length alone share a trunk; or a share
 decay = 0.2                            # share of the run
 precision = "fp32"                     # or "bf16"; on a GPU also "tf32", "fp16"
 seed = {{ grid = [0, 1] }}               # at least two, to tell noise from law
