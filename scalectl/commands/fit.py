@@ -18,7 +18,7 @@ from scalectl.core.errors import FitError, NothingMatched, UsageError
 from scalectl.core.expression import full_name, parse
 from scalectl.core.names import did_you_mean, shown
 from scalectl.core.rows import Points
-from scalectl.core.units import counted
+from scalectl.core.units import counted, listed
 from scalectl.fit.bootstrap import Draws, Unit
 from scalectl.fit.describe import describe
 from scalectl.fit.estimate import Fit
@@ -245,7 +245,7 @@ def predict(
     unsure = [name for name, known in summary.identified.items() if not known]
     notes = list(result.points.notes)
     if unsure:
-        notes.append(f"{', '.join(unsure)} not identified: trust the interval, not the value")
+        notes.append(f"{listed(unsure)} not identified: trust the interval, not the value")
     return PredictView(
         target=result.target.name,
         law=summary.law,

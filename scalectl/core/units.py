@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from scalectl.core.errors import UsageError
 
@@ -133,6 +133,11 @@ def _outwards(bound: float, digits: int, *, down: bool) -> str:
 def counted(number: int, noun: str) -> str:
     """A number with its noun: "1 run", "3 runs"."""
     return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names as a sentence has them: "E", "E and A", "E, A and alpha"."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def exponential(value: float, digits: int = 2) -> str:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from scalectl.core.errors import FitError
 from scalectl.core.rows import Points
-from scalectl.core.units import counted
+from scalectl.core.units import counted, listed
 from scalectl.fit.bootstrap import MIN_SIZES, Draws, Unit, bootstrap, sizes
 from scalectl.fit.estimate import Fit, Status, fit
 from scalectl.fit.objective import Objective
@@ -205,8 +205,7 @@ def _optimal(fitted: Fit, draws: Draws | None, level: float) -> tuple[dict[str, 
 def _not_identified(fitted: Fit, unsure: Sequence[str], intervals: Mapping[str, Interval], spare: int) -> str:
     law, points = fitted.law, fitted.points
     together = " together" if len(unsure) > 1 else ""
-    names = unsure[0] if len(unsure) == 1 else f"{', '.join(unsure[:-1])} and {unsure[-1]}"
-    text = f"{names} {'is' if len(unsure) == 1 else 'are'} not identified{together}"
+    text = f"{listed(unsure)} {'is' if len(unsure) == 1 else 'are'} not identified{together}"
     if "E" in unsure and "E" in intervals and math.isfinite(intervals["E"][1]):
         text += f" (E {intervals['E'][0]:.2g} … {intervals['E'][1]:.2g})"
     axes = varying(points)

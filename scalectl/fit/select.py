@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from scalectl.core.errors import FitError
 from scalectl.core.rows import Points
-from scalectl.core.units import count, si
+from scalectl.core.units import count, listed, si
 from scalectl.fit.estimate import Fit, without
 from scalectl.fit.predict import FLOPS_PER_PARAMETER_TOKEN
 from scalectl.fit.summary import Holdout, Summary
@@ -117,14 +117,14 @@ def choose(summaries: Sequence[Summary]) -> tuple[str, str]:
             why = "the only law fitted" if len(order) == 1 else _why(best, order[1])
             return best.law, f"{why}; not judged without the bootstrap"
         if len(order) == 1:
-            return best.law, f"the only law fitted, although {_and(unsure)} {_is(unsure)} not identified"
+            return best.law, f"the only law fitted, although {listed(unsure)} {_is(unsure)} not identified"
         return best.law, f"no law is identified; this one {_why(best, order[1])}"
     if len(order) == 1:
         return best.law, "the only law fitted, and identified"
     other = order[1]
     if not all(other.identified.values()):
         open_ones = [name for name, known in other.identified.items() if not known]
-        return best.law, f"{other.law} is not identified ({_and(open_ones)})"
+        return best.law, f"{other.law} is not identified ({listed(open_ones)})"
     return best.law, _why(best, other)
 
 
@@ -151,10 +151,6 @@ def _why(best: Summary, other: Summary) -> str:
 def _what(summary: Summary) -> str:
     one = len(summary.holdout) == 1
     return summary.holdout[0].where if one else f"next step of {len(summary.holdout)} on average"
-
-
-def _and(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _is(names: Sequence[str]) -> str:

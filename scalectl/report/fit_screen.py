@@ -9,7 +9,7 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from scalectl.core import units
-from scalectl.core.units import counted
+from scalectl.core.units import counted, listed
 from scalectl.fit.summary import Interval, Summary
 from scalectl.report.advice import limit_of
 from scalectl.report.look import Look
@@ -118,7 +118,7 @@ def law_block(
         lines += paragraph(f"no law chosen: {_greek(because)}", look, indent=2, hanging=2, style=ADVICE)
     named = [name for name in ("E", "A", "B") if any(name in fit.params for fit in fits)]
     if named:
-        lines += paragraph(f"{_and(named)} in nats/token", look, indent=2, style=CONTEXT)
+        lines += paragraph(f"{listed(named)} in nats/token", look, indent=2, style=CONTEXT)
     return lines
 
 
@@ -141,7 +141,8 @@ def _resampled(fit: Summary, unit: str) -> str:
 def _certificate(fit: Summary) -> str:
     """What makes the optimum believable: starts that met in it, and the gradient there."""
     starts = f"{fit.starts_at_optimum}/{fit.starts} starts met here"
-    return f"{starts}, objective {fit.value:.5g}, gradient {fit.gradient_norm:.0e}, AICc {fit.aicc:.1f}"
+    aicc = f"AICc {fit.aicc:.1f}" if math.isfinite(fit.aicc) else "too few runs for an AICc"
+    return f"{starts}, objective {fit.value:.5g}, gradient {fit.gradient_norm:.0e}, {aicc}"
 
 
 def _sentences(fit: Summary, seeds: int) -> list[tuple[str, str]]:
@@ -158,9 +159,9 @@ def _sentences(fit: Summary, seeds: int) -> list[tuple[str, str]]:
         said.append((f"compute-optimal {of}: {name} = {_digits(exponent, pair)} ({_interval(exponent, pair)})", ""))
     missing = [name for name, known in fit.identified.items() if not known]
     if missing and not fit.draws:
-        said.append((f"{_greek(_and(missing))} not judged without the bootstrap", CONTEXT))
+        said.append((f"{_greek(listed(missing))} not judged without the bootstrap", CONTEXT))
     elif missing and not fit.advice:
-        said.append((f"{_greek(_and(missing))} not identified by these runs", ADVICE))
+        said.append((f"{_greek(listed(missing))} not identified by these runs", ADVICE))
     if fit.advice:
         said.append((_greek(fit.advice), ADVICE))
     said += [(sentence, "") for sentence in _held_out(fit)]
@@ -248,7 +249,7 @@ def predict_lines(view: PredictView, look: Look) -> Lines:
             rows.append(Across(f"{share} of the draws never get there: their floor lies above", ADVICE))
     lines += [Text(), *table(columns, rows, look)]
     for note in view.notes:
-        lines += paragraph(note, look, style=CONTEXT)
+        lines += paragraph(_greek(note), look, style=CONTEXT)
     return lines
 
 
@@ -263,7 +264,3 @@ def _factor(factor: float) -> str:
     if MOST_PREFIXED <= factor < math.inf:
         return f"{units.exponential(factor)}×"
     return _unbounded(f"{units.count(factor, 2).replace(' ', '')}×")
-
-
-def _and(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -128,8 +128,7 @@ def _elsewhere(names: Sequence[str], report: Report, look: Look) -> Lines:
     """Where the columns are that had no room."""
     if not names:
         return []
-    listed = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-    return paragraph(f"{listed} of each: scalectl export {report.name}", look, indent=2, style=CONTEXT)
+    return paragraph(f"{units.listed(names)} of each: scalectl export {report.name}", look, indent=2, style=CONTEXT)
 
 
 def _table(facts: Sequence[Fact]) -> tuple[list[Column], list[Row]]:

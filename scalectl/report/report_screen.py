@@ -83,7 +83,7 @@ def _curve_section(report: Report, look: Look) -> Lines:
     varied = varying_keys([group.cell for group in drawn])
     width = (look.width - 4) // 2 if look.width >= TWO_PLOTS else look.width
     plots = []
-    for by, unit in (("tokens", "training tokens"), ("flops", "training FLOP, attention and head counted")):
+    for by, unit in (("tokens", "training tokens"), ("flops", "training FLOP of all matrix products")):
         layers: list[Layer] = []
         for i, group in enumerate(shown):
             assert group.curve is not None

@@ -15,7 +15,7 @@ from scalectl.core.rows import Floats
 from scalectl.fit.backtest import Score, Trial
 from scalectl.fit.summary import Interval, Summary
 
-Flops = Literal["exact", "6nd"]  # how C counts: with attention and head, or 6 N D by the view's convention of N
+Flops = Literal["exact", "6nd"]  # how C counts: all matrix products, or 6 N D by the view's convention of N
 Setting = tuple[str, str]  # key of a sweep file without its table where that is unambiguous, and its value
 
 

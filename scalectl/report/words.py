@@ -15,7 +15,7 @@ from scalectl.report.look import Look
 from scalectl.report.table import Cell, paragraph
 
 ESTIMATE, CONTEXT, ADVICE, FAILURE = "bold", "dim", "yellow", "red"
-FLOPS = {"exact": "C with attention and head", "6nd": "C = 6 N D"}
+FLOPS = {"exact": "C of all matrix products", "6nd": "C = 6 N D"}
 CONVENTION = {"non_embedding": "non-embedding", "total": "total", "matmul": "matmul"}
 UNIT_OF = {"L": "nats/token", "N": "parameters", "D": "tokens", "C": "FLOP"}
 GREEK = {"alpha": "α", "beta": "β", "gamma": "γ", "delta": "δ"}

@@ -115,3 +115,8 @@ def _number(text: str) -> float:
     """Reads "4.1 G" back."""
     number, _, prefix = text.partition(" ")
     return float(number) * 1000.0 ** ("", "k", "M", "G", "T", "P", "E", "Z", "Y").index(prefix)
+
+
+def test_names_are_listed_as_in_a_sentence():
+    listed = [units.listed(names) for names in (["E"], ["E", "A"], ["E", "A", "alpha"])]
+    assert listed == ["E", "E and A", "E, A and alpha"]

@@ -307,6 +307,18 @@ def test_a_doubling_without_an_interval_admits_it(summaries: Summaries) -> None:
     )
 
 
+def test_a_prediction_names_parameters_as_the_fit_does() -> None:
+    text = shown(predict_lines(replace(predict_view(), notes=("A and alpha not identified",)), Look()))
+    assert "A and α not identified" in text
+
+
+def test_too_few_runs_for_a_criterion_are_said_and_no_infinity(summaries: Summaries) -> None:
+    view = FitView("x", (replace(summaries()[0], aicc=math.inf),), None, "")
+    text = shown(fit_lines(view, Look()))
+    assert "too few runs for an AICc" in " ".join(text.split())
+    assert "inf" not in text
+
+
 def test_a_doubling_under_a_fixed_exponent_has_no_interval_but_a_reason(summaries: Summaries) -> None:
     power = replace(summaries()[0], doubling=(0.18775, 0.18775, 0.18775))
     assert "lowers the loss by 19 % (α is fixed)" in shown(fit_lines(FitView("x", (power,), None, ""), Look()))

@@ -117,7 +117,7 @@ def test_a_large_grid_shows_its_ends_and_says_how_much_it_leaves_out(ladder: Swe
 
 
 def test_the_way_compute_is_counted_is_said(ladder: SweepView) -> None:
-    assert "C with attention and head" in screen(replace(ladder, flops="exact"))
+    assert "C of all matrix products" in screen(replace(ladder, flops="exact"))
     assert "C = 6 N D" in screen(replace(ladder, flops="6nd"))
 
 
