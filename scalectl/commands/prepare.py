@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +59,7 @@ def run(
     of so many symbols on the training text first, and keep it beside the file; seen: told what is done so far
     [bytes of text, tokens].
     Raises: DataError for a source or tokeniser that cannot be used; UsageError for a file that cannot be written or
-    belongs to somebody else.
+    belongs to somebody else; BudgetRefused for a full disk, and then no file of this attempt is left.
     """
     whole = train_vocab is not None or tokenizer != BYTES
     corpus = _corpus(source, config, split, revision, characters=whole)
@@ -71,12 +72,18 @@ def run(
         what = f"{escaped(str(path), 200)} lies in the folder that is read: its sidecar would become a document"
         raise UsageError(what, remedy="name a file elsewhere: -o PATH.bin")
     there = _there(path)
-    if train_vocab is not None:
-        tokenizer = str(_trained(corpus, path, train_vocab, there))
-    held = open_tokenizer(tokenizer)
-    if there is not None and (there.stamp, there.source, there.tokenizer_digest) == (corpus.stamp, source, held.digest):
-        return _view(path, there, tokenizer, fresh=False)
-    return _view(path, _write(path, corpus, held, seen), tokenizer, fresh=True)
+    with contextlib.ExitStack() as undo:
+        if train_vocab is not None:
+            place, fresh = _trained(corpus, path, train_vocab, there)
+            tokenizer = str(place)
+            if fresh:  # left behind by a failure it would be somebody else's to the next attempt
+                undo.callback(place.unlink, missing_ok=True)
+        held = open_tokenizer(tokenizer)
+        wanted = (corpus.stamp, source, held.digest)
+        ready = there is not None and (there.stamp, there.source, there.tokenizer_digest) == wanted
+        written = there if there is not None and ready else _write(path, corpus, held, seen)
+        undo.pop_all()
+    return _view(path, written, tokenizer, fresh=not ready)
 
 
 def _corpus(source: str, config: str, split: str, revision: str, *, characters: bool) -> Corpus:
@@ -122,21 +129,21 @@ def _there(path: Path) -> Sidecar | None:
         return None
 
 
-def _trained(corpus: Corpus, path: Path, vocab: int, there: Sidecar | None) -> Path:
-    """The file of a tokeniser that was trained on this corpus; one that is there is kept."""
+def _trained(corpus: Corpus, path: Path, vocab: int, there: Sidecar | None) -> tuple[Path, bool]:
+    """The file of a tokeniser that was trained on this corpus, and whether it is new; one that is there is kept."""
     place = path.with_name(f"{path.stem}.tokenizer.json")
     if place.exists():
         held = open_tokenizer(str(place))
         ours = there is not None and there.tokenizer_digest == held.digest
         if ours and there is not None and there.stamp == corpus.stamp and held.vocab == vocab:
-            return place
+            return place, False
         if not ours:
             what = f"{escaped(str(place), 200)} exists already"
             raise UsageError(
                 what, remedy=f"use it with --tokenizer {escaped(str(place), 200)}, or name another -o PATH.bin"
             )
     _put(place, train_tokenizer(_learnt_from(corpus), vocab))
-    return place
+    return place, True
 
 
 def _learnt_from(corpus: Corpus) -> Iterator[bytes]:
@@ -156,7 +163,11 @@ def _write(path: Path, corpus: Corpus, held: Tokenizer, seen: Callable[[int, int
         atomic_write(path, lambda file: found.append(write_tokens(corpus, held, file, seen)))
     except StoreError as error:
         raise _unwritable(path, error) from error
-    _put(sidecar_path(path), found[0].dump())
+    try:
+        _put(sidecar_path(path), found[0].dump())
+    except BaseException:
+        path.unlink(missing_ok=True)  # without its sidecar it would be somebody else's to the next attempt
+        raise
     return found[0]
 
 

@@ -16,7 +16,20 @@ An error is three parts: what was found, where, and the command or edit that hel
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass
+
+# EFBIG is what a file-size limit (RLIMIT_FSIZE, some quotas) answers; for the user it is a full disk like the others.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def disk_is_full(error: BaseException | None) -> bool:
+    """Whether an error, or what it was raised from, is that of a full disk, a quota or a file-size limit."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _FULL:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 class ScalectlError(Exception):

@@ -13,14 +13,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from scalectl.core.errors import BudgetRefused, StoreError
+from scalectl.core.errors import BudgetRefused, StoreError, disk_is_full
 
 _TEMPORARY = re.compile(r"\..+\.[0-9]+-[0-9a-f]+\.tmp")  # as `temporary_name` makes them
 
 Content = bytes | Callable[[BinaryIO], object]
 
-# EFBIG is what a file-size limit (RLIMIT_FSIZE, some quotas) answers; for the user it is a full disk like the others.
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
@@ -33,7 +31,7 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _FULL:
+        if disk_is_full(error):
             raise BudgetRefused(
                 f"no space left to write {path.name}",
                 where=f"{path.parent}: {error.strerror}",

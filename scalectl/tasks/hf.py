@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scalectl.core.errors import DataError
+from scalectl.core.errors import BudgetRefused, DataError, disk_is_full
 from scalectl.core.names import did_you_mean, escaped, shown
 from scalectl.core.run import hashed_as, unhashed
 from scalectl.tasks.corpus import Corpus, by_content, listing, table_source
@@ -110,7 +110,10 @@ def _next(rows: Iterator[dict[str, Any]], name: str) -> dict[str, Any] | None:
         raise _refused(name, error) from error
 
 
-def _refused(name: str, error: Exception) -> DataError:
+def _refused(name: str, error: Exception) -> DataError | BudgetRefused:
+    if disk_is_full(error):
+        remedy = "free some space, or name another folder for what is loaded: HF_HOME=DIR"
+        return BudgetRefused(f"no space left to load the data set {shown(name)}", remedy=remedy)
     said = escaped((str(error) or type(error).__name__).splitlines()[0], 200)
     return DataError(
         f"the data set {shown(name)} cannot be loaded: {said}",

@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from scalectl.core.cache import cache_folder, keep, recall, stamp
-from scalectl.core.errors import DataError
+from scalectl.core.errors import BudgetRefused, DataError, disk_is_full
 from scalectl.core.names import escaped, shown
 from scalectl.tasks.corpus import Corpus, Document, digest
 from scalectl.tasks.tokenizer import AS_BYTES, Tokenizer
@@ -203,6 +203,8 @@ def _read(corpus: Corpus) -> Iterator[Document]:
         yield from corpus.documents()
     except OSError as error:
         where = escaped(str(error.filename or corpus.source), 200)
+        if disk_is_full(error):
+            raise BudgetRefused(f"no space left to load {where}", remedy="free some space and try again") from error
         raise DataError(f"{where} cannot be read: {error.strerror or error}") from error
 
 

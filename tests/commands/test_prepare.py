@@ -1,6 +1,8 @@
 """`scalectl prepare` on the real command line: a corpus once into a token file, and a sweep from it."""
 
+import contextlib
 import json
+import resource
 import subprocess
 import sys
 
@@ -11,7 +13,7 @@ import pytest
 from support import SWEEP, environment
 
 from scalectl.commands import prepare
-from scalectl.core.errors import DataError, UsageError
+from scalectl.core.errors import BudgetRefused, DataError, UsageError
 from scalectl.tasks import tokens
 
 TEXT = "def value(self, x): return x + 1  # für λ\n"
@@ -145,6 +147,42 @@ def test_a_tokeniser_that_is_there_is_never_trained_over(place, monkeypatch):
         prepare.run("parquet:shards#content", "c.bin", train_vocab=280)
     assert "--tokenizer c.tokenizer.json" in caught.value.remedy
     assert prepare.run("parquet:shards#content", "c.bin", tokenizer="c.tokenizer.json") == first
+
+
+@contextlib.contextmanager
+def disk_of(size):
+    """No file can grow beyond so many bytes, as on a disk that is full."""
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limit[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+
+
+@pytest.mark.parametrize(
+    ("documents", "vocab", "size", "file"),
+    [
+        (60, None, 1000, "c.bin"),
+        (60, 280, 1000, "c.tokenizer.json"),
+        (60, 280, 16000, "c.bin"),
+        (2, None, 300, "c.bin.json"),
+    ],
+)
+def test_after_a_full_disk_the_same_command_works(tmp_path, monkeypatch, documents, vocab, size, file):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "texts").mkdir()
+    for i in range(documents):
+        (tmp_path / "texts" / f"{i}.py").write_text(f"{i} {TEXT}" * (20 if documents > 2 else 1))
+    with disk_of(size), pytest.raises(BudgetRefused, match=f"no space left to write {file}\n") as caught:
+        prepare.run("text:texts", "c.bin", train_vocab=vocab)
+    assert caught.value.exit_code == 4
+    assert [path.name for path in tmp_path.iterdir()] == ["texts"]
+    assert prepare.run("text:texts", "c.bin", train_vocab=vocab).fresh
+    if vocab:
+        (tmp_path / "c.tokenizer.json").unlink()
+        assert not prepare.run("text:texts", "c.bin", train_vocab=vocab).fresh
+        assert (tmp_path / "c.tokenizer.json").exists()
 
 
 def test_progress_is_told_in_bytes_and_tokens(place, monkeypatch):

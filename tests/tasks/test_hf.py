@@ -1,6 +1,7 @@
 """Data sets of the hub, through a loader of our own in place of the package: tests never load from the network."""
 
 import io
+import os
 import sys
 import types
 from dataclasses import replace
@@ -8,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from scalectl.core.errors import DataError
+from scalectl.core.errors import BudgetRefused, DataError
 from scalectl.core.run import canonical
 from scalectl.tasks import hf, text
 from scalectl.tasks.corpus import by_content
@@ -51,6 +52,22 @@ def test_a_data_set_is_loaded_once_and_then_known_without_package_or_network(ask
     with pytest.raises(DataError, match="datasets is not installed") as caught:
         hf.describe(replace(options, split="test"))
     assert caught.value.remedy == "pip install 'scalectl[hf]'"
+
+
+def test_a_disk_that_fills_while_it_is_loaded_is_a_refusal(asked, monkeypatch):
+    full = types.ModuleType("datasets")
+
+    def load_dataset(*_, **__):
+        try:
+            os.write(os.open("/dev/full", os.O_WRONLY), b"x")
+        except OSError as error:
+            raise RuntimeError("an error occurred while generating the data set") from error
+
+    full.load_dataset = load_dataset
+    monkeypatch.setitem(sys.modules, "datasets", full)
+    with pytest.raises(BudgetRefused, match='no space left to load the data set "owner/known"') as caught:
+        hf.describe(hf.Options("hf:owner/known"))
+    assert caught.value.exit_code == 4
 
 
 def test_what_came_is_identity_and_its_name_is_not(asked, bpe):
