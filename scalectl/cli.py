@@ -66,6 +66,9 @@ Bootstrap = Annotated[int, typer.Option(help="Resamples for the intervals, 0 for
 Unit = Annotated[str, typer.Option(metavar="size|run|residual", help="What is resampled.")]
 Seed = Annotated[int, typer.Option(help="Of the resampling.")]
 Level = Annotated[float, typer.Option(help="Confidence of the intervals.")]
+BestOver = Annotated[
+    str | None, typer.Option(metavar="COL", help="Take the best of a setting at each N and D, such as train.lr.")
+]
 Everything = Annotated[bool, typer.Option("--all", help="Also runs of earlier versions of the sweep.")]
 Name = Annotated[str | None, typer.Argument(metavar="[NAME]", help="A sweep of the store [default: the most recent].")]
 
@@ -244,6 +247,7 @@ def fit(
     maps: Maps = None,
     where: Where = None,
     by: Annotated[str | None, typer.Option(metavar="COL", help="One fit for each value of a column.")] = None,
+    best_over: BestOver = None,
     convention: ConventionFlag = "non_embedding",
     flops: Flops = "6nd",
     fix: Fix = None,
@@ -265,7 +269,7 @@ def fit(
 
     request = _request(
         target, results, metric, at, law, objective, maps, where, convention, flops, fix, tie, bootstrap, unit, seed,
-        level, everything, holdout,
+        level, everything, holdout, best_over=best_over,
     )  # fmt: skip
     found = {"": command.run(request)} if by is None else command.run_by(request, by)
     views = {group: command.view(result) for group, result in found.items()}
@@ -277,7 +281,7 @@ def fit(
             if group:
                 console.print(look.text(group), style="bold")
             terminal.emit(fit_screen.fit_lines(view, look), console)
-    usable = all(result.best.summary.status not in command.UNUSABLE for result in found.values())
+    usable = all(result.answer.summary.status not in command.UNUSABLE for result in found.values())
     raise typer.Exit(0 if usable else 1)
 
 
@@ -297,6 +301,7 @@ def predict(
     objective: Objective = "huber:1e-3",
     maps: Maps = None,
     where: Where = None,
+    best_over: BestOver = None,
     convention: ConventionFlag = "non_embedding",
     flops: Flops = "6nd",
     fix: Fix = None,
@@ -315,7 +320,7 @@ def predict(
 
     request = _request(
         target, results, metric, at, law, objective, maps, where, convention, flops, fix, tie, bootstrap, unit, seed,
-        level, everything,
+        level, everything, best_over=best_over,
     )  # fmt: skip
     view = command.predict(
         request,
@@ -542,6 +547,7 @@ def _request(
     level: float,
     everything: bool,
     holdout: str = "largest",
+    best_over: str | None = None,
 ) -> Request:
     from scalectl.commands.fit import Request
     from scalectl.fit.bootstrap import Unit as Units
@@ -570,6 +576,7 @@ def _request(
         seed=seed,
         level=level,
         holdout=holdout,
+        best_over=best_over,
         all=everything,
     )
 

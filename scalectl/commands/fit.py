@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -19,6 +19,7 @@ from scalectl.core.expression import full_name, parse
 from scalectl.core.names import did_you_mean, shown
 from scalectl.core.rows import Points
 from scalectl.core.units import counted, listed
+from scalectl.fit.best import Best, best_over
 from scalectl.fit.bootstrap import Draws, Unit
 from scalectl.fit.describe import describe
 from scalectl.fit.estimate import Fit
@@ -27,8 +28,8 @@ from scalectl.fit.predict import Prediction, allocate, predict_loss, reach
 from scalectl.fit.select import choose
 from scalectl.fit.summary import Summary
 from scalectl.laws import LAWS, Law, default_laws, law_on, tie, varying
-from scalectl.report.views import Answer, FitView, Flops, PredictView
-from scalectl.store.points import columns_points, load_points, read_columns, vary
+from scalectl.report.views import Answer, BestCell, BestView, FitView, Flops, PredictView
+from scalectl.store.points import columns_points, load_points, read_columns, settings, vary
 from scalectl.tasks import TASKS
 
 UNUSABLE = ("not converged",)  # a status whose numbers nobody should use; the command then exits 1
@@ -59,6 +60,7 @@ class Request:
     seed: int = 0
     level: float = 0.95
     holdout: str = "largest"
+    best_over: str | None = None
     all: bool = False
 
 
@@ -73,7 +75,10 @@ class Fitted:
 
 @dataclass(frozen=True)
 class Result:
-    """What `fit` found on one set of points. refused: why a law could not be fitted, by law."""
+    """What `fit` found on one set of points.
+
+    refused: why a law could not be fitted, by law; best: how the points were chosen from a grid, None for all of it.
+    """
 
     target: Target
     points: Points
@@ -81,22 +86,26 @@ class Result:
     chosen: str
     because: str
     refused: Mapping[str, str] = field(default_factory=dict)
+    best: Best | None = None
 
     @property
-    def best(self) -> Fitted:
+    def answer(self) -> Fitted:
         """The chosen law."""
         return next(held for held in self.fitted if held.summary.law == self.chosen)
 
 
-def run(request: Request) -> Result:
+def run(request: Request, *, choose_rate: bool = False) -> Result:
     """Fit the laws that were asked for, or those that suit the axes that vary.
 
+    Args: choose_rate: whether a setting of training that alone varies is chosen from, unasked.
     Raises: UsageError for flags that do not fit the points, and for an axis that varies and was not named;
     NothingMatched if no run answers; FitError if no law can be fitted.
     """
     target = find_target(request.target, request.results)
     points = load(request, target)
-    _refuse_pooling(points)
+    extra = vary(points)
+    if choose_rate and request.best_over is None and len(extra) == 1 and extra[0].startswith("train."):
+        request = replace(request, best_over=extra[0])
     return _fit(request, target, points)
 
 
@@ -114,7 +123,6 @@ def run_by(request: Request, column: str) -> dict[str, Result]:
         part = points.take(np.array([held == value for held in values]))
         if target.published is not None:
             part = references.with_convention(target.published, part)
-        _refuse_pooling(part)
         results[f"{column}={value}"] = _fit(request, target, part)
     return results
 
@@ -189,6 +197,7 @@ def view(result: Result) -> FitView:
         fixed=fixed,
         derived=points.derived,
         opening=result.target.opening,
+        best_over=None if result.best is None else _best_view(result.best),
         notes=(
             *changed_note(result.target.store, result.target.name),
             *points.notes,
@@ -215,7 +224,7 @@ def predict(
     if request.draws < 1:
         raise UsageError("a prediction needs an interval", remedy=f"give --bootstrap at least {FEWEST_DRAWS}")
     result = run(request)
-    best = result.best
+    best = result.answer
     if best.draws is None:
         raise FitError(f"no interval could be computed: {best.summary.advice}", remedy="add runs")
     law = best.fit.law
@@ -257,11 +266,14 @@ def predict(
         draws=summary.draws,
         answers=tuple(rows),
         opening=result.target.opening,
+        best_over=None if result.best is None else _best_view(result.best),
         notes=tuple(notes),
     )
 
 
 def _fit(request: Request, target: Target, points: Points) -> Result:
+    best = choose_best(points, request.best_over)
+    points = points if best is None else best.points
     if 0 < request.draws < FEWEST_DRAWS:
         raise UsageError(
             f"{request.draws} resamples are too few for an interval",
@@ -275,6 +287,8 @@ def _fit(request: Request, target: Target, points: Points) -> Result:
     fitted: list[Fitted] = []
     refused: dict[str, str] = {}
     also: tuple[Unit, ...] = tuple(unit for unit in get_args(Unit) if unit in ("size", "run") and unit != request.unit)
+    if best is not None and all(choice.seeds == 1 for choice in best.choices):
+        also = ()  # one run a cell: what is left to resample is sizes
     for law in laws:
         own = {ties.get(name, name): value for name, value in fixed.items() if name in law.names}
         missing = [name for name in (*ties, *ties.values()) if name not in law.names] or ([] if own else [*fixed])
@@ -293,6 +307,7 @@ def _fit(request: Request, target: Target, points: Points) -> Result:
                 also=also,
                 level=request.level,
                 hold=hold,
+                again=None if best is None else best.again,
                 rng=np.random.default_rng(request.seed),
             )
         except FitError as error:
@@ -303,7 +318,7 @@ def _fit(request: Request, target: Target, points: Points) -> Result:
         said = "; ".join(f"{law}: {why}" for law, why in refused.items())
         raise FitError(f"no law could be fitted to {counted(len(points), 'point')}: {said}")
     chosen, because = choose([held.summary for held in fitted])
-    return Result(target, points, tuple(fitted), chosen, because, refused)
+    return Result(target, points, tuple(fitted), chosen, because, refused, best)
 
 
 def _hold(where: str, points: Points) -> tuple[str, npt.NDArray[np.bool_]] | Literal["rollout"] | None:
@@ -334,15 +349,54 @@ def _laws(request: Request, points: Points) -> tuple[Law, ...]:
     return laws
 
 
-def _refuse_pooling(points: Points) -> None:
-    """An axis that varies at fixed N and D is not noise: whoever fits it names what to do with it."""
-    extra = vary(points)
+def choose_best(points: Points, column: str | None) -> Best | None:
+    """The best runs over a column, None where none was named.
+
+    Raises: UsageError for an axis that varies at fixed N and D and was not named: it is not noise, and whoever fits it
+    says what to do with it; ExpressionError for a column that is not there.
+    """
+    named = None if column is None else full_name(column, tuple(points.columns))
+    extra = vary(points, within=named)
     if extra:
         name = extra[0]
+        ways = [f"split with --by {name}", f"pick with --where '{name} == ...'"]
+        if named is None and name.startswith("train."):
+            ways.insert(0, f"take the best with --best-over {name}")
         raise UsageError(
             f"{' and '.join(extra)} var{'ies' if len(extra) == 1 else 'y'} among these runs at equal N and D",
-            remedy=f"split with --by {name}, or pick with --where '{name} == ...'; pooling would count it as noise",
+            remedy=f"{', '.join(ways[:-1])}, or {ways[-1]}; pooling would count it as noise",
         )
+    return None if named is None else best_over(points, named)
+
+
+def _best_view(best: Best) -> BestView:
+    """What was chosen, each cell by the setting that goes with its size, by N and by D where these vary."""
+    points = best.points
+    first = [int(np.flatnonzero(best.index == number)[0]) for number in range(len(best.choices))]
+    keys = _names_of_cells(points.take(np.array(first)), best.column)
+    cells = []
+    for row, choice in zip(first, best.choices, strict=True):
+        cell = {key: points.columns[key][row] for key in keys}
+        axes = {"N", "D"} & set(points.axes()) or {"C"}
+        cell |= {axis: float(points.axis(axis)[row]) for axis in sorted(axes, reverse=True)}
+        cells.append(BestCell(cell=cell, **{part: getattr(choice, part) for part in _OF_CHOICE}))
+    order = sorted(range(len(cells)), key=lambda k: [cells[k].cell.get(axis, 0.0) for axis in ("N", "D", "C")])
+    return BestView(column=best.column, runs=best.runs, cells=tuple(cells[k] for k in order))
+
+
+_OF_CHOICE = ("value", "loss", "method", "edge", "values", "losses", "diverged", "seeds", "runs", "filled")
+
+
+def _names_of_cells(firsts: Points, column: str) -> tuple[str, ...]:
+    """The first setting of the model that tells sizes apart, if one does."""
+    if firsts.N is None:
+        return ()
+    for name in settings(firsts):
+        values = firsts.columns[name].tolist()
+        sizes = set(zip(firsts.N.tolist(), values, strict=True))
+        if name.startswith("model.") and 1 < len(set(values)) == len(sizes) == len(set(firsts.N.tolist())):
+            return (name,)
+    return ()
 
 
 def _floor(points: Points) -> tuple[str, ...]:

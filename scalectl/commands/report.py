@@ -52,6 +52,7 @@ def run(request: Request) -> SweepView:
         if row["current"]
     )
     result, because = _fit(replace(request, target=target.name), target)
+    fitted = fit_view(result) if result else None
     question, shared = _about(sweep, columns)
     return SweepView(
         name=target.name,
@@ -64,15 +65,16 @@ def run(request: Request) -> SweepView:
         fits=tuple(held.summary for held in result.fitted) if result else (),
         chosen=result.chosen if result else None,
         because=because,
-        notes=tuple(dict.fromkeys([*map(str, damaged), *(fit_view(result).notes if result else ())])),
+        notes=tuple(dict.fromkeys([*map(str, damaged), *(fitted.notes if fitted else ())])),
         provenance=_provenance(target, [row.run_id for row in runs if row.state is State.DONE]),
         reference=target.reference,
+        best_over=fitted.best_over if fitted else None,
     )
 
 
 def _fit(request: Request, target: Target) -> tuple[Result | None, str]:
     try:
-        result = fit(request)
+        result = fit(request, choose_rate=True)
     except (FitError, UsageError, NothingMatched) as error:
         return None, f"{error.what}; {error.remedy}" if error.remedy else error.what
     return result, result.because

@@ -103,6 +103,7 @@ class Points:
     convention: how N counts, None if the source does not say; flops: "6nd" or "exact", None likewise.
     derived: the axis that was computed through C = 6 N D, None if all were given.
     notes: what the reader of a fit has to know of its input, one sentence each.
+    diverged: `columns` of the runs that diverged; they have no loss, and bound what may be called best.
     """
 
     L: Floats
@@ -119,6 +120,7 @@ class Points:
     flops: str | None = None
     derived: str | None = None
     notes: tuple[str, ...] = ()
+    diverged: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.L)

@@ -6,6 +6,7 @@ warm-started fit and a thousand of them are one array operation.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -63,14 +64,17 @@ def sizes(law: Law, points: Points) -> npt.NDArray[np.int64]:
     return np.unique(labels, return_inverse=True)[1].ravel().astype(np.int64)
 
 
-def bootstrap(fitted: Fit, n: int, unit: Unit, rng: np.random.Generator) -> Draws:
+def bootstrap(
+    fitted: Fit, n: int, unit: Unit, rng: np.random.Generator, again: Callable[[Floats], Floats] | None = None
+) -> Draws:
     """`n` resampled fits.
 
     Args: unit: "size" resamples sizes and then the runs within each, which carries the misfit of the law as well as
     the noise and is the honest default (whole sizes alone leave out the noise where two seeds bracket a robust fit:
     three sizes of two seeds gave an interval of 1e-6); "run" resamples points; "residual" keeps the points and
-    resamples their log residuals (the plain residuals for mse). rng: the source of all randomness.
-    Raises: FitError when there are too few units to resample.
+    resamples their log residuals (the plain residuals for mse). rng: the source of all randomness; again: for points
+    that were chosen by their losses: the losses (draws, n) where the points count so many times (draws, n).
+    Raises: FitError when there are too few units to resample; UsageError for residuals of points that were chosen.
     """
     if unit not in UNITS:
         raise UsageError(f"{unit} is not a unit of resampling", remedy=f"use {', '.join(UNITS)}")
@@ -86,10 +90,12 @@ def bootstrap(fitted: Fit, n: int, unit: Unit, rng: np.random.Generator) -> Draw
     # Sizes have to determine what one axis has to determine; runs and residuals, every parameter.
     spare = units - (max(1, law.needs - len(fitted.fixed)) if unit == "size" else free)
     if unit == "residual":
+        if again is not None:
+            raise UsageError("residuals say nothing of the choice between runs", remedy="use --unit size or --unit run")
         values, settled = refit(fitted, measured=_resampled_losses(fitted, n, rng))
         return Draws(law.names, values, unit, units, spare, 0, float(settled.mean()))
     weights, unusable = _weights(fitted, groups, units, n, rng)
-    values, settled = refit(fitted, weights=weights)
+    values, settled = refit(fitted, weights=weights, measured=None if again is None else again(weights))
     return Draws(law.names, values, unit, units, spare, unusable, float(settled.mean()))
 
 

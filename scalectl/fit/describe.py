@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from scalectl.core.errors import FitError
-from scalectl.core.rows import Points
+from scalectl.core.rows import Floats, Points
 from scalectl.core.units import counted, listed
 from scalectl.fit.bootstrap import MIN_SIZES, Draws, Unit, bootstrap, sizes
 from scalectl.fit.estimate import Fit, Status, fit
@@ -54,13 +54,15 @@ def describe(
     also: Sequence[Unit] = ("run",),
     level: float = 0.95,
     hold: tuple[str, npt.NDArray[np.bool_]] | Literal["rollout"] | None = None,
+    again: Callable[[Floats], Floats] | None = None,
     rng: np.random.Generator,
 ) -> tuple[Fit, Draws | None, Summary]:
     """Fits a law and gathers its intervals, checks and hold-out.
 
     Args: draws: resamples per unit; 0 for none, and then nothing is identified; unit: the one whose interval is
     reported first; also: others to report beside it; hold: name and mask (n,) of the points to hold out, "rollout" for
-    each step up the axis in turn, the largest size or budget if None; rng: source of randomness, one stream per unit.
+    each step up the axis in turn, the largest size or budget if None; again: as in `bootstrap`; rng: source of
+    randomness, one stream per unit.
     Returns: the fit, its draws over `unit` (None without) and the summary. Where `unit` has too few members, the
     summary's unit is "run" and its advice says so.
     Raises: FitError when the points cannot determine the law.
@@ -77,7 +79,7 @@ def describe(
     for wanted, stream in zip((unit, *also), streams, strict=True):
         if draws and wanted not in by_unit and not (wanted == "size" and count < MIN_SIZES):
             try:
-                by_unit[wanted] = bootstrap(fitted, draws, wanted, stream)
+                by_unit[wanted] = bootstrap(fitted, draws, wanted, stream, again)
             except FitError as error:
                 said.append(error.what)
     chief = by_unit.get(unit)

@@ -130,7 +130,7 @@ def _rising(facts: Facts) -> Advice | None:
     return Advice(
         f"the loss rises with N from {pairs}",
         "a learning rate that does not suit both sizes, or too few tokens for the larger one",
-        f"sweep train.lr at these sizes, and compare: scalectl fit {facts.name} --by train.lr",
+        f"sweep train.lr at these sizes, then: scalectl fit {facts.name} --best-over train.lr",
     )
 
 

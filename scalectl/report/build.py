@@ -14,7 +14,7 @@ from scalectl.core.cost import Convention
 from scalectl.core.job import State
 from scalectl.fit.summary import Summary
 from scalectl.report.advice import Advice, Facts, advise
-from scalectl.report.views import Flops, GridAxis, RunCurve, RunView, Setting, SweepView
+from scalectl.report.views import BestView, Flops, GridAxis, RunCurve, RunView, Setting, SweepView
 
 SHORT_ID = 6  # characters of a run id in tables; commands accept any unique prefix
 
@@ -75,6 +75,7 @@ class Report:
     notes: tuple[str, ...]
     provenance: str
     reference: bool
+    best_over: BestView | None
 
 
 def build_report(view: SweepView) -> Report:
@@ -99,7 +100,7 @@ def build_report(view: SweepView) -> Report:
         seeds=seeds,
         fits=view.fits,
         chosen=chosen,
-        rising=_rising(finished),
+        rising=() if view.best_over else _rising(finished),  # at one rate, wide models suffer where narrow ones do not
         diverged=tuple(e.run_id[:SHORT_ID] for e in endings[State.DIVERGED]),
         failed=tuple(e.run_id[:SHORT_ID] for e in endings[State.FAILED]),
     )
@@ -123,6 +124,7 @@ def build_report(view: SweepView) -> Report:
         notes=view.notes,
         provenance=view.provenance,
         reference=view.reference,
+        best_over=view.best_over,
     )
 
 

@@ -78,6 +78,7 @@ def _fit(view: FitView) -> dict[str, Any]:
         "seeds": view.seeds,
         "fixed": view.fixed,
         "derived": view.derived,
+        "best_over": view.best_over,
         "notes": view.notes,
     }
 

@@ -12,6 +12,7 @@ from scalectl.core import units
 from scalectl.core.units import counted, listed
 from scalectl.fit.summary import Interval, Summary
 from scalectl.report.advice import limit_of
+from scalectl.report.best_screen import best_lines, short_name
 from scalectl.report.look import Look
 from scalectl.report.table import Across, Cell, Column, Row, paragraph, table
 from scalectl.report.views import FitView, PredictView
@@ -44,7 +45,9 @@ def fit_lines(view: FitView, look: Look) -> Lines:
         if view.seeds
         else counted(first.sizes, "size")
     )
-    left = f"{counted(first.n, 'run')}: {per}"
+    best = view.best_over
+    left = f"{counted(best.runs if best else first.n, 'run')}: {per}"
+    left += f", each at its best {short_name(best.column)}" if best else ""
     left += f", N {CONVENTION.get(first.convention, first.convention)}" if first.convention else ""
     left += "".join(
         f", {axis} = {units.si(value, 'FLOP') if axis == 'C' else units.count(value) + ' ' + UNIT_OF[axis]}"
@@ -55,6 +58,7 @@ def fit_lines(view: FitView, look: Look) -> Lines:
     if first.flops and any("C" in fit.axis for fit in view.fits):
         left += f", {FLOPS.get(first.flops, f'C {first.flops}')}"
     drawn = f"bootstrap over {RESAMPLED.get(first.unit, first.unit)}, {counted(first.draws, 'draw')}"
+    drawn += ", each choosing again" if best else ""
     right = f"{_objective(first)}, {drawn if first.draws else 'no bootstrap'}"
     if cell_len(left) + cell_len(right) + 3 <= look.width:
         gap = " " * (look.width - cell_len(left) - cell_len(right))
@@ -62,6 +66,7 @@ def fit_lines(view: FitView, look: Look) -> Lines:
         lines.append(line.append(look.text(right), style=CONTEXT))
     else:
         lines += [*paragraph(left, look), *paragraph(right, look, style=CONTEXT)]
+    lines += [Text(), *best_lines(best, look)] if best else []
     lines.append(Text())
     chosen = next((fit for fit in view.fits if fit.law == view.chosen), None)
     lines += law_block(view.fits, chosen, view.because, view.seeds or 1, look, certified=True)
@@ -221,7 +226,7 @@ def predict_lines(view: PredictView, look: Look) -> Lines:
     lines = paragraph(view.opening, look, style=CONTEXT) if view.opening else []
     convention = f", N {CONVENTION[view.convention]}" if view.convention else ""
     lines += paragraph(
-        f"{view.target}: {view.formula} from {counted(view.n, 'run')}{convention}; "
+        f"{view.target}: {view.formula} from {_from(view)}{convention}; "
         f"{100 * view.level:g} % over {RESAMPLED.get(view.unit, view.unit)}, {counted(view.draws, 'draw')}",
         look,
     )
@@ -251,6 +256,13 @@ def predict_lines(view: PredictView, look: Look) -> Lines:
     for note in view.notes:
         lines += paragraph(_greek(note), look, style=CONTEXT)
     return lines
+
+
+def _from(view: PredictView) -> str:
+    best = view.best_over
+    return (
+        counted(view.n, "run") if best is None else f"the best {short_name(best.column)} of {counted(best.runs, 'run')}"
+    )
 
 
 def _unbounded(text: str) -> str:

@@ -15,6 +15,7 @@ from scalectl.core import units
 from scalectl.core.units import counted
 from scalectl.fit.summary import Summary
 from scalectl.report.advice import Advice
+from scalectl.report.best_screen import best_lines, short_name
 from scalectl.report.build import SHORT_ID, Ending, Group, Report, label, short_names, show
 from scalectl.report.fit_screen import law_block, level_words
 from scalectl.report.look import Look
@@ -122,6 +123,8 @@ def _law_section(report: Report, look: Look) -> Lines:
     if report.chosen is not None:
         lines += _law_plot(report, report.chosen, look)
         lines.append(Text())
+    if report.best_over is not None:
+        lines += [*best_lines(report.best_over, look), Text()]
     return [*lines, *law_block(report.fits, report.chosen, report.because, report.seeds, look)]
 
 
@@ -140,6 +143,11 @@ def _law_plot(report: Report, fit: Summary, look: Look) -> Lines:
         layers.append(Marks(x, np.array([group.loss for group in members], dtype=float), glyph=i, style=ESTIMATE))
         fixed = f"{'D' if axis == 'N' else 'N'} = {units.count(lane)}" if lane is not None else "measured"
         legend.append(f"{MARKS[look.unicode][i]} {fixed}")
+    best = report.best_over
+    if best is not None and axis == "N" and not apart:
+        x = np.array([cell.cell["N"] for cell in best.cells], dtype=float)
+        layers.append(Marks(x, np.array([cell.loss for cell in best.cells]), glyph=1, style=ESTIMATE))
+        legend.append(f"{MARKS[look.unicode][1]} best {short_name(best.column)}")
     curve = fit.curve
     if curve is not None:
         least, most = curve.data

@@ -60,12 +60,46 @@ class RunView:
 
 
 @dataclass(frozen=True)
+class BestCell:
+    """What was chosen in one cell of a grid.
+
+    cell: what tells it from the others: N, D, and a key of the model that goes with the size; value: of the setting;
+    loss: there [nats/token], mean over seeds (of logs); method: "parabola" in ln(value), "minimum", "only" for a cell
+    of one value; edge: "lowest" or "highest" if nothing worse was tried on that side, else ""; values, losses: of the
+    grid, ascending; diverged: values at which a run diverged; filled: losses that were missing, and taken from the
+    other seeds and values.
+    """
+
+    cell: Mapping[str, object]
+    value: object
+    loss: float
+    method: str
+    edge: str
+    values: tuple[object, ...]
+    losses: tuple[float, ...]
+    diverged: tuple[object, ...]
+    seeds: int
+    runs: int
+    filled: int
+
+
+@dataclass(frozen=True)
+class BestView:
+    """The best of a setting in each cell, by N and D. column: the setting; runs: how many were chosen from."""
+
+    column: str
+    runs: int
+    cells: tuple[BestCell, ...]
+
+
+@dataclass(frozen=True)
 class SweepView:
     """Everything known about one sweep.
 
     axes: what varies, the seed included; seed_key: which of the axes repeats a cell; shared: what all runs have in
     common; chosen: law that answers the question, None when no fit is usable, and `because` says why; reference:
-    whether the runs come from the results shipped with scalectl; provenance: device, versions.
+    whether the runs come from the results shipped with scalectl; provenance: device, versions; best_over: what the fits
+    chose their points from, None where they take all.
     """
 
     name: str
@@ -82,6 +116,7 @@ class SweepView:
     notes: tuple[str, ...] = ()
     provenance: str = ""
     reference: bool = False
+    best_over: BestView | None = None
 
 
 @dataclass(frozen=True)
@@ -182,7 +217,7 @@ class FitView:
     """Fits of one target.
 
     seeds: repeats per size, None where sizes differ in it; fixed: axes that do not vary, with their value;
-    opening: first line where the target was not named by the user.
+    opening: first line where the target was not named by the user; best_over: what the points were chosen from.
     """
 
     target: str
@@ -194,6 +229,7 @@ class FitView:
     derived: str | None = None
     opening: str = ""
     notes: tuple[str, ...] = ()
+    best_over: BestView | None = None
 
 
 @dataclass(frozen=True)
@@ -227,6 +263,7 @@ class PredictView:
     answers: tuple[Answer, ...]
     opening: str = ""
     notes: tuple[str, ...] = ()
+    best_over: BestView | None = None
 
 
 @dataclass(frozen=True)

@@ -106,6 +106,7 @@ def load_points(
     notes += _left_out(columns)
     if where is None and (missing := len(wanted) - len(table) - len(damaged)) > 0:
         notes.append(f"{_runs(missing)} left out: not ended yet")
+    diverged = _masked(columns, columns["state"] == str(State.DIVERGED))
     columns = _masked(columns, columns["state"] == str(State.DONE))
     if not len(columns["run_id"]):
         raise NothingMatched(
@@ -147,6 +148,7 @@ def load_points(
         convention=convention if N is not None else None,
         flops=used if C is not None else None,
         notes=tuple(notes),
+        diverged=diverged,
     )
 
 
@@ -318,23 +320,37 @@ def _with_mapped(columns: Columns, found: Mapping[str, str]) -> Columns:
 _ROW = "\0row"  # cannot be a column of a file
 
 
-def vary(points: Points, names: Iterable[str] | None = None) -> tuple[str, ...]:
+def settings(points: Points) -> tuple[str, ...]:
+    """The config columns of stored runs (model., data., train., eval.) without those that follow from N, D and seed."""
+    parts = ("model.", "data.", "train.", "eval.")
+    return tuple(name for name in points.columns if name.startswith(parts) and name not in _NO_AXIS)
+
+
+def places(points: Points) -> npt.NDArray[np.int64]:
+    """The place of each point as an index from 0, shape (n,): one N and one D (to whole steps), or one C alone."""
+    place = np.zeros(len(points), dtype=np.int64)
+    if points.N is not None:
+        place = np.unique(points.N, return_inverse=True)[1]
+    if points.D is not None:
+        place = place * len(points) + _clusters(points.D, _SAME_D)
+    if points.N is None and points.D is None and points.C is not None:
+        place = np.unique(points.C, return_inverse=True)[1]
+    return np.unique(place, return_inverse=True)[1].astype(np.int64)
+
+
+def vary(points: Points, names: Iterable[str] | None = None, within: str | None = None) -> tuple[str, ...]:
     """Columns that take several values at one and the same N and D: axes that a fit over N and D must not pool.
 
     A learning rate that is a function of the width is no such axis, nor is the width itself; a grid of rates is.
 
-    Args: names: columns to look at; by default the config columns of stored runs (model., data., train., eval.) without
-    those that follow from N, D and seed.
+    Args: names: columns to look at, `settings` by default; within: a column whose values are told apart as N and D are,
+    so that neither it nor what follows from it counts.
     Returns: names in the order of the columns.
     """
-    if names is None:
-        parts = ("model.", "data.", "train.", "eval.")
-        names = [name for name in points.columns if name.startswith(parts) and name not in _NO_AXIS]
-    cell = np.zeros(len(points), dtype=np.int64)
-    if points.N is not None:
-        cell = np.unique(points.N, return_inverse=True)[1]
-    if points.D is not None:
-        cell = cell * len(points) + _clusters(points.D, _SAME_D)
+    names = settings(points) if names is None else names
+    cell = places(points)
+    if within is not None:
+        cell = cell * len(points) + _codes(points.columns[within])
     found = tuple(name for name in names if _splits(cell, points.columns[name]))
     if len(found) > 1 and any(name.startswith("data.") for name in found if name != "data.fingerprint"):
         found = tuple(name for name in found if name != "data.fingerprint")  # follows from the settings that vary
