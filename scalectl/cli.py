@@ -260,6 +260,9 @@ def fit(
         str,
         typer.Option(metavar="largest|rollout|EXPR", help="What to predict without; rollout: each step up in turn."),
     ] = "largest",
+    diagnostics: Annotated[
+        bool, typer.Option("--diagnostics", help="Residuals, and the law without each size and run.")
+    ] = False,
     everything: Everything = False,
     as_json: Json = False,
 ) -> None:
@@ -272,7 +275,7 @@ def fit(
         level, everything, holdout, best_over=best_over,
     )  # fmt: skip
     found = {"": command.run(request)} if by is None else command.run_by(request, by)
-    views = {group: command.view(result) for group, result in found.items()}
+    views = {group: command.view(result, diagnostics=diagnostics) for group, result in found.items()}
     if as_json:
         print(document.fit_document(views))
     else:

@@ -22,6 +22,7 @@ from scalectl.core.units import counted, listed
 from scalectl.fit.best import Best, best_over
 from scalectl.fit.bootstrap import Draws, Unit
 from scalectl.fit.describe import describe
+from scalectl.fit.diagnose import diagnose
 from scalectl.fit.estimate import Fit
 from scalectl.fit.objective import parse_objective
 from scalectl.fit.predict import Prediction, allocate, predict_loss, reach
@@ -178,8 +179,8 @@ def mask_of(where: str | None) -> Any:
     return mask
 
 
-def view(result: Result) -> FitView:
-    """The result as facts to render."""
+def view(result: Result, *, diagnostics: bool = False) -> FitView:
+    """The result as facts to render. diagnostics: residuals and influence of the chosen law as well."""
     points = result.points
     varies = varying(points)
     fixed: dict[Literal["N", "D", "C"], float] = {}
@@ -204,6 +205,7 @@ def view(result: Result) -> FitView:
             *_floor(points),
             *(f"{law}: {why}" for law, why in result.refused.items()),
         ),
+        diagnosis=diagnose(result.answer.fit) if diagnostics else None,
     )
 
 

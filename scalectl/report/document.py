@@ -80,6 +80,7 @@ def _fit(view: FitView) -> dict[str, Any]:
         "derived": view.derived,
         "best_over": view.best_over,
         "notes": view.notes,
+        **({"diagnosis": view.diagnosis} if view.diagnosis is not None else {}),
     }
 
 

@@ -13,6 +13,7 @@ from scalectl.core.units import counted, listed
 from scalectl.fit.summary import Interval, Summary
 from scalectl.report.advice import limit_of
 from scalectl.report.best_screen import best_lines, short_name
+from scalectl.report.diagnosis_screen import diagnosis_lines
 from scalectl.report.look import Look
 from scalectl.report.table import Across, Cell, Column, Row, paragraph, table
 from scalectl.report.views import FitView, PredictView
@@ -70,6 +71,8 @@ def fit_lines(view: FitView, look: Look) -> Lines:
     lines.append(Text())
     chosen = next((fit for fit in view.fits if fit.law == view.chosen), None)
     lines += law_block(view.fits, chosen, view.because, view.seeds or 1, look, certified=True)
+    if view.diagnosis is not None:
+        lines += diagnosis_lines(view.diagnosis, look)
     for note in view.notes:
         lines += paragraph(note, look, style=CONTEXT)
     return lines

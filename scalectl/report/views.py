@@ -13,6 +13,7 @@ from scalectl.core.cost import Convention
 from scalectl.core.job import State
 from scalectl.core.rows import Floats
 from scalectl.fit.backtest import Score, Trial
+from scalectl.fit.diagnose import Diagnosis
 from scalectl.fit.summary import Interval, Summary
 
 Flops = Literal["exact", "6nd"]  # how C counts: all matrix products, or 6 N D by the view's convention of N
@@ -217,7 +218,8 @@ class FitView:
     """Fits of one target.
 
     seeds: repeats per size, None where sizes differ in it; fixed: axes that do not vary, with their value;
-    opening: first line where the target was not named by the user; best_over: what the points were chosen from.
+    opening: first line where the target was not named by the user; best_over: what the points were chosen from;
+    diagnosis: of the chosen law, if asked for.
     """
 
     target: str
@@ -230,6 +232,7 @@ class FitView:
     opening: str = ""
     notes: tuple[str, ...] = ()
     best_over: BestView | None = None
+    diagnosis: Diagnosis | None = None
 
 
 @dataclass(frozen=True)
