@@ -9,8 +9,9 @@ from support import a_moment
 
 from scalectl.core.errors import Problem, SweepFileError, UsageError
 from scalectl.report.problems import lines
+from scalectl.sweep.draft import MAX_PROBLEMS
 from scalectl.sweep.overrides import recorded_overrides, with_overrides_recorded
-from scalectl.sweep.spec import MAX_PROBLEMS, load, parse_sweep
+from scalectl.sweep.spec import load, parse_sweep
 
 GOOD = """\
 name = "tiny"
