@@ -263,6 +263,12 @@ def fit(
     diagnostics: Annotated[
         bool, typer.Option("--diagnostics", help="Residuals, and the law without each size and run.")
     ] = False,
+    approach: Annotated[
+        str | None, typer.Option(metavar="1|2|3|all", help="Envelope, isoFLOP parabolas, joint fit: N* ~ C^a of each.")
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option(metavar="published", help="Beside what was published about a ref:NAME.")
+    ] = None,
     everything: Everything = False,
     as_json: Json = False,
 ) -> None:
@@ -270,12 +276,22 @@ def fit(
     from scalectl.commands import fit as command
     from scalectl.report import document, fit_screen, terminal
 
+    if approach not in (None, "1", "2", "3", "all"):
+        raise typer.BadParameter(f"--approach {approach!r} is not known; use 1, 2, 3 or all")
+    if against not in (None, "published"):
+        raise typer.BadParameter(f"--against {against!r} is not known; use published")
+    law = law or (["chinchilla"] if approach else None)
     request = _request(
         target, results, metric, at, law, objective, maps, where, convention, flops, fix, tie, bootstrap, unit, seed,
         level, everything, holdout, best_over=best_over,
     )  # fmt: skip
     found = {"": command.run(request)} if by is None else command.run_by(request, by)
     views = {group: command.view(result, diagnostics=diagnostics) for group, result in found.items()}
+    if approach or against:
+        from scalectl.commands.beside import beside
+
+        for group, result in found.items():
+            views[group] = beside(views[group], request, result, approach=approach, against=against is not None)
     if as_json:
         print(document.fit_document(views))
     else:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from scalectl.fit.against import Comparison
 from scalectl.fit.summary import Summary
 from scalectl.report.views import FitView
 
@@ -81,7 +82,27 @@ def _fit(view: FitView) -> dict[str, Any]:
         "best_over": view.best_over,
         "notes": view.notes,
         **({"diagnosis": view.diagnosis} if view.diagnosis is not None else {}),
+        **({"approaches": view.approaches} if view.approaches else {}),
+        **({"refused_approaches": view.refused_approaches} if view.refused_approaches else {}),
+        **({"against": [_against(held) for held in view.against]} if view.against else {}),
+        **({"stated": view.stated} if view.stated else {}),
     }
+
+
+def _against(held: Comparison) -> dict[str, Any]:
+    return {
+        "name": held.name,
+        "law": held.ours.law.name,
+        "objective": str(held.ours.objective),
+        "where": held.where,
+        "n": len(held.ours.points),
+        "theirs": {
+            "params": held.theirs, "value": held.value, "value_within_rounding": held.rounded, "stated": held.stated,
+        },
+        "ours": {"params": held.ours.theta, "value": held.ours.value},
+        "excess": held.excess,
+        "at_optimum": held.at_optimum,
+    }  # fmt: skip
 
 
 def _dump(kind: str, facts: Mapping[str, Any]) -> str:

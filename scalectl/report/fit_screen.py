@@ -12,6 +12,7 @@ from scalectl.core import units
 from scalectl.core.units import counted, listed
 from scalectl.fit.summary import Interval, Summary
 from scalectl.report.advice import limit_of
+from scalectl.report.beside_screen import against_lines, approach_lines
 from scalectl.report.best_screen import best_lines, short_name
 from scalectl.report.diagnosis_screen import diagnosis_lines
 from scalectl.report.look import Look
@@ -69,10 +70,15 @@ def fit_lines(view: FitView, look: Look) -> Lines:
         lines += [*paragraph(left, look), *paragraph(right, look, style=CONTEXT)]
     lines += [Text(), *best_lines(best, look)] if best else []
     lines.append(Text())
-    chosen = next((fit for fit in view.fits if fit.law == view.chosen), None)
-    lines += law_block(view.fits, chosen, view.because, view.seeds or 1, look, certified=True)
+    if view.approaches:
+        lines += approach_lines(view, look)
+    else:
+        chosen = next((fit for fit in view.fits if fit.law == view.chosen), None)
+        lines += law_block(view.fits, chosen, view.because, view.seeds or 1, look, certified=True)
     if view.diagnosis is not None:
         lines += diagnosis_lines(view.diagnosis, look)
+    if view.against or view.stated:
+        lines += [Text(), *against_lines(view, look)]
     for note in view.notes:
         lines += paragraph(note, look, style=CONTEXT)
     return lines

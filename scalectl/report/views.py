@@ -12,6 +12,8 @@ from typing import Literal
 from scalectl.core.cost import Convention
 from scalectl.core.job import State
 from scalectl.core.rows import Floats
+from scalectl.fit.against import Comparison
+from scalectl.fit.approaches import Approach
 from scalectl.fit.backtest import Score, Trial
 from scalectl.fit.diagnose import Diagnosis
 from scalectl.fit.summary import Interval, Summary
@@ -214,12 +216,24 @@ class StatusView:
 
 
 @dataclass(frozen=True)
+class StatedExponent:
+    """A published exponent a of N* ~ C^a. approach: 1, 2 or 3; interval: as stated, at `level`."""
+
+    name: str
+    approach: int
+    a: float
+    interval: Interval
+    level: float
+
+
+@dataclass(frozen=True)
 class FitView:
     """Fits of one target.
 
     seeds: repeats per size, None where sizes differ in it; fixed: axes that do not vary, with their value;
     opening: first line where the target was not named by the user; best_over: what the points were chosen from;
-    diagnosis: of the chosen law, if asked for.
+    diagnosis: of the chosen law, if asked for; approaches: to the exponents of the compute-optimal run, where they were
+    asked for, and why not, by number; against: published fits of these rows; stated: exponents.
     """
 
     target: str
@@ -233,6 +247,10 @@ class FitView:
     notes: tuple[str, ...] = ()
     best_over: BestView | None = None
     diagnosis: Diagnosis | None = None
+    approaches: tuple[Approach, ...] = ()
+    refused_approaches: Mapping[int, str] = field(default_factory=dict)
+    against: tuple[Comparison, ...] = ()
+    stated: tuple[StatedExponent, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -165,6 +166,23 @@ def run_curves(store: Store, ids: Iterable[str], metric: str) -> dict[str, tuple
             tokens, values = zip(*((row.tokens, row.value) for row in rows), strict=True)
             found[run_id] = (np.array(tokens, dtype=np.float64), np.array(values, dtype=np.float64))
     return found
+
+
+def curve_points(store: Store, points: Points) -> Points:
+    """Every evaluation of the runs of `points`, as points of their own.
+
+    Returns: N as in `points` [parameters], D [tokens] and L at each evaluation, C = 6 N D; ids are those of the runs.
+    Raises: NothingMatched where no run was evaluated on the way; StoreError if one went away.
+    """
+    curves = run_curves(store, points.ids, points.metric)
+    if not curves:
+        raise NothingMatched(f"no run has {escaped(points.metric)} on the way", remedy="set eval.every below its steps")
+    known = dict(zip(points.ids, points.axis("N").tolist(), strict=True))
+    D, L = (np.concatenate([curve[k] for curve in curves.values()]) for k in (0, 1))
+    lengths = [len(curve[0]) for curve in curves.values()]
+    N = np.repeat([known[run_id] for run_id in curves], lengths)
+    ids = tuple(np.repeat(list(curves), lengths).tolist())
+    return replace(points, L=L, N=N, D=D, C=6 * N * D, ids=ids, size=N, seed=None, columns={}, flops="6nd").take(D > 0)
 
 
 def table_points(

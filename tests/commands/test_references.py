@@ -56,7 +56,7 @@ def test_the_command_line_names_papers_licence_and_convention(scalectl, tmp_path
 
 @there
 def test_the_published_points_give_the_published_optimum():
-    fit = command.run(asked("ref:epoch-chinchilla", where=WITHOUT_FIVE)).best.summary
+    fit = command.run(asked("ref:epoch-chinchilla", where=WITHOUT_FIVE)).answer.summary
     assert (fit.n, fit.convention, fit.flops) == (240, "total", "6nd")
     assert fit.value <= 0.00101827402
 
@@ -65,7 +65,7 @@ def test_the_published_points_give_the_published_optimum():
 def test_n_is_counted_as_asked_where_the_table_can():
     found = {}
     for convention in ("total", "non_embedding"):
-        found[convention] = command.run(asked("ref:gemstones", convention=convention)).best.summary
+        found[convention] = command.run(asked("ref:gemstones", convention=convention)).answer.summary
     assert [fit.convention for fit in found.values()] == ["total", "non_embedding"]
     assert found["total"].value == pytest.approx(0.0019816, rel=1e-3)
     assert found["non_embedding"].value == pytest.approx(0.0017467, rel=1e-3)
