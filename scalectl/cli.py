@@ -53,7 +53,8 @@ Laws = Annotated[
 ]
 Objective = Annotated[str, typer.Option(metavar="huber:DELTA|lad|mse|log-mse", help="What a fit minimises.")]
 Maps = Annotated[
-    list[str] | None, typer.Option("--map", metavar="AXIS=COLUMN", help="N, D, C or L of a file; may repeat.")
+    list[str] | None,
+    typer.Option("--map", metavar="AXIS=COLUMN", help="N, D, C, L, U, width, depth or S of a file; may repeat."),
 ]
 Where = Annotated[str | None, typer.Option(metavar="EXPR", help="Keep only these rows: 'loss < 3.4 and D > 1e6'.")]
 ConventionFlag = Annotated[
@@ -312,7 +313,12 @@ def predict(
     C: Annotated[
         str | None, typer.Option("--c", metavar="FLOP", help="Compute-optimal N and D at this budget.")
     ] = None,
-    loss: Annotated[float | None, typer.Option("--loss", help="What this loss costs [nats/token].")] = None,
+    loss: Annotated[
+        float | None, typer.Option("--loss", help="What this loss costs [nats/token], or the score at it.")
+    ] = None,
+    others: Annotated[
+        list[str] | None, typer.Option("--with", metavar="AXIS=VALUE", help="U, width or depth; may repeat.")
+    ] = None,
     results: Results = None,
     metric: Metric = "held-out/loss",
     at: At = "last",
@@ -347,6 +353,7 @@ def predict(
         D=None if D is None else quantity(D),
         C=None if C is None else quantity(C),
         loss=loss,
+        others=command.further(others or ()),
     )
     if as_json:
         print(document.document("predict", view))

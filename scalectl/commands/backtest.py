@@ -10,7 +10,7 @@ from scalectl.commands.fit import Request, load
 from scalectl.commands.target import find_target
 from scalectl.core.errors import NothingMatched, UsageError
 from scalectl.core.expression import full_name
-from scalectl.core.names import did_you_mean, shown
+from scalectl.core.names import shown
 from scalectl.core.rows import Points
 from scalectl.core.units import count
 from scalectl.fit.backtest import backtest
@@ -74,9 +74,6 @@ def run(
 
 
 def _laws(names: Sequence[str], axes: tuple[str, ...]) -> tuple[Law, ...]:
-    for name in names:
-        if name not in LAWS:
-            raise UsageError(f"no law {shown(name)}", remedy=did_you_mean(name, LAWS))
     laws = tuple(law_on(name, axes) for name in names or LAWS)
     fitting = tuple(law for law in laws if set(law.axes) == set(axes))
     if len(fitting) < len(names):

@@ -16,24 +16,29 @@ from scalectl.commands.target import Target, changed_note, find_target
 from scalectl.core.cost import Convention
 from scalectl.core.errors import FitError, NothingMatched, UsageError
 from scalectl.core.expression import full_name, parse
-from scalectl.core.names import did_you_mean, shown
+from scalectl.core.names import shown
 from scalectl.core.rows import Points
-from scalectl.core.units import counted, listed
+from scalectl.core.units import counted, listed, quantity
 from scalectl.fit.best import Best, best_over
 from scalectl.fit.bootstrap import Draws, Unit
 from scalectl.fit.describe import describe
 from scalectl.fit.diagnose import diagnose
 from scalectl.fit.estimate import Fit
 from scalectl.fit.objective import parse_objective
-from scalectl.fit.predict import Prediction, allocate, predict_loss, reach
+from scalectl.fit.predict import Prediction, allocate, asks, predict_loss, reach
 from scalectl.fit.select import choose
 from scalectl.fit.summary import Summary
-from scalectl.laws import LAWS, Law, default_laws, law_on, tie, varying
+from scalectl.laws import Law, default_laws, law_on, reads, tie, varying
 from scalectl.report.views import Answer, BestCell, BestView, FitView, Flops, PredictView
 from scalectl.store.points import columns_points, load_points, read_columns, settings, vary
 from scalectl.tasks import TASKS
 
 UNUSABLE = ("not converged",)  # a status whose numbers nobody should use; the command then exits 1
+
+MAPPED = ("N", "D", "C", "L", "U", "width", "depth", "S")  # as in core.rows.AXES; S is a score, and L then its loss
+
+# Settings that vary are axes of the laws that read them.
+SETTINGS = {"U": "data.unique_tokens", "width": "model.d_model", "depth": "model.n_layer"}
 
 FEWEST_DRAWS = 100  # the ends of a 95 % interval are then the third draws from either end; ours
 
@@ -104,7 +109,7 @@ def run(request: Request, *, choose_rate: bool = False) -> Result:
     """
     target = find_target(request.target, request.results)
     points = load(request, target)
-    extra = vary(points)
+    extra = unread(points, request.laws)
     if choose_rate and request.best_over is None and len(extra) == 1 and extra[0].startswith("train."):
         request = replace(request, best_over=extra[0])
     return _fit(request, target, points)
@@ -216,11 +221,13 @@ def predict(
     D: float | None = None,
     C: float | None = None,
     loss: float | None = None,
+    others: Mapping[str, float] | None = None,
 ) -> PredictView:
     """What the chosen law says elsewhere.
 
     Args: N and D [parameters, tokens]: the loss there; C [FLOP]: the compute-optimal N and D, or the loss of a law of
-    C; loss [nats/token]: what it costs to reach, with N or D held if given.
+    C; loss [nats/token]: what it costs to reach, with N or D held if given, or the score there of a law of scores;
+    others: further axes that the law reads.
     Raises: UsageError if nothing is asked or the law has no such axis; FitError without draws for an interval.
     """
     if request.draws < 1:
@@ -232,7 +239,9 @@ def predict(
     law = best.fit.law
     if request.flops == "exact" and law.axes == ("N", "D") and (C is not None or loss is not None):
         raise UsageError("budgets of a law of N and D are counted as C = 6 N D", remedy="leave --flops exact out")
-    given = {name: value for name, value in (("N", N), ("D", D)) if value is not None}
+    given = {name: value for name, value in (("N", N), ("D", D)) if value is not None} | dict(others or {})
+    if law.measures == "score" and loss is not None:
+        given, loss = {**given, "loss": loss}, None
     if C is not None and (given or loss is not None) and law.axes != ("C",):
         raise UsageError("--c asks for the compute-optimal run, and nothing else at once", remedy="ask one by one")
     rows: list[Answer] = []
@@ -249,9 +258,8 @@ def predict(
         answer = predict_loss(best.fit, best.draws, request.level, **axes)
         rows.append(_row(", ".join(f"{name} = {value:.3g}" for name, value in axes.items()), answer))
     else:
-        raise UsageError(
-            "nothing to predict", remedy=f"give {' and '.join(f'--{axis.lower()}' for axis in law.axes)}, --c or --loss"
-        )
+        budget = ", --c or --loss" if law.measures == "loss" else ""
+        raise UsageError("nothing to predict", remedy=f"give {asks(law)}{budget}")
     summary = best.summary
     unsure = [name for name, known in summary.identified.items() if not known]
     notes = list(result.points.notes)
@@ -274,7 +282,7 @@ def predict(
 
 
 def _fit(request: Request, target: Target, points: Points) -> Result:
-    best = choose_best(points, request.best_over)
+    best = choose_best(points, request.best_over, request.laws)
     points = points if best is None else best.points
     if 0 < request.draws < FEWEST_DRAWS:
         raise UsageError(
@@ -337,28 +345,32 @@ def _laws(request: Request, points: Points) -> tuple[Law, ...]:
     if not request.laws:
         return default_laws(points)
     varies = varying(points)
-    for name in request.laws:
-        if name not in LAWS:
-            raise UsageError(f"no law {shown(name)}", remedy=did_you_mean(name, LAWS))
     laws = tuple(law_on(name, varies or points.axes()) for name in request.laws)
     for law in laws:
-        unread = [axis for axis in varies if axis not in law.axes]
-        if unread and law.axes != ("C",):
+        other = [axis for axis in varies if not reads(law, axis)]
+        if other:
             raise UsageError(
-                f"{law.name} reads {' and '.join(law.axes)}, and {' and '.join(unread)} varies too",
-                remedy=f"pick with --where '{unread[0]} == ...', split with --by {unread[0]}, or use --law chinchilla",
+                f"{law.name} reads {' and '.join(law.axes)}, and {' and '.join(other)} varies too",
+                remedy=f"pick with --where '{other[0]} == ...', split with --by {other[0]}, or use --law chinchilla",
             )
     return laws
 
 
-def choose_best(points: Points, column: str | None) -> Best | None:
+def unread(points: Points, laws: Sequence[str], within: str | None = None) -> list[str]:
+    """What varies at equal N and D, but for what every law that was asked for reads: it is an axis of them."""
+    axes = [set(law_on(name, ()).axes) for name in laws]
+    read = {column for axis, column in SETTINGS.items() if axes and all(axis in held for held in axes)}
+    return [name for name in vary(points, within=within) if name not in read]
+
+
+def choose_best(points: Points, column: str | None, laws: Sequence[str] = ()) -> Best | None:
     """The best runs over a column, None where none was named.
 
     Raises: UsageError for an axis that varies at fixed N and D and was not named: it is not noise, and whoever fits it
     says what to do with it; ExpressionError for a column that is not there.
     """
     named = None if column is None else full_name(column, tuple(points.columns))
-    extra = vary(points, within=named)
+    extra = unread(points, laws, within=named)
     if extra:
         name = extra[0]
         ways = [f"split with --by {name}", f"pick with --where '{name} == ...'"]
@@ -439,8 +451,8 @@ def _mapping(maps: Sequence[str]) -> dict[str, str] | None:
     pairs = {}
     for text in maps:
         axis, equals, column = text.partition("=")
-        if not equals or axis not in ("N", "D", "C", "L"):
-            raise UsageError(f"--map {shown(text)} is not AXIS=COLUMN", remedy="AXIS is N, D, C or L")
+        if not equals or axis not in MAPPED:
+            raise UsageError(f"--map {shown(text)} is not AXIS=COLUMN", remedy=f"AXIS is {', '.join(MAPPED)}")
         pairs[axis] = column
     return pairs or None
 
@@ -454,6 +466,17 @@ def _pairs(texts: Sequence[str], flag: str) -> dict[str, float]:
         except ValueError:
             raise UsageError(f"{flag} {shown(text)} is not NAME=NUMBER") from None
     return pairs
+
+
+def further(texts: Sequence[str]) -> dict[str, float]:
+    """Axes of `predict --with`, such as U=1G. Raises UsageError for others."""
+    found = {}
+    for text in texts:
+        axis, equals, value = text.partition("=")
+        if not equals or axis not in SETTINGS:
+            raise UsageError(f"--with {shown(text)} is not AXIS=VALUE", remedy=f"AXIS is {', '.join(SETTINGS)}")
+        found[axis] = quantity(value)
+    return found
 
 
 def _ties(texts: Sequence[str]) -> dict[str, str]:

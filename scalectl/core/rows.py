@@ -6,7 +6,7 @@ Row files are long: one row is one number, so a metric added later is a new valu
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -101,6 +101,7 @@ class Points:
     size: label of the model size of each point (the cluster for resampling), shape (n,);
     seed: training seed of each point or None; columns: further columns by name, each of shape (n,).
     convention: how N counts, None if the source does not say; flops: "6nd" or "exact", None likewise.
+    measures: whether L holds a loss or, then named so, a score.
     derived: the axis that was computed through C = 6 N D, None if all were given.
     notes: what the reader of a fit has to know of its input, one sentence each.
     diverged: `columns` of the runs that diverged; they have no loss, and bound what may be called best.
@@ -116,6 +117,7 @@ class Points:
     seed: npt.NDArray[Any] | None = None
     columns: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
     metric: str = LOSS
+    measures: Literal["loss", "score"] = "loss"
     convention: Convention | None = None
     flops: str | None = None
     derived: str | None = None

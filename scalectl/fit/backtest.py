@@ -16,7 +16,7 @@ from scalectl.core.errors import FitError, UsageError
 from scalectl.core.rows import Points
 from scalectl.fit.estimate import fit
 from scalectl.fit.objective import Objective
-from scalectl.fit.select import steps
+from scalectl.fit.select import extent, steps
 from scalectl.laws import Law
 
 
@@ -91,7 +91,7 @@ def backtest(
 
 def _trial(curve: str, law: Law, points: Points, known: np.ndarray, objective: Objective) -> Trial:
     there = points.take(~known)
-    values = np.prod([points.axis(axis) for axis in law.axes], axis=0)
+    values = extent(law, points)
     trial = Trial(curve, law.name, int(known.sum()), len(there), float(values.max() / values[known].max()))
     try:
         fitted = fit(law, points.take(known), objective)

@@ -57,9 +57,10 @@ class Draws:
 def sizes(law: Law, points: Points) -> npt.NDArray[np.int64]:
     """The size of each point as an index from 0, shape (n,): its `size` label, or its place on the law's first axis.
 
-    Labels count only for laws that read N; along D or C alone, the places themselves are what was varied.
+    Labels count only for laws that read N or what it follows from; along D or C alone, the places themselves are what
+    was varied.
     """
-    labelled = points.size is not None and "N" in law.axes
+    labelled = points.size is not None and bool({"N", "width"} & set(law.axes))
     labels: npt.NDArray[Any] = points.size if labelled else points.axis(law.axes[0])  # type: ignore[assignment]
     return np.unique(labels, return_inverse=True)[1].ravel().astype(np.int64)
 
@@ -143,8 +144,9 @@ def _usable(fitted: Fit, weights: Floats) -> npt.NDArray[np.bool_]:
     law, points = fitted.law, fitted.points
     good = np.ones(len(weights), dtype=bool)
     places = [points.axis(axis) for axis in law.axes]
+    varied = [points.axis(axis) for axis in law.axes if axis not in law.steady]
     wanted = max(1, law.needs - len(fitted.fixed))
-    checks = [(np.unique(place, return_inverse=True)[1].ravel(), wanted) for place in places]
+    checks = [(np.unique(place, return_inverse=True)[1].ravel(), wanted) for place in varied]
     cells = np.unique(np.stack(places), axis=1, return_inverse=True)[1].ravel()
     checks.append((cells, len(law.names) - len(fitted.fixed)))
     for index, needed in checks:

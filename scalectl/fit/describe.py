@@ -41,6 +41,8 @@ FACTOR_LOG = 100.0
 MIN_SPARE = 2
 CURVE_POINTS = 61
 CURVE_BEYOND = 3.0  # how far past the largest point a curve is drawn. Ours.
+LOSS_BEYOND = 1.2  # the same for losses, which go down. Ours.
+PLACED = 0.5  # of the range of the axis, that the interval of a place along it may span. Ours.
 
 
 def describe(
@@ -135,6 +137,8 @@ def describe(
         without_outliers=untied(law, _without(fitted, far)),
         curve=None if chief is None else curve(fitted, chief, level),
         tied=dict(law.ties),
+        units=untied(law, {p.name: p.unit for p in law.parameters if p.unit}),
+        signed=tuple(p.name for p in law.parameters if p.low < 0),
     )
     return fitted, chief, summary
 
@@ -157,6 +161,8 @@ def _determined(fitted: Fit, name: str, profiled: Interval, resampled: Interval 
     if resampled is None or name in fitted.at_bound or fitted.status in (Status.FLAT, Status.STALLED):
         return False
     parameter = fitted.law.parameter(name)
+    if parameter.place:
+        return all(_placed(fitted, name, held) for held in (profiled, resampled))
     allowed = FACTOR_LOG if parameter.scale == "log" else FACTOR
     for low, high in (profiled, resampled):
         if not (math.isfinite(low) and math.isfinite(high)) or low <= parameter.low or high >= parameter.high:
@@ -167,21 +173,39 @@ def _determined(fitted: Fit, name: str, profiled: Interval, resampled: Interval 
     return True
 
 
-def curve(fitted: Fit, draws: Draws, level: float) -> Curve:
-    """The law along its axis with its band; for N and D along the compute-optimal frontier over C [FLOP]."""
+def _placed(fitted: Fit, name: str, held: Interval) -> bool:
+    """Whether an interval of a place along the axis, or of a width along it, is short beside the range of the axis."""
+    parameter = fitted.law.parameter(name)
+    values = fitted.points.axis(parameter.axis or fitted.law.axes[0])
+    low, high = held
+    if parameter.scale == "log":
+        low, high, values = math.log(max(low, 1e-300)), math.log(high), np.log(values)
+    return math.isfinite(low) and math.isfinite(high) and high - low <= PLACED * float(values.max() - values.min())
+
+
+def curve(fitted: Fit, draws: Draws, level: float) -> Curve | None:
+    """The law along its axis with its band; for N and D along the compute-optimal frontier over C [FLOP].
+
+    None for a law that reads more than that: what else to hold is not known.
+    """
     law, points = fitted.law, fitted.points
     if len(law.axes) == 1:
         axis = law.axes[0]
         known = points.axis(axis)
-        x = np.geomspace(known.min(), CURVE_BEYOND * known.max(), CURVE_POINTS)
+        ends = (known.min(), CURVE_BEYOND * known.max())
+        if axis == "loss":
+            ends = (known.min() / LOSS_BEYOND, known.max())
+        x = np.geomspace(*ends, CURVE_POINTS)
         y, low, high = band(fitted, draws, level, **{axis: x})
-    else:
+    elif law.axes == ("N", "D"):
         axis = "C"
         known = FLOPS_PER_PARAMETER_TOKEN * np.prod([points.axis(name) for name in law.axes], axis=0)
         x = np.geomspace(known.min(), CURVE_BEYOND * known.max(), CURVE_POINTS)
         theta = {name: np.array([[value]]) for name, value in fitted.theta.items()}
         N, D = optimum(law, theta, x[None, :], fitted)
         y, low, high = band(fitted, draws, level, N=N[0], D=D[0])
+    else:
+        return None
     return Curve(axis=axis, x=x, y=y, low=low, high=high, data=(float(known.min()), float(known.max())))
 
 
@@ -227,6 +251,9 @@ def _not_identified(fitted: Fit, unsure: Sequence[str], intervals: Mapping[str, 
         return (
             f"{text}: {counted(max(spare, 0), 'spare size')} to judge the law by; add at least {MIN_SPARE - spare} more"
         )
+    helped = list(dict.fromkeys(law.parameter(name).helped for name in unsure if name in law.names))
+    if any(helped):
+        return f"{text}: {'; '.join(filter(None, helped))}"
     if law.axes == ("N", "D"):
         ratio = points.axis("D") / points.axis("N")
         if ratio.max() < 2 * ratio.min():

@@ -82,8 +82,14 @@ class Fit:
         return np.asarray(self.law.predict(self.theta, where(**axes)), dtype=np.float64)
 
     def residuals(self) -> Floats:
-        """Log residuals of the points, positive where the law predicts too much; shape (n,)."""
-        return np.asarray(np.log(self.law.predict(self.theta, self.points)) - np.log(self.points.L))
+        """Residuals of the points, positive where the law predicts too much; shape (n,).
+
+        Of the logarithm for a loss, plain ones for a score.
+        """
+        predicted = np.asarray(self.law.predict(self.theta, self.points), dtype=np.float64)
+        if self.law.measures == "score":
+            return predicted - self.points.L
+        return np.asarray(np.log(predicted) - np.log(self.points.L))
 
 
 def check(law: Law, points: Points, fix: Mapping[str, float]) -> None:
@@ -104,14 +110,16 @@ def check(law: Law, points: Points, fix: Mapping[str, float]) -> None:
         raise FitError("there are no points to fit", remedy="no run is done yet, or --where left nothing")
     for name in ("L", *law.axes):
         values = points.L if name == "L" else points.axis(name)
-        bad = np.flatnonzero(~((values >= 1 / LARGEST) & (values <= LARGEST)))
+        score = name == "L" and law.measures == "score"
+        least = -LARGEST if score else 1 / LARGEST
+        bad = np.flatnonzero(~((values >= least) & (values <= LARGEST)))
         if bad.size:
             label = points.ids[bad[0]] if points.ids else f"row {bad[0]}"
-            what = "loss" if name == "L" else name
+            what = law.measures if name == "L" else name
             has = "has" if bad.size == 1 else "have"
             raise FitError(
                 f"{bad.size} of {counted(len(points), 'point')} {has} no usable {what} "
-                f"(finite, positive, below {LARGEST:g}); "
+                f"(finite, {'' if score else 'positive, '}below {LARGEST:g}); "
                 f"the first is {label}: {values[bad[0]]:g}",
                 remedy="leave them out with --where; a diverged run has no loss to fit",
             )
@@ -155,7 +163,7 @@ def fit(
     held at a value in natural units; weights: (n,), how often each point counts, one each if None.
     Raises: FitError for points that cannot determine the law; UsageError for a parameter that is not there.
     """
-    objective = objective or Huber()
+    objective = replace(objective or Huber(), plain=law.measures == "score")
     fix = dict(fix or {})
     check(law, points, fix)
     if weights is not None and (weights.shape != (len(points),) or not (weights >= 0).all() or weights.sum() <= 0):
@@ -325,7 +333,7 @@ def _linear_parts(problem: Problem, theta: Mapping[str, Any], weights: Floats, b
         values = solved[:, k : k + 1]
         if law.parameter(name).scale == "log":
             # A term that least squares leaves out starts small, not at ln 0.
-            middle = np.maximum(np.median(basis[name], axis=1, keepdims=True), 1e-300)
+            middle = np.maximum(np.median(np.abs(basis[name]), axis=1, keepdims=True), 1e-300)
             values = np.maximum(values, 1e-3 * typical / middle)
         found[name] = values ** (1.0 / powers[name]) if name in powers else values
     return found

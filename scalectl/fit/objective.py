@@ -8,7 +8,7 @@ Inside, the objective is scaled by 1/δ², so that one unit is a residual of δ.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -34,11 +34,13 @@ class Objective:
     """A sum over points of ρ(residual).
 
     name: huber and lad (sums over the log residual), mse (mean square of the residual in nats), log-mse (mean square
-    of the log residual); delta: where Huber turns from square to absolute [log loss], None for the others.
+    of the log residual); delta: where Huber turns from square to absolute [log loss], None for the others; plain:
+    residuals are differences whatever the name, as those of a score are, which has no logarithm at 0.
     """
 
     name: Name
     delta: float | None = None
+    plain: bool = False
 
     def __str__(self) -> str:
         return f"{self.name}:{self.delta:g}" if self.delta is not None else self.name
@@ -46,7 +48,7 @@ class Objective:
     @property
     def on_log(self) -> bool:
         """Whether residuals are ln(predicted) - ln(measured), not predicted - measured."""
-        return self.name != "mse"
+        return self.name != "mse" and not self.plain
 
     @property
     def width(self) -> float:
@@ -59,7 +61,7 @@ class Objective:
     @property
     def resampled(self) -> Objective:
         """The objective that resampled fits follow: `lad` with blunter kinks, the others as they are."""
-        return Objective("huber", SHARP_ENOUGH) if self.name == "lad" else self
+        return replace(self, name="huber", delta=SHARP_ENOUGH) if self.name == "lad" else self
 
     def residual(self, predicted: Floats, measured: Floats) -> Floats:
         """Residuals, positive where the law predicts too much; relative ones to first order if `on_log`."""

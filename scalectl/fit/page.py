@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scalectl.core.errors import UsageError
-from scalectl.core.names import did_you_mean, shown
 from scalectl.core.rows import Points
 from scalectl.fit import estimate
 from scalectl.fit.bootstrap import Draws, Unit, bootstrap
@@ -19,7 +18,7 @@ from scalectl.fit.objective import Objective, parse_objective
 from scalectl.fit.predict import Prediction, allocate, predict_loss, reach
 from scalectl.fit.profile import profile
 from scalectl.fit.stats import confint as intervals_of
-from scalectl.laws import LAWS, Law, default_laws, law_on, varying
+from scalectl.laws import Law, default_laws, law_on, varying
 from scalectl.store.points import table_points, vary
 
 if TYPE_CHECKING:
@@ -131,8 +130,6 @@ def _law(law: str | Law | None, points: Points) -> Law:
         return law
     if law is None:
         return default_laws(points)[0]
-    if law not in LAWS:
-        raise UsageError(f"no law {shown(law)}", remedy=did_you_mean(law, LAWS))
     return law_on(law, varying(points) or points.axes())
 
 

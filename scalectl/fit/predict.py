@@ -32,9 +32,9 @@ HALVINGS = 64
 class Prediction:
     """One answer with its interval at `level`.
 
-    what: L, N, D or C; value and interval in its unit [nats/token, parameters, tokens, FLOP]; infinite where the law
-    never gets there; at: where it was asked; extrapolation: by axis, how many times beyond the points (1 inside);
-    impossible: share of the draws for which no finite answer exists.
+    what: L, N, D or C, or S for a score; value and interval in its unit [nats/token, parameters, tokens, FLOP];
+    infinite where the law never gets there; at: where it was asked; extrapolation: by axis, how many times beyond the
+    points (1 inside); impossible: share of the draws for which no finite answer exists.
     """
 
     what: str
@@ -62,7 +62,7 @@ def predict_loss(fitted: Fit, draws: Draws, level: float, **axes: float) -> Pred
     here = where(**axes)
     values = np.asarray(fitted.law.predict(draws.theta(), here), dtype=np.float64)[:, 0]
     return Prediction(
-        what="L",
+        what="S" if fitted.law.measures == "score" else "L",
         value=float(fitted.law.predict(fitted.theta, here)[0]),
         interval=interval(values, draws, level, low=0.0),
         level=level,
@@ -203,9 +203,15 @@ def _want(law: Law, axes: dict[str, float]) -> None:
     if set(axes) != set(law.axes):
         raise UsageError(
             f"{law.name} predicts from {' and '.join(law.axes)}; {', '.join(sorted(axes)) or 'nothing'} was given",
-            remedy=f"give {' and '.join(f'--{axis.lower()}' for axis in law.axes)}",
+            remedy=f"give {asks(law)}",
         )
     _positive(axes)
+
+
+def asks(law: Law) -> str:
+    """The flags of `scalectl predict` that name a place of the law."""
+    flags = {axis: f"--{axis.lower()}" for axis in ("N", "D", "C", "loss")}
+    return " and ".join(flags.get(axis, f"--with {axis}=VALUE") for axis in law.axes)
 
 
 def _positive(axes: dict[str, float]) -> None:

@@ -58,7 +58,7 @@ class Problem:
             low, high = max(low, first), min(high, last)
         if parameter.scale == "linear":
             return low, high
-        middle = float(np.log(np.median(np.abs(self.points.L))))
+        middle = float(np.log(np.median(np.abs(self.points.L)) or 1.0))  # scores may be 0
         lowest, highest = middle - parameter.span, middle + parameter.span
         unit = self.units.get(parameter.axis, 1.0) if parameter.axis else 1.0
         if parameter.axis and unit == 1.0:
@@ -77,8 +77,7 @@ class Problem:
         if parameter.relative == "highest":
             return np.asarray(grid * float(self.points.L.max()))
         if parameter.relative == "range":
-            assert parameter.axis is not None
-            values = self.centred.axis(parameter.axis)
+            values = self.centred.axis(parameter.axis or self.law.axes[0])
             first, last = float(values.min()), float(values.max())
             if parameter.scale == "log":
                 return np.asarray(first * (last / first) ** grid)
@@ -217,9 +216,13 @@ def pose(
     fix = dict(fix or {})
     fixed_axes = {law.parameter(name).axis for name in (*fix, *((uncentred,) if uncentred else ()))}
 
+    carried = {parameter.axis for parameter in law.parameters}
+
     def unit(axis: str) -> float:
         counted_as = law.shares.get(axis, axis)
-        return 1.0 if counted_as in fixed_axes else float(np.exp(np.log(points.axis(counted_as)).mean()))
+        if counted_as in fixed_axes or counted_as not in carried:
+            return 1.0
+        return float(np.exp(np.log(points.axis(counted_as)).mean()))
 
     units = {axis: unit(axis) for axis in law.axes}
     scaled: dict[str, Any] = {axis: points.axis(axis) / size for axis, size in units.items()}

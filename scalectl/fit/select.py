@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from scalectl.core.errors import FitError
-from scalectl.core.rows import Points
+from scalectl.core.rows import Floats, Points
 from scalectl.core.units import count, listed, si
 from scalectl.fit.estimate import Fit, without
 from scalectl.fit.predict import FLOPS_PER_PARAMETER_TOKEN
@@ -27,21 +27,34 @@ SAME_BUDGET = 0.9
 MOST_STEPS = 12
 
 
+def extent(law: Law, points: Points) -> Floats:
+    """How far up the law each point lies, shape (n,): its place on the one axis, or N D.
+
+    A score goes up where the loss goes down: 1 / loss. Where N is not known, the product of what the law reads.
+    """
+    if len(law.axes) == 1:
+        values = points.axis(law.axes[0])
+        return np.asarray(1.0 / values) if law.axes == ("loss",) else values
+    known = points.N is not None and points.D is not None
+    return np.asarray(np.prod([points.axis(axis) for axis in (("N", "D") if known else law.axes)], axis=0))
+
+
 def largest(law: Law, points: Points) -> tuple[str, npt.NDArray[np.bool_]]:
     """The points at the largest size, for a law of one axis, or at the largest N D, and what to call them."""
+    values = extent(law, points)
     if len(law.axes) == 1:
         axis = law.axes[0]
-        values = points.axis(axis)
-        return f"largest {axis}", values == values.max()
-    values = np.prod([points.axis(axis) for axis in law.axes], axis=0)
-    return f"largest {' '.join(law.axes)}", values >= SAME_BUDGET * values.max()
+        return "lowest loss" if axis == "loss" else f"largest {axis}", values == values.max()
+    known = points.N is not None and points.D is not None
+    return f"largest {'N D' if known else ' '.join(law.axes)}", values >= SAME_BUDGET * values.max()
 
 
 def holdout(fitted: Fit, mask: npt.NDArray[np.bool_] | None = None, where: str | None = None) -> Holdout | None:
     """Refits without some points and predicts them.
 
     Args: mask: the points held out, (n,); the largest size or budget if None; where: what to call them.
-    Returns: mean of |predicted / measured - 1| there; None when the rest cannot determine the law.
+    Returns: mean of |predicted / measured - 1| there, of a score the mean error by the mean score; None when the rest
+    cannot determine the law.
     """
     name, picked = largest(fitted.law, fitted.points)
     if mask is not None:
@@ -57,8 +70,10 @@ def _predicted(fitted: Fit, known: npt.NDArray[np.bool_], held: npt.NDArray[np.b
     except FitError:
         return None
     there = fitted.points.take(held)
-    predicted = np.asarray(fitted.law.predict(rest.theta, there), dtype=np.float64)
-    return Holdout(where=name, n=len(there), relative_error=float(np.abs(predicted / there.L - 1).mean()))
+    error = np.abs(np.asarray(fitted.law.predict(rest.theta, there), dtype=np.float64) - there.L)
+    # A score may be 0, and is then no unit for its error.
+    share = error / (np.abs(there.L).mean() if fitted.law.measures == "score" else there.L)
+    return Holdout(where=name, n=len(there), relative_error=float(share.mean()))
 
 
 def steps(law: Law, points: Points, most: int | None = MOST_STEPS) -> npt.NDArray[np.int64]:
@@ -67,7 +82,7 @@ def steps(law: Law, points: Points, most: int | None = MOST_STEPS) -> npt.NDArra
     Places that rounding to whole steps sets apart are one. Where there are more than `most`, they are taken together,
     as many to each step.
     """
-    values = np.prod([points.axis(axis) for axis in law.axes], axis=0)
+    values = extent(law, points)
     near = SAME_WITHIN if len(law.axes) == 1 else 1 / SAME_BUDGET
     index = np.empty(len(values), dtype=np.int64)
     first, label = math.inf, -1  # the largest of a step
@@ -85,7 +100,7 @@ def rollout(fitted: Fit) -> tuple[Holdout, ...]:
     Returns: the steps whose smaller points determine the law, the largest last.
     """
     index = steps(fitted.law, fitted.points)
-    values = np.prod([fitted.points.axis(axis) for axis in fitted.law.axes], axis=0)
+    values = extent(fitted.law, fitted.points)
     found = [
         _predicted(fitted, index < step, index == step, _step_name(fitted.law, values[index == step].max()))
         for step in range(1, int(index.max()) + 1)
@@ -96,6 +111,8 @@ def rollout(fitted: Fit) -> tuple[Holdout, ...]:
 def _step_name(law: Law, value: float) -> str:
     """N 1.2 M, C 3 TFLOP; of a law of N and D by the budget 6 N D."""
     axis = law.axes[0] if len(law.axes) == 1 else "C"
+    if axis == "loss":
+        return f"loss {1 / value:.3g}"
     if len(law.axes) > 1:
         value *= FLOPS_PER_PARAMETER_TOKEN
     return f"{axis} {si(value, 'FLOP') if axis == 'C' else count(value)}"

@@ -143,10 +143,10 @@ def cells(law: Law, points: Points) -> npt.NDArray[np.int64]:
 def seed_noise(fitted: Fit) -> float | None:
     """Relative standard deviation of the loss between runs of one design point; None without repeated runs.
 
-    Pooled over design points, of log loss; needs no law, only its axes.
+    Pooled over design points, of log loss (of a score itself); needs no law, only its axes.
     """
     index = cells(fitted.law, fitted.points)
-    log_loss = np.log(fitted.points.L)
+    log_loss = np.log(fitted.points.L) if fitted.law.measures == "loss" else fitted.points.L
     count = np.bincount(index)
     freedom = len(index) - len(count)
     if freedom < 1:

@@ -46,6 +46,7 @@ class Summary:
     optimal: for joint laws, exponents a and b of N* ~ C^a, D* ~ C^b, with intervals in `optimal_intervals`;
     seed_noise: relative standard deviation between seeds, None without repeated seeds;
     misfit: relative standard deviation of size means about the law;
+    units: of the parameters that have a plain one, by name; signed: parameters that may be negative;
     tied: parameters that were held equal to another one, by name; they share its value, interval and verdict;
     outliers: ids (or row numbers) of points whose residual is beyond 5 robust deviations; without_outliers: parameters
     of the fit to all other points, empty where there are no outliers or too few other points.
@@ -85,3 +86,5 @@ class Summary:
     without_outliers: dict[str, float] = field(default_factory=dict)
     curve: Curve | None = None
     tied: dict[str, str] = field(default_factory=dict)
+    units: dict[str, str] = field(default_factory=dict)
+    signed: tuple[str, ...] = ()

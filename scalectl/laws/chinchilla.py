@@ -14,7 +14,7 @@ import numpy as np
 from scalectl.core.rows import Points
 from scalectl.laws.jet import log_sum_exp
 from scalectl.laws.law import LOG_SPAN, Array, Law, Parameter, Theta, exact
-from scalectl.laws.powers import EXPONENT_GRID, EXPONENT_HIGH, FLOOR_GRID, Term, above, sum_of_powers
+from scalectl.laws.powers import EXPONENT_GRID, EXPONENT_HIGH, FLOOR_GRID, UNITS, Term, above, sum_of_powers
 
 CHINCHILLA = sum_of_powers(
     "chinchilla",
@@ -63,12 +63,14 @@ CHINCHILLA_GAMMA = Law(
     formula="L = E + (A/N^α + B/D^β)^γ",
     axes=("N", "D"),
     parameters=(
-        Parameter("E", "linear", 0.0, np.inf, grid=FLOOR_GRID, relative="lowest", floor=True),
+        Parameter("E", "linear", 0.0, np.inf, grid=FLOOR_GRID, relative="lowest", floor=True, unit=UNITS["L"]),
         Parameter("A", "log", 0.0, np.inf, axis="N", exponent="alpha", span=LOG_SPAN / GAMMA_LOW),
         Parameter("alpha", "linear", 0.0, EXPONENT_HIGH, grid=EXPONENT_GRID),
         Parameter("B", "log", 0.0, np.inf, axis="D", exponent="beta", span=LOG_SPAN / GAMMA_LOW),
         Parameter("beta", "linear", 0.0, EXPONENT_HIGH, grid=EXPONENT_GRID),
-        Parameter("gamma", "linear", GAMMA_LOW, GAMMA_HIGH, grid=GAMMA_GRID),
+        Parameter(
+            "gamma", "linear", GAMMA_LOW, GAMMA_HIGH, grid=GAMMA_GRID, helped="hold it: --fix gamma=1 is chinchilla"
+        ),
     ),
     needs=3,
     predict=_predict,

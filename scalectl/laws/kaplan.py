@@ -14,7 +14,7 @@ import numpy as np
 from scalectl.core.rows import Points
 from scalectl.laws.jet import log_sum_exp
 from scalectl.laws.law import Array, First, Law, Parameter, Second, Theta
-from scalectl.laws.powers import EXPONENT_GRID, EXPONENT_HIGH, FLOOR_GRID, above
+from scalectl.laws.powers import EXPONENT_GRID, EXPONENT_HIGH, FLOOR_GRID, UNITS, above
 
 # ln of A/N at the middle of the data is ln(L)/α: with α = .01 it passes 200. Ours.
 SPAN = 230.0
@@ -75,13 +75,15 @@ def kaplan(name: str, formula: str, constant: str | None) -> Law:
         return {**theta, **changed}
 
     parameters = [
-        Parameter("A", "log", 0.0, np.inf, axis="N", exponent="alpha", span=SPAN),
+        Parameter("A", "log", 0.0, np.inf, axis="N", exponent="alpha", span=SPAN, unit=UNITS["N"]),
         Parameter("alpha", "linear", 0.0, EXPONENT_HIGH, grid=EXPONENT_GRID),
-        Parameter("B", "log", 0.0, np.inf, axis="D", exponent="beta", span=SPAN),
+        Parameter("B", "log", 0.0, np.inf, axis="D", exponent="beta", span=SPAN, unit=UNITS["D"]),
         Parameter("beta", "linear", BETA_LOW, EXPONENT_HIGH, grid=EXPONENT_GRID),
     ]
     if constant:
-        floor = Parameter(constant, "linear", 0.0, np.inf, grid=FLOOR_GRID, relative="lowest", floor=True)
+        floor = Parameter(
+            constant, "linear", 0.0, np.inf, grid=FLOOR_GRID, relative="lowest", floor=True, unit=UNITS["L"]
+        )
         parameters.insert(0, floor)
     published = {"A": 6.4e13, "alpha": 0.076, "B": 1.8e13, "beta": 0.103}  # Kaplan et al. 2020, table 2
     return Law(

@@ -42,10 +42,12 @@ class Parameter:
     have geometric mean 1; empty for a parameter that `Law.basis` solves for; exponent: the exponent through which a
     coefficient is read off the data, which lie far from X = 1, so that it is known only if that is; floor: a loss that
     the law never falls below, in nats per token; place: the parameter is a place along its axis, and whether it is
-    known is a matter of the range of the axis, not of its own size.
+    known is a matter of the range of the axis, not of its own size; unit: of the parameter, "" for none or a mixed one;
+    helped: what to add to the points where they do not determine it, "" where that follows from the axes.
     relative: what the grid is a share of, where that is not a fixed number, and then its ends bound the parameter as
-    well: the "lowest" or the "highest" measured value, or the "range" of the axis, 0 its smallest and 1 its largest
-    value, by logarithms on a log scale; span: how far ln of an unbounded parameter may lie from ln of the typical loss.
+    well: the "lowest" or the "highest" measured value, or the "range" of the (first) axis, 0 its smallest and 1 its
+    largest value, by logarithms on a log scale; span: how far ln of an unbounded parameter may lie from ln of the
+    typical loss.
     """
 
     name: str
@@ -59,6 +61,8 @@ class Parameter:
     place: bool = False
     relative: Literal["lowest", "highest", "range"] | None = None
     span: float = LOG_SPAN
+    unit: str = ""
+    helped: str = ""
 
 
 @dataclass(frozen=True)
@@ -73,8 +77,8 @@ class Law:
     derivatives(theta, points): the loss, its slopes by parameter, and its second derivatives by pair of parameters
     (each pair once, in the order of `parameters`; pairs left out are zero), all in natural units.
     basis(nonlinear, points): by name of each linear parameter, the column that it multiplies; their sum is the loss
-    or, with a link, becomes it. Starts are made from it, so that it may leave out what is small. None where no
-    parameter is linear; then every parameter has a grid.
+    or, with a link, becomes it; rough: it leaves something out, which starts, that are made from it, can bear. None
+    where no parameter is linear; then every parameter has a grid.
     link(nonlinear, measured): measured losses on the scale on which the columns add up, and the slope of that scale;
     power(nonlinear): to which power a linear parameter multiplies its column, by name; 1 for those left out.
     rescale(theta, units): the parameters for axes in natural units, from those for axes divided by `units`.
@@ -96,6 +100,7 @@ class Law:
     link: Callable[[Theta, Array], tuple[Array, Array]] | None = field(default=None, repr=False)
     power: Callable[[Theta], Mapping[str, Any]] | None = field(default=None, repr=False)
     along: Callable[[str], Law] | None = field(default=None, repr=False)
+    rough: bool = False
     steady: tuple[str, ...] = ()
     shares: Mapping[str, str] = field(default_factory=dict)
     measures: Literal["loss", "score"] = "loss"

@@ -15,15 +15,17 @@ from scalectl.laws.law import Array, First, Law, Parameter, Second, Theta
 EXPONENT_HIGH = 3.0
 EXPONENT_GRID = tuple(float(x) for x in np.geomspace(0.02, 2.0, 24))
 FLOOR_GRID = (0.0, 0.2, 0.4, 0.55, 0.7, 0.8, 0.88, 0.94, 0.98)  # of the lowest loss, where E is not linear. Ours.
+UNITS = {"L": "nats/token", "N": "parameters", "D": "tokens", "C": "FLOP"}
 
 
 @dataclass(frozen=True)
 class Term:
-    """One term `coefficient / axis^exponent`, by names."""
+    """One term `coefficient / axis^exponent`, by names; helped: as in `Parameter`."""
 
     coefficient: str
     axis: str
     exponent: str
+    helped: str = ""
 
 
 def above(floor: Any, measured: Array) -> Array:
@@ -83,10 +85,14 @@ def sum_of_powers(
             changed[term.coefficient] = theta[term.coefficient] * units.get(term.axis, 1.0) ** theta[term.exponent]
         return changed
 
-    parameters = [Parameter(constant, "linear", 0.0, np.inf, floor=True)] if constant else []
+    unit = UNITS["L"]
+    parameters = [Parameter(constant, "linear", 0.0, np.inf, floor=True, unit=unit)] if constant else []
     for term in terms:
-        parameters.append(Parameter(term.coefficient, "log", 0.0, np.inf, axis=term.axis, exponent=term.exponent))
-        parameters.append(Parameter(term.exponent, "linear", 0.0, EXPONENT_HIGH, grid=EXPONENT_GRID))
+        coefficient = Parameter(
+            term.coefficient, "log", 0.0, np.inf, axis=term.axis, exponent=term.exponent, unit=unit, helped=term.helped
+        )
+        exponent = Parameter(term.exponent, "linear", 0.0, EXPONENT_HIGH, grid=EXPONENT_GRID, helped=term.helped)
+        parameters += [coefficient, exponent]
     return Law(
         name=name,
         formula=formula,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from rich.cells import cell_len
 from rich.text import Text
@@ -120,7 +120,7 @@ def law_block(
             row: list[str | Cell] = [] if stacked else [Cell(fit.formula if i == 0 else "")]
             row += [GREEK.get(name, name), Cell(value, style)]
             for pair in bounds:
-                text = _interval(fit.params[name], pair) if free else "fixed"
+                text = _interval(fit.params[name], pair, name in fit.signed) if free else "fixed"
                 text = f"= {GREEK.get(fit.tied[name], fit.tied[name])}" if name in fit.tied else text
                 row.append(Cell(text, CONTEXT if not (known and free) else ""))
             rows.append(row)
@@ -131,10 +131,29 @@ def law_block(
         lines += paragraph(f"chosen: {chosen.formula}, {_greek(because)}", look, indent=2, hanging=2)
     elif because:
         lines += paragraph(f"no law chosen: {_greek(because)}", look, indent=2, hanging=2, style=ADVICE)
-    named = [name for name in ("E", "A", "B") if any(name in fit.params for fit in fits)]
-    if named:
-        lines += paragraph(f"{listed(named)} in nats/token", look, indent=2, style=CONTEXT)
+    said = {fit.law: _units(fit) for fit in fits}
+    if _agree(said.values()):
+        merged = {name: unit for held in said.values() for name, unit in held.items()}
+        said = {"": merged}
+    for law, held in said.items():
+        if held:
+            named = ", ".join(f"{listed(_named(held, unit))} in {unit}" for unit in dict.fromkeys(held.values()))
+            lines += paragraph(f"{law}: {named}" if law else named, look, indent=2, style=CONTEXT)
     return lines
+
+
+def _units(fit: Summary) -> dict[str, str]:
+    return {GREEK.get(name, name): unit for name, unit in fit.units.items()}
+
+
+def _agree(said: Iterable[Mapping[str, str]]) -> bool:
+    """Whether no name has different units in different laws."""
+    pairs = {pair for held in said for pair in held.items()}
+    return len({name for name, _ in pairs}) == len(pairs)
+
+
+def _named(units_of: Mapping[str, str], unit: str) -> list[str]:
+    return [name for name, held in units_of.items() if held == unit]
 
 
 def _greek(sentence: str) -> str:
@@ -227,12 +246,12 @@ def _digits(value: float, pair: Interval | None) -> str:
     return units.estimate(value, *pair)[0]
 
 
-def _interval(value: float, pair: Interval | None) -> str:
+def _interval(value: float, pair: Interval | None, signed: bool = False) -> str:
     if pair is None or math.isnan(pair[0]) or math.isnan(pair[1]):
         return "not computed"
     low, high = pair
-    # Every law's parameters are at least 0: a profile that stays open below ends there.
-    _, down, up = units.estimate(value, max(low, 0.0), high)
+    # What cannot be negative is at least 0: a profile that stays open below ends there.
+    _, down, up = units.estimate(value, low if signed else max(low, 0.0), high)
     return _unbounded(f"{down} … {up}")
 
 

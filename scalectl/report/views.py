@@ -262,7 +262,7 @@ class Answer:
     """
 
     asked: str
-    what: Literal["L", "N", "D", "C"]
+    what: Literal["L", "N", "D", "C", "S"]
     value: float
     interval: Interval
     extrapolation: Mapping[str, float] = field(default_factory=dict)

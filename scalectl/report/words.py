@@ -17,8 +17,8 @@ from scalectl.report.table import Cell, paragraph
 ESTIMATE, CONTEXT, ADVICE, FAILURE = "bold", "dim", "yellow", "red"
 FLOPS = {"exact": "C of all matrix products", "6nd": "C = 6 N D"}
 CONVENTION = {"non_embedding": "non-embedding", "total": "total", "matmul": "matmul"}
-UNIT_OF = {"L": "nats/token", "N": "parameters", "D": "tokens", "C": "FLOP"}
-GREEK = {"alpha": "α", "beta": "β", "gamma": "γ", "delta": "δ"}
+UNIT_OF = {"L": "nats/token", "N": "parameters", "D": "tokens", "C": "FLOP", "S": "", "loss": "nats/token"}
+GREEK = {"alpha": "α", "beta": "β", "gamma": "γ", "delta": "δ", "epsilon": "ε"}
 PROFILE = "profile"
 RESAMPLED = {"size": "sizes", "run": "runs", "residual": "residuals"}
 NAMED = re.compile(rf"\b({'|'.join(GREEK)})\b")

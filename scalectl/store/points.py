@@ -45,6 +45,11 @@ _OBVIOUS = {
     "seed": ("seed", "train.seed"),
 }
 
+# Axes that only some laws read, and the columns of a run that hold them; of other tables they are named by --map. S is
+# a score, whose loss is then an axis.
+_OTHERS = {"U": "unique_tokens", "width": "model.d_model", "depth": "model.n_layer"}
+_NAMED = (*_OBVIOUS, *_OTHERS, "S")
+
 # Config columns that say nothing beyond N, D and seed, or do not touch the numbers.
 _NO_AXIS = ("train.seed", "train.steps", "train.tokens", "data.origin", "eval.every")
 # D is rounded down to whole steps, so equal horizons at different batch sizes differ by less than one step. Source:
@@ -136,11 +141,16 @@ def load_points(
     if flops == "6nd" and C is exact and exact is not None:
         used = "exact"
         notes.append("C is as the source counts it: N or D is not known, so 6 N D cannot be formed")
+    others = _others(columns)
+    losses = _axis(columns, f"{HELD_OUT}/{LOSS}") if full.rpartition("/")[2] != LOSS else None
+    if losses is not None:
+        others["loss"] = losses
     return Points(
         L=values[has],
         N=N,
         D=D,
         C=C,
+        others=others,
         ids=tuple(columns["run_id"]),
         size=N,
         seed=columns.get("train.seed"),
@@ -196,9 +206,10 @@ def table_points(
     Two of N, D and C give the third through C = 6 N D (Kaplan et al. 2020, arXiv 2001.08361), which `derived` names.
     What `scalectl export` wrote is known by its columns and gives the points of its sweep: runs that are done.
 
-    Args: source: a frame, or a CSV or Parquet file; mapping: axis (N, D, C, L, seed) to column; what it does not name
-    is found by obvious column names, which the notes tell; where: mask over the columns and, where no
-    column has such a name, N, D, C and L; convention: which count of an export is N.
+    Args: source: a frame, or a CSV or Parquet file; mapping: axis (N, D, C, L, seed, U, width, depth, and S for a
+    score whose loss is L) to column; what it does not name is found by obvious column names, which the notes tell, but
+    for the last four; where: mask over the columns and, where no column has such a name, N, D, C and L;
+    convention: which count of an export is N.
     Returns: N [parameters], D [tokens], C [FLOP], L [nats/token]; ids are row numbers from 1; size is N to four digits;
     rows without a number on an axis are dropped with a note. Convention and flops are known of an export only.
     Raises: UsageError for an unknown column, text or numbers that are not positive on an axis, or no L;
@@ -261,7 +272,7 @@ def mapped_points(
     if not len(kept[_ROW]):
         raise NothingMatched(f"no row of {origin} is left", remedy="check --where and --map")
     for axis, values in axes.items():
-        if (wrong := np.flatnonzero(values <= 0)).size:
+        if (wrong := np.flatnonzero(values <= 0)).size and axis != "S":
             raise UsageError(
                 f"{found[axis]} is {values[wrong[0]]:g} in row {kept[_ROW][wrong[0]]}; {axis} has to be positive",
                 where=origin,
@@ -282,16 +293,23 @@ def mapped_points(
         notes.append(f"{derived} is computed through C = 6 N D")
     numbers = kept.pop(_ROW)
     exact = export and found.get("C") == "C_exact"
+    score = "S" in axes
+    others = _others(kept) if export else {}
+    others |= {axis: axes[axis] for axis in _OTHERS if axis in axes}
+    if score:
+        others["loss"] = axes["L"]
     points = Points(
-        L=axes["L"],
+        L=axes["S"] if score else axes["L"],
         N=N,
         D=D,
         C=C,
+        others=others,
         ids=tuple(str(number) for number in numbers),
         size=None if N is None else _digits(N, 4),
         seed=kept[found["seed"]] if "seed" in found else None,
         columns=kept,
-        metric=found["L"],
+        metric=found["S" if score else "L"],
+        measures="score" if score else "loss",
         convention=convention if counted else None,
         flops="exact" if exact else "6nd" if counted else None,
         derived=derived,
@@ -474,6 +492,11 @@ def _refuse_mixtures(columns: Columns, by: str | None) -> None:
         )
 
 
+def _others(columns: Columns) -> dict[str, Floats]:
+    """The axes that only some laws read, as far as every run has them."""
+    return {axis: held for axis, name in _OTHERS.items() if (held := _axis(columns, name)) is not None}
+
+
 def _axis(columns: Columns, name: str) -> Floats | None:
     """Return a column as floats, None unless every run has it."""
     values = columns.get(name)
@@ -505,8 +528,8 @@ def read_columns(source: pd.DataFrame | str | Path) -> tuple[dict[str, npt.NDArr
 def _find_columns(columns: Columns, mapping: Mapping[str, str], origin: str) -> tuple[dict[str, str], list[str]]:
     found = {}
     for axis, name in mapping.items():
-        if axis not in _OBVIOUS:
-            raise UsageError(f"--map {escaped(axis)}: not an axis", remedy=f"the axes are {', '.join(_OBVIOUS)}")
+        if axis not in _NAMED:
+            raise UsageError(f"--map {escaped(axis)}: not an axis", remedy=f"the axes are {', '.join(_NAMED)}")
         if name not in columns:
             several = re.fullmatch(r"([^,=]+),\s*([NDCL]=[^,=]+)(,.*)?", name)
             raise UsageError(
@@ -528,7 +551,7 @@ def _find_columns(columns: Columns, mapping: Mapping[str, str], origin: str) -> 
                 found[axis] = name
                 notes.append(f"{axis} is read from the column {name}")
                 break
-    unscaled = not {"N", "D", "C"} & set(found)
+    unscaled = not {"N", "D", "C", "width", "depth", "S"} & set(found)
     if "L" not in found:
         no_size = "N, D or C, and none " if unscaled else "N, and none " if not {"N", "C"} & set(found) else ""
         raise UsageError(

@@ -6,6 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from scalectl.laws import LAWS, where
+
 
 @pytest.fixture
 def surface(tmp_path):
@@ -46,3 +48,66 @@ def test_a_tie_that_means_nothing_is_said(scalectl, surface, flags, said):
     done = scalectl("fit", "runs.csv", "--law", "chinchilla", *flags, cwd=surface, code=None)
     assert done.returncode in (1, 2)
     assert said in done.stderr
+
+
+def facts(scalectl, folder, *flags):
+    return json.loads(scalectl("fit", "runs.csv", *flags, "--bootstrap", 100, "--json", cwd=folder).stdout)
+
+
+def law_table(folder, law, noise, **others):
+    """What a law says at 6 sizes by 6 budgets, as runs.csv."""
+    N, D = (x.ravel() for x in np.meshgrid(np.geomspace(1e6, 1e9, 6), np.geomspace(1e8, 1e11, 6)))
+    there = where(N=N, D=D, **{name: values(N, D) for name, values in others.items()})
+    exact = law.predict(law.example, there) * np.exp(noise * np.random.default_rng(0).standard_normal(36))
+    pd.DataFrame({"N": N, "D": D, **there.others, "L": exact}).to_csv(folder / "runs.csv")
+
+
+def test_repeated_data_are_fitted_with_the_tokens_that_there_are(scalectl, tmp_path):
+    epochs = np.tile([1.0, 4.0, 16.0, 60.0], 9)
+    law_table(tmp_path, LAWS["repetition"], 0.001, U=lambda N, D: D / epochs)
+    held = facts(scalectl, tmp_path, "--law", "repetition", "--map", "U=U")["fits"][0]
+    assert held["params"]["R_D"] == pytest.approx(15.4, rel=0.2)
+    refused = scalectl("fit", "runs.csv", "--law", "repetition", cwd=tmp_path, code=None)
+    assert refused.returncode == 1
+    assert "the law needs N and D and U" in refused.stderr
+    told = scalectl("predict", "runs.csv", "--law", "repetition", "--map", "U=U", "--n", "1e9", "--d", "1e11",
+                    "--with", "U=1e10", "--bootstrap", 100, "--json", cwd=tmp_path)  # fmt: skip
+    answer = json.loads(told.stdout)["answers"][0]
+    assert answer["what"] == "L"
+    assert answer["interval"][0] < answer["value"] < answer["interval"][1]
+
+
+def test_width_and_depth_stand_for_n(scalectl, tmp_path):
+    depth = np.tile([4.0, 12.0, 32.0], 12)
+    law_table(tmp_path, LAWS["width-depth"], 0.001, width=lambda N, D: 128 * (N / 1e6) ** 0.5, depth=lambda N, D: depth)
+    flags = ["--law", "width-depth", "--map", "width=width", "--map", "depth=depth"]
+    held = facts(scalectl, tmp_path, *flags)["fits"][0]
+    assert held["params"]["beta"] == pytest.approx(0.7, rel=0.2)
+    assert held["holdout"][0]["where"] == "largest N D"
+
+
+def test_a_score_is_fitted_against_its_loss(scalectl, tmp_path):
+    loss = np.linspace(1.8, 3.4, 30)
+    score = 0.25 + 0.6 / (1 + np.exp(4.0 * (loss - 2.4))) + 0.003 * np.random.default_rng(0).standard_normal(30)
+    pd.DataFrame({"loss": loss, "accuracy": score}).to_csv(tmp_path / "runs.csv")
+    found = facts(scalectl, tmp_path, "--map", "S=accuracy")
+    assert [held["law"] for held in found["fits"]] == ["score-sigmoid", "score-exponential"]
+    assert found["chosen"] == "score-sigmoid"
+    assert found["fits"][0]["params"]["L0"] == pytest.approx(2.4, abs=0.03)
+    assert found["fits"][0]["holdout"][0]["where"] == "lowest loss"
+    told = scalectl("predict", "runs.csv", "--map", "S=accuracy", "--loss", 2.4, "--bootstrap", 100, "--json",
+                    cwd=tmp_path)  # fmt: skip
+    answer = json.loads(told.stdout)["answers"][0]
+    assert answer["what"] == "S"
+    assert answer["value"] == pytest.approx(0.55, abs=0.02)
+    assert "S = b + a/(1 + exp(k (L - L0)))" in scalectl("fit", "runs.csv", "--map", "S=accuracy", cwd=tmp_path).stdout
+
+
+@pytest.mark.parametrize("name", ["broken", "broken:2", "saturating"])
+def test_curves_with_bends_are_laws_of_one_axis(scalectl, tmp_path, name):
+    N = np.geomspace(1e5, 1e9, 24)
+    pd.DataFrame({"N": N, "loss": 2 + 8 / N**0.2}).to_csv(tmp_path / "runs.csv")
+    done = scalectl("fit", "runs.csv", "--law", name, "--bootstrap", 100, cwd=tmp_path, code=None)
+    assert done.returncode in (0, 1)
+    assert "Traceback" not in done.stderr
+    assert "not identified" in done.stdout

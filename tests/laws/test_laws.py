@@ -7,6 +7,7 @@ import pytest
 from law_points import grid_points
 from numpy.testing import assert_allclose
 
+from scalectl.core.errors import UsageError
 from scalectl.core.rows import Points
 from scalectl.fit.estimate import Status, fit
 from scalectl.fit.objective import LOG_MSE, MSE, Huber
@@ -56,7 +57,7 @@ def test_a_law_is_finite_and_positive_inside_its_bounds(name):
     for _ in range(200):
         value = law.predict(draw_inside(law, points, rng), centred)
         assert np.isfinite(value).all()
-        assert (value > 0).all()
+        assert law.measures == "score" or (value > 0).all()
 
 
 @pytest.mark.parametrize("name", LAWS)
@@ -92,7 +93,8 @@ def test_the_linear_parts_of_a_law_add_up_to_it(name):
     assert set(columns) == set(law.names) - set(nonlinear)
     total = sum(theta[key] ** powers.get(key, 1.0) * column for key, column in columns.items())
     target, slope = law.link(nonlinear, places.L) if law.link is not None else (places.L, np.ones(len(places)))
-    assert_allclose(np.broadcast_to(total, target.shape), target, rtol=1e-12)
+    error = np.abs(total / target - 1)
+    assert np.median(error) < 0.1 if law.rough else error.max() < 1e-12
     if law.link is not None:
         step = 1e-6
         bent = (law.link(nonlinear, places.L + step)[0] - law.link(nonlinear, places.L - step)[0]) / (2 * step)
@@ -149,5 +151,8 @@ def test_default_laws_follow_from_the_axes_that_vary(axes, expected, laws):
 def test_an_unknown_parameter_or_law_names_what_is_there():
     with pytest.raises(KeyError, match="E, A, alpha, B, beta"):
         LAWS["chinchilla"].parameter("gamma")
-    with pytest.raises(KeyError):
+    with pytest.raises(UsageError, match="chinchila") as refused:
         law_on("chinchila", ("N", "D"))
+    assert refused.value.remedy == "did you mean chinchilla?"
+    with pytest.raises(UsageError):
+        law_on("broken:9", ("N",))
