@@ -51,7 +51,7 @@ At = Annotated[str, typer.Option(metavar="last|min|mean:K", help="Which evaluati
 Laws = Annotated[
     list[str] | None, typer.Option("--law", help="power, power+constant, chinchilla, kaplan, ...; may repeat.")
 ]
-Objective = Annotated[str, typer.Option(metavar="huber:DELTA|lad|mse|log-mse", help="What a fit minimises.")]
+Objective = Annotated[str, typer.Option(metavar="huber:DELTA|lad|mse|log-mse|asym:RATIO", help="What a fit minimises.")]
 Maps = Annotated[
     list[str] | None,
     typer.Option("--map", metavar="AXIS=COLUMN", help="N, D, C, L, U, width, depth or S of a file; may repeat."),
@@ -63,6 +63,8 @@ ConventionFlag = Annotated[
 Flops = Annotated[str, typer.Option(metavar="6nd|exact", help="How C counts.")]
 Fix = Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="Hold a parameter; may repeat.")]
 Tie = Annotated[list[str] | None, typer.Option(metavar="NAME=OTHER", help="Equal parameters: alpha=beta; may repeat.")]
+Weight = Annotated[str | None, typer.Option(metavar="COL", help="How often a row counts.")]
+Group = Annotated[str | None, typer.Option(metavar="COL", help="What is resampled together [default: the size].")]
 Bootstrap = Annotated[int, typer.Option(help="Resamples for the intervals, 0 for none.")]
 Unit = Annotated[str, typer.Option(metavar="size|run|residual", help="What is resampled.")]
 Seed = Annotated[int, typer.Option(help="Of the resampling.")]
@@ -253,6 +255,8 @@ def fit(
     flops: Flops = "6nd",
     fix: Fix = None,
     tie: Tie = None,
+    weight: Weight = None,
+    group: Group = None,
     bootstrap: Bootstrap = 1000,
     unit: Unit = "size",
     seed: Seed = 0,
@@ -283,8 +287,8 @@ def fit(
         raise typer.BadParameter(f"--against {against!r} is not known; use published")
     law = law or (["chinchilla"] if approach else None)
     request = _request(
-        target, results, metric, at, law, objective, maps, where, convention, flops, fix, tie, bootstrap, unit, seed,
-        level, everything, holdout, best_over=best_over,
+        target, results, metric, at, law, objective, maps, where, convention, flops, fix, tie, weight, group,
+        bootstrap, unit, seed, level, everything, holdout, best_over=best_over,
     )  # fmt: skip
     found = {"": command.run(request)} if by is None else command.run_by(request, by)
     views = {group: command.view(result, diagnostics=diagnostics) for group, result in found.items()}
@@ -331,6 +335,8 @@ def predict(
     flops: Flops = "6nd",
     fix: Fix = None,
     tie: Tie = None,
+    weight: Weight = None,
+    group: Group = None,
     bootstrap: Bootstrap = 1000,
     unit: Unit = "size",
     seed: Seed = 0,
@@ -344,8 +350,8 @@ def predict(
     from scalectl.report import document, fit_screen, terminal
 
     request = _request(
-        target, results, metric, at, law, objective, maps, where, convention, flops, fix, tie, bootstrap, unit, seed,
-        level, everything, best_over=best_over,
+        target, results, metric, at, law, objective, maps, where, convention, flops, fix, tie, weight, group,
+        bootstrap, unit, seed, level, everything, best_over=best_over,
     )  # fmt: skip
     view = command.predict(
         request,
@@ -393,8 +399,8 @@ def backtest(
     from scalectl.report import backtest_screen, document, terminal
 
     request = _request(
-        target, results, metric, at, law, objective, maps, where, convention, flops, None, None, 0, "size", 0, 0.95,
-        everything,
+        target, results, metric, at, law, objective, maps, where, convention, flops, None, None, None, None, 0, "size",
+        0, 0.95, everything,
     )  # fmt: skip
     view = command.run(request, axis=axis, by=by or (), early=early, each_run=each_run)
     if as_json:
@@ -567,6 +573,8 @@ def _request(
     flops: str,
     fix: list[str] | None,
     tie: list[str] | None,
+    weight: str | None,
+    group: str | None,
     draws: int,
     unit: str,
     seed: int,
@@ -597,6 +605,8 @@ def _request(
         flops=_flops(flops),
         fix=tuple(fix or ()),
         tie=tuple(tie or ()),
+        weight=weight,
+        group=group,
         draws=draws,
         unit=unit,  # type: ignore[arg-type]
         seed=seed,

@@ -61,6 +61,8 @@ class Request:
     flops: Flops = "6nd"
     fix: tuple[str, ...] = ()
     tie: tuple[str, ...] = ()
+    weight: str | None = None
+    group: str | None = None
     draws: int = 1000
     unit: Unit = "size"
     seed: int = 0
@@ -134,10 +136,28 @@ def run_by(request: Request, column: str) -> dict[str, Result]:
 
 
 def load(request: Request, target: Target, by: str | None = None) -> Points:
-    """The points of a request.
+    """The points of a request, with their weights and groups.
 
     Raises: UsageError, NothingMatched, StoreError.
     """
+    points = _load(request, target, by)
+    notes = []
+    if request.weight is not None:
+        name = full_name(request.weight, tuple(points.columns))
+        try:
+            points = replace(points, weight=points.columns[name].astype(np.float64))
+        except (TypeError, ValueError):
+            said = f"--weight {shown(name)} holds what is no number"
+            raise UsageError(said, remedy="name a column of numbers") from None
+        notes.append(f"a row counts as often as its {name} says")
+    if request.group is not None:
+        name = full_name(request.group, tuple(points.columns))
+        points = replace(points, group=points.columns[name])
+        notes.append(f"sizes, as what is resampled together, are the groups of {name}")
+    return replace(points, notes=(*points.notes, *notes))
+
+
+def _load(request: Request, target: Target, by: str | None) -> Points:
     mask = mask_of(request.where)
     if target.published is not None and target.file is not None:
         return references.points_of(

@@ -98,8 +98,9 @@ class Points:
 
     N [parameters], D [tokens], C [FLOP], L [nats/token]: each of shape (n,).
     others: further axes by name, each of shape (n,); see AXES.
-    size: label of the model size of each point (the cluster for resampling), shape (n,);
-    seed: training seed of each point or None; columns: further columns by name, each of shape (n,).
+    size: label of the model size of each point (the cluster for resampling), shape (n,); weight: how often each point
+    counts, shape (n,), None for once each; group: label of what is resampled together where that is not the size, shape
+    (n,) or None; seed: training seed of each point or None; columns: further columns by name, each of shape (n,).
     convention: how N counts, None if the source does not say; flops: "6nd" or "exact", None likewise.
     measures: whether L holds a loss or, then named so, a score.
     derived: the axis that was computed through C = 6 N D, None if all were given.
@@ -115,6 +116,8 @@ class Points:
     ids: tuple[str, ...] = ()
     size: npt.NDArray[Any] | None = None
     seed: npt.NDArray[Any] | None = None
+    weight: Floats | None = None
+    group: npt.NDArray[Any] | None = None
     columns: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
     metric: str = LOSS
     measures: Literal["loss", "score"] = "loss"
@@ -156,5 +159,7 @@ class Points:
             ids=tuple(self.ids[i] for i in index) if self.ids else (),
             size=pick(self.size),
             seed=pick(self.seed),
+            weight=pick(self.weight),
+            group=pick(self.group),
             columns={name: values[index] for name, values in self.columns.items()},
         )

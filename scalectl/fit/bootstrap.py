@@ -57,9 +57,12 @@ class Draws:
 def sizes(law: Law, points: Points) -> npt.NDArray[np.int64]:
     """The size of each point as an index from 0, shape (n,): its `size` label, or its place on the law's first axis.
 
+    A group, where points have one, stands for the size.
     Labels count only for laws that read N or what it follows from; along D or C alone, the places themselves are what
     was varied.
     """
+    if points.group is not None:
+        return np.unique(points.group, return_inverse=True)[1].ravel().astype(np.int64)
     labelled = points.size is not None and bool({"N", "width"} & set(law.axes))
     labels: npt.NDArray[Any] = points.size if labelled else points.axis(law.axes[0])  # type: ignore[assignment]
     return np.unique(labels, return_inverse=True)[1].ravel().astype(np.int64)

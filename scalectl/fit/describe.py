@@ -106,7 +106,7 @@ def describe(
         law=law.name,
         formula=law.formula,
         axis=" ".join(law.axes),
-        objective=fitted.objective.name,
+        objective=fitted.objective.label,
         delta=fitted.objective.delta,
         value=fitted.value,
         gradient_norm=fitted.gradient_norm,

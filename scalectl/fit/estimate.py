@@ -160,12 +160,13 @@ def fit(
     """The best parameters of a law.
 
     Args: points: at least as many distinct places as free parameters; objective: Huber(1e-3) if None; fix: parameters
-    held at a value in natural units; weights: (n,), how often each point counts, one each if None.
+    held at a value in natural units; weights: (n,), how often each point counts, those of the points if None.
     Raises: FitError for points that cannot determine the law; UsageError for a parameter that is not there.
     """
     objective = replace(objective or Huber(), plain=law.measures == "score")
     fix = dict(fix or {})
     check(law, points, fix)
+    weights = points.weight if weights is None else weights
     if weights is not None and (weights.shape != (len(points),) or not (weights >= 0).all() or weights.sum() <= 0):
         raise FitError(f"weights must be {counted(len(points), 'number')}, none negative, not all zero")
     w = np.ones(len(points)) if weights is None else np.asarray(weights, dtype=np.float64)

@@ -144,6 +144,7 @@ class Problem:
         }
         slopes = self._slopes(theta, first, len(z))
         residual = self.objective.residual(predicted, measured)
+        weights = self.objective.counted(residual, weights)
         if np.isfinite(width):
             unit = 1.0 / width
             residual *= unit

@@ -37,6 +37,7 @@ def threshold(fitted: Fit, level: float) -> float:
     residual = objective.residual(predicted, points.L)
     free = len(fitted.law.names) - len(fitted.fixed)
     robust = math.isfinite(objective.width)
+    weights = objective.counted(residual, weights)
     psi = weights * (np.clip(residual / objective.width, -1, 1) if robust else residual)
     across = max(1, fitted.law.needs - len(fitted.fixed))
     groupings = [(cells(fitted.law, points), free), (sizes(fitted.law, points), across)]

@@ -118,7 +118,8 @@ def aicc(fitted: Fit) -> float:
     """Akaike's criterion with the small-sample term; comparable between laws of one objective on one set of points.
 
     The likelihood is the one that the objective stands for: Laplace for Huber and LAD (δ is far below the residuals),
-    normal for the squares, each with its scale fitted and counted. Infinite when there are too few points.
+    with two slopes where over-estimates count differently, normal for the squares, each with its scale fitted and
+    counted. Infinite when there are too few points.
     Source: Hurvich and Tsai 1989 (Biometrika 76).
     """
     n = len(fitted.points)
@@ -128,7 +129,8 @@ def aicc(fitted: Fit) -> float:
     predicted = np.asarray(fitted.law.predict(fitted.theta, fitted.points), dtype=np.float64)
     residual = fitted.objective.residual(predicted, fitted.points.L)
     if math.isfinite(fitted.objective.width):
-        twice = 2 * n * (1 + math.log(2 * max(float(np.abs(residual).mean()), 1e-300)))
+        spread = float(fitted.objective.counted(residual, np.abs(residual)).mean())
+        twice = 2 * n * (1 + math.log((1 + 1 / fitted.objective.ratio) * max(spread, 1e-300)))
     else:
         twice = n * (1 + math.log(2 * math.pi * max(float((residual**2).mean()), 1e-300)))
     return twice + 2 * k + 2 * k * (k + 1) / (n - k - 1)

@@ -133,8 +133,8 @@ def law_block(
         lines += paragraph(f"no law chosen: {_greek(because)}", look, indent=2, hanging=2, style=ADVICE)
     said = {fit.law: _units(fit) for fit in fits}
     if _agree(said.values()):
-        merged = {name: unit for held in said.values() for name, unit in held.items()}
-        said = {"": merged}
+        longest_first = sorted(said.values(), key=len, reverse=True)
+        said = {"": {name: unit for held in longest_first for name, unit in held.items()}}
     for law, held in said.items():
         if held:
             named = ", ".join(f"{listed(_named(held, unit))} in {unit}" for unit in dict.fromkeys(held.values()))
@@ -257,8 +257,10 @@ def _interval(value: float, pair: Interval | None, signed: bool = False) -> str:
 
 def _objective(fit: Summary) -> str:
     name = {"huber": "Huber", "lad": "LAD", "mse": "MSE", "log-mse": "log-MSE"}.get(fit.objective, fit.objective)
-    if fit.delta is None or ":" in name:
+    if fit.delta is None:
         return name
+    if name.startswith("asym:"):
+        name = f"over-estimates × {name.removeprefix('asym:')}, Huber"
     mantissa, _, exponent = f"{fit.delta:.0e}".partition("e")
     return f"{name} {mantissa}e{int(exponent)}"
 

@@ -111,3 +111,25 @@ def test_curves_with_bends_are_laws_of_one_axis(scalectl, tmp_path, name):
     assert done.returncode in (0, 1)
     assert "Traceback" not in done.stderr
     assert "not identified" in done.stdout
+
+
+def test_rows_count_by_a_column_and_are_resampled_by_another(scalectl, surface):
+    table = pd.read_csv(surface / "runs.csv")
+    table["times"], table["batch"] = np.where(table.index < 6, 0.0, 2.0), table.index // 4
+    table.loc[:5, "L"] *= 3  # wrong rows, which count for nothing
+    table.to_csv(surface / "runs.csv", index=False)
+    found = facts(scalectl, surface, "--law", "chinchilla", "--weight", "times", "--group", "batch")
+    assert found["fits"][0]["params"]["E"] == pytest.approx(1.7, abs=0.05)
+    assert found["fits"][0]["sizes"] == 9
+    assert any("times" in note for note in found["notes"])
+    assert any("batch" in note for note in found["notes"])
+    table["times"] = "often"
+    table.to_csv(surface / "runs.csv", index=False)
+    assert "no number" in scalectl("fit", "runs.csv", "--weight", "times", cwd=surface, code=2).stderr
+
+
+def test_over_estimates_may_count_more(scalectl, surface):
+    held = facts(scalectl, surface, "--law", "chinchilla", "--objective", "asym:9")["fits"][0]
+    assert held["objective"]["name"] == "asym:9"
+    flags = ["--law", "chinchilla", "--objective", "asym:9", "--bootstrap", 0]
+    assert "over-estimates × 9, Huber 1e-3" in scalectl("fit", "runs.csv", *flags, cwd=surface).stdout

@@ -2,6 +2,7 @@
 
 import itertools
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from scalectl.core.errors import FitError, UsageError
 from scalectl.core.rows import Points
 from scalectl.fit.estimate import Status, fit, nonnegative_least_squares, refit
 from scalectl.fit.newton import Local, minimise
-from scalectl.fit.objective import LAD, LOG_MSE, MSE, Huber, parse_objective
+from scalectl.fit.objective import LAD, LOG_MSE, MSE, Asymmetric, Huber, parse_objective
 from scalectl.fit.problem import pose
 from scalectl.laws import LAWS, law_on, where
 
@@ -39,14 +40,31 @@ def surface(n=6, noise=0.004, rng=0):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [("huber:1e-3", Huber(1e-3)), ("huber", Huber(1e-3)), ("huber:0.1", Huber(0.1)), ("lad", LAD), ("mse", MSE),
-     ("log-mse", LOG_MSE)],
+     ("log-mse", LOG_MSE), ("asym", Asymmetric(4.0)), ("asym:9", Asymmetric(9.0)),
+     ("asym:2:0.1", Asymmetric(2.0, 0.1))],
 )  # fmt: skip
 def test_an_objective_is_read_from_its_flag(text, expected):
     assert parse_objective(text) == expected
     assert parse_objective(str(expected)) == expected
 
 
-@pytest.mark.parametrize("text", ["huber:", "huber:zero", "huber:0", "huber:-1", "huber:nan", "l2", "mse:3", ""])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "huber:",
+        "huber:zero",
+        "huber:0",
+        "huber:-1",
+        "huber:nan",
+        "l2",
+        "asym:",
+        "asym:0",
+        "asym:x",
+        "asym:2:0",
+        "mse:3",
+        "",
+    ],
+)
 def test_an_objective_that_means_nothing_is_refused(text):
     with pytest.raises(UsageError):
         parse_objective(text)
@@ -61,7 +79,7 @@ def test_huber_is_square_inside_and_absolute_beyond():
     assert_allclose(LOG_MSE.value(residual, np.array([0.0, 1.0, 1.0])), (1e-6 + 16e-6) / 2)
 
 
-@pytest.mark.parametrize("objective", [Huber(), Huber(0.1), LAD, MSE, LOG_MSE], ids=str)
+@pytest.mark.parametrize("objective", [Huber(), Huber(0.1), LAD, MSE, LOG_MSE, Asymmetric(4.0, 0.1)], ids=str)
 @pytest.mark.parametrize("name", LAWS)
 def test_slope_and_curvature_of_the_objective_equal_differences(name, objective):
     law = LAWS[name]
@@ -256,3 +274,34 @@ def test_residuals_are_positive_where_the_law_predicts_too_much():
     assert ((fitted.residuals() > 0) == high).all()
     assert set(itertools.chain(high)) == {True, False}
     assert fitted.predict(N=1e6).shape == where(N=1e6).L.shape
+
+
+def test_an_over_estimate_counts_as_often_as_the_ratio_says():
+    residual = np.array([-2e-3, 3e-3])
+    expected = 1e-3 * (2e-3 - 0.5e-3) + 4 * 1e-3 * (3e-3 - 0.5e-3)
+    assert_allclose(Asymmetric(4.0).value(residual), expected, rtol=1e-12)
+    assert_allclose(Asymmetric(1.0).value(residual), Huber().value(residual), rtol=1e-12)
+
+
+def test_small_rungs_that_were_not_tuned_pull_an_asymmetric_fit_less():
+    # Losses are never below the law; those of the three smallest sizes are up to 10 % above it.
+    rng = np.random.default_rng(0)
+    N = np.repeat(np.geomspace(2e3, 5e5, 8), 5)
+    above = np.where(N < 3e4, 0.1 * rng.random(len(N)), 0.002 * rng.random(len(N)))
+    points = Points(L=4.5 * N**-0.08 * np.exp(above), N=N)
+    plain, lower = (fit(LAWS["power"], points, objective).theta["alpha"] for objective in (Huber(), Asymmetric(9.0)))
+    assert abs(lower - 0.08) < 0.3 * abs(plain - 0.08)
+
+
+def test_an_asymmetric_fit_leaves_its_share_of_points_below():
+    points = ladder(seeds=40)
+    below = (fit(LAWS["power"], points, Asymmetric(4.0)).residuals() > 0).mean()
+    assert abs(below - 1 / 5) < 0.03
+
+
+def test_weights_of_the_points_count_like_those_of_the_call():
+    points = surface()
+    weights = np.random.default_rng(1).random(len(points))
+    law = LAWS["chinchilla"]
+    mine, given = fit(law, replace(points, weight=weights)), fit(law, points, weights=weights)
+    assert mine.theta == given.theta

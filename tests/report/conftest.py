@@ -53,6 +53,7 @@ def power_summary() -> Summary:
         doubling=(0.0527, 0.0428, 0.0642),
         seed_noise=0.0041,
         misfit=0.0298,
+        units={"A": "nats/token"},
         curve=Curve("N", x, y, y * np.exp(-spread), y * np.exp(spread), (1_904.0, 399_104.0)),
     )
 
@@ -65,6 +66,7 @@ def floored_summary() -> Summary:
         status="flat",
         advice="α and E are not identified together; add runs at more tokens per parameter",
         params={"E": 0.61, "A": 4.9, "α": 0.121},
+        units={"E": "nats/token", "A": "nats/token"},
         intervals={"E": (0.0, 1.51), "A": (3.4, 12.0), "α": (0.063, 0.41)},
         intervals_by_unit={
             "size": {"E": (0.0, 1.51), "A": (3.4, 12.0), "α": (0.063, 0.41)},
