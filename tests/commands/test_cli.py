@@ -421,8 +421,8 @@ def test_the_shipped_results_answer_before_anything_was_trained(scalectl, tmp_pa
 
 def test_a_grid_with_dropped_cells_is_shown_in_the_order_of_its_numbers(scalectl, tmp_path):
     text = scalectl("report", "cpu-ladder", "--bootstrap", 0, cwd=tmp_path, COLUMNS="80").stdout
-    assert "tokens_per_param {2.5, 5, 10, 20}" in " ".join(text.split())
-    assert "   56      2.257 ± 0.008  1.988 ± 0.004  1.736 ± 0.006  1.548 ± 0.005\n" in text
+    assert "tokens_per_param {5, 10, 20}" in " ".join(text.split())
+    assert "   56       76.8  k         1.988 ± 0.004  1.736 ± 0.006  1.548 ± 0.005\n" in text
 
 
 def test_results_that_cannot_be_written_are_still_read(trained, scalectl, tmp_path):
