@@ -1,8 +1,8 @@
 """Where a training step goes: processor time by component of the model, forward and backward.
 
 The functions of the forward pass are wrapped by a clock that has one hand: whichever component it points at gets the
-time. In the backward pass a hook on each component's output moves the hand; autograd runs the last forward operation
-first, so that all operations between two hooks belong to the component of the first.
+time. Each call that the tape writes down remembers the component, and its backward moves the hand there; what the tape
+does with the gradients belongs to the component that they come from.
 """
 
 from __future__ import annotations
@@ -18,16 +18,29 @@ from unittest.mock import patch
 
 from contenders import trainer
 from shapes import Shape
-from torch import Tensor
+from torch.autograd.function import Function
 
 from scalectl.models import primitives
 from scalectl.models.decoder import forward
+from scalectl.models.tape import Tape
 
 REST = "rest of Python"
-COMPONENTS = ((forward, "_add_positions", "embedding"), (primitives, "embedding", "embedding"))
+RECORD = Tape.record
+COMPONENTS = ((primitives, "add_positions", "embedding"), (primitives, "embedding", "embedding"))
 COMPONENTS += ((forward, "_attention", "attention"), (forward, "_mlp", "MLP"), (forward, "_norm", "norms"))
 COMPONENTS += ((primitives, "linear", "head"), (primitives, "token_losses", "loss"))
 SMALLEST = {"context": 8, "sequences": 1}  # a step without work: what it takes is dispatch, Python and the optimiser
+
+
+class Timed:
+    """A function on the tape that says when its backward begins."""
+
+    def __init__(self, function: type[Function], begin: Callable[[], object]) -> None:
+        self.function, self.begin = function, begin
+
+    def backward(self, *call: Any) -> Any:
+        self.begin()
+        return self.function.backward(*call)
 
 
 class Clock:
@@ -54,27 +67,27 @@ class Clock:
             before = self.turn(hand)
             made = function(*args, **kwargs)
             self.turn(before)
-            for part in made if isinstance(made, tuple) else (made,):
-                if isinstance(part, Tensor) and part.grad_fn is not None:
-                    part.grad_fn.register_prehook(partial(self.backward_of, hand))
             return made
 
         return timed
 
-    def backward_of(self, hand: str, *_: object) -> None:
-        """The backward pass enters a component."""
-        self.turn(f"{hand}, backward")
+    def record(self, held: Tape, function: type[Function], inputs: tuple[Any, ...]) -> Any:
+        """A call on the tape whose backward moves the hand to the component that makes it now."""
+        output = RECORD(held, function, inputs)
+        output.entry.function = Timed(function, partial(self.turn, f"{self.hand}, backward"))
+        return output
 
     @contextmanager
     def watching(self, held: Any) -> Iterator[None]:
         """With all components of the decoder, the batch and the optimiser under the clock."""
         targets = [(module, name, hand) for module, name, hand in COMPONENTS]
         targets += [(held.engine.optim, "step", "clip and AdamW"), (type(held.data), "batches", "batch")]
-        targets += [(Tensor, "backward", "loss, backward")]
+        targets += [(Tape, "backward", "loss, backward")]
         patches = [
             patch.object(module, name, self.wrap(hand, getattr(module, name), outermost=module is primitives))
             for module, name, hand in targets
         ]
+        patches.append(patch.object(Tape, "record", lambda *call: self.record(*call)))
         for one in patches:
             one.start()
         try:

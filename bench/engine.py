@@ -336,11 +336,11 @@ def main() -> None:
     with ExitStack() as stack:
         workers = {how: stack.enter_context(Worker(how, given.core)) for how in (True, False)}
         bench = Bench(given, workers)
+        where = list(profiles(bench, shapes, given.seconds)) if given.profile else []
         measured = []
         for index, shape in enumerate(shapes):
             measured.append(bench.run(index, shape))
             print(f"{shape} done after {time.monotonic() - begin:.0f} s", file=sys.stderr)
-        where = list(profiles(bench, shapes, given.seconds)) if given.profile else []
     for line in dict.fromkeys(bench.skipped):
         print(line, file=sys.stderr)
     missing = [name for name in ("nanoGPT", "litgpt") if getattr(given, name.lower()) is None]
