@@ -4,8 +4,9 @@ While a tape runs, `apply` calls the forward of a Function and writes down where
 walks back over that. Without a tape `apply` leaves the Function to torch.autograd: its forward and its backward are the
 same code under both. A node of autograd costs 15 to 20 us more than its operations, an entry here 2. Source: ours.
 
-What meets an activation while a tape runs has to be a Function: torch's own operations are not written down, and
-whatever they cut off is an error, never a gradient that is silently short.
+What meets an activation while a tape runs has to be a Function: torch's own operations are not written down. An input
+that is neither a parameter nor the result of a call, and a result that no gradient comes back to, are errors; an
+operation in place on an activation cannot be seen. One tape runs at a time, in one thread.
 """
 
 from __future__ import annotations
@@ -63,6 +64,8 @@ class Tape:
 
     def __enter__(self) -> Tape:
         global _running
+        if _running is not None:
+            raise RuntimeError("a tape runs already")
         self._no_grad.__enter__()
         _running = self
         return self
@@ -87,18 +90,21 @@ class Tape:
     def backward(self, output: Tensor, gradient: Tensor) -> None:
         """Add the gradients of all parameters to their `.grad`, dropping what was saved as it is used.
 
-        Args: output: what the last call made; gradient: of its numbers, of equal shape.
+        Args: output: what the last call made; gradient: of its numbers, of equal shape; it may be written to.
         Raises: RuntimeError if a call was made for nothing, or if something that is no Function stands between.
         """
-        output.entry.gradient = gradient  # type: ignore[attr-defined]
+        last: Entry | None = output.__dict__.get("entry")
+        if last is None:
+            raise _cut(None, "what is differentiated is not the result of a call")
+        last.gradient = gradient
         entries = self.entries
         sums: dict[int, tuple[Tensor, Tensor]] = {}  # of the parameters that are used more than once
         while entries:
-            entry = entries.pop()
+            entry = entries[-1]  # until it is closed, for `__exit__` to close it after an error
             if entry.gradient is None:
                 raise _cut(entry.function, "no gradient came back to its result")
             gradients = entry.function.backward(entry, entry.gradient)
-            entry.close()
+            entries.pop().close()
             for source, found in zip(entry.inputs, gradients, strict=True):
                 if source is None or found is None:
                     continue
@@ -114,7 +120,7 @@ class Tape:
 
     def _source(self, function: type[Function], place: int, held: Any) -> Entry | Tensor | None:
         """Where the gradient of an input goes."""
-        if type(held) is not Tensor:
+        if not isinstance(held, Tensor):
             return None
         entry: Entry | None = held.__dict__.get("entry")
         if entry is not None:
@@ -134,7 +140,10 @@ class Tape:
         if self.uses[id(whole)] > 1:
             room = sums.setdefault(id(whole), (room, torch.zeros_like(room)))[1]
         if parameter is not whole:  # a part of every row, or its transpose; only the distance of rows may differ
-            at = room.storage_offset() + parameter.storage_offset() - whole.storage_offset()
+            at = parameter.storage_offset() - whole.storage_offset()
+            if len(parameter) != len(whole):
+                raise _cut(None, "a part of a parameter that leaves rows out has no gradient here")
+            at += room.storage_offset()
             room = room.as_strided(parameter.shape, (room.stride(0), *parameter.stride()[1:]), at)
         room.add_(gradient)
 
@@ -145,8 +154,9 @@ def _whole(parameter: Tensor) -> Tensor:
     return parameter if base is None else base
 
 
-def _cut(function: type[Function], what: str) -> RuntimeError:
+def _cut(function: type[Function] | None, what: str) -> RuntimeError:
+    name = "" if function is None else f"{function.__name__}: "
     return RuntimeError(
-        f"{function.__name__}: {what}; under a tape every operation on an activation has to be a Function, "
+        f"{name}{what}; under a tape every operation on an activation has to be a Function, "
         "or the model has to go without (`taped` of its family)"
     )

@@ -62,6 +62,8 @@ def test_an_operation_that_is_not_written_down_is_an_error():
         with pytest.raises(RuntimeError, match="Linear: no gradient came back"):
             running.backward(x, torch.ones_like(x))
     assert tape._running is None
+    with Tape() as running, pytest.raises(RuntimeError, match="not the result of a call"):
+        running.backward(weight, weight)
 
 
 def test_nothing_outlives_a_tape():
@@ -79,6 +81,45 @@ def test_nothing_outlives_a_tape():
             assert held() is None
     finally:
         gc.enable()
+
+
+def test_an_error_in_a_backward_keeps_nothing(monkeypatch):
+    """What out-of-memory leaves behind would be missing at the second attempt."""
+    table, scale, weight = parameter(K, 4, D), parameter(K, D), parameter(K, D, D)
+
+    def fail(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(cpu.Standardise, "backward", fail)
+    gc.collect()
+    gc.disable()
+    try:
+        with Tape() as running:
+            unit = p.layer_norm(p.embedding(torch.zeros(K, 3, dtype=torch.long), table), scale, None)
+            held = weakref.ref(unit.unit_KMD)
+            y = p.linear(unit, weight, None)
+            with pytest.raises(MemoryError):
+                running.backward(y, torch.ones_like(y))
+        del unit, y
+        assert held() is None
+        assert tape._running is None
+    finally:
+        gc.enable()
+
+
+def test_one_tape_runs_at_a_time():
+    with Tape(), pytest.raises(RuntimeError, match="a tape runs already"), Tape():
+        pass
+    assert tape._running is None
+
+
+def test_rows_cannot_be_left_out_of_a_parameter():
+    weight = parameter(K, D, D)
+    with Tape() as running:
+        x = p.embedding(torch.zeros(1, 3, dtype=torch.long), parameter(1, 4, D))
+        y = p.linear(x, weight[1:], None)
+        with pytest.raises(RuntimeError, match="leaves rows out"):
+            running.backward(y, torch.ones_like(y))
 
 
 def test_without_a_tape_the_layers_belong_to_autograd():
