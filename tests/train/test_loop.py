@@ -203,6 +203,7 @@ def test_micro_batches_sum_to_the_gradient_of_the_whole_batch_in_float64(make_ru
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of torch.compile about its own parts
 def test_compiled_blocks_train_alike(make_run):
     run = make_run(steps=6, every=3)
     plain, compiled = (
