@@ -12,7 +12,7 @@ from scalectl.core.errors import NothingMatched, UsageError
 from scalectl.core.expression import full_name
 from scalectl.core.names import shown
 from scalectl.core.rows import Points
-from scalectl.core.units import count
+from scalectl.core.units import count, counted
 from scalectl.fit.backtest import backtest
 from scalectl.fit.objective import parse_objective
 from scalectl.fit.select import steps
@@ -60,11 +60,14 @@ def run(
     axes = ("D",) if each_run else (axis,) if axis else varying(points)
     laws = _laws(request.laws, axes)
     scores, trials = backtest(curves, laws, parse_objective(request.objective), early)
+    tried = len({trial.curve for trial in trials})
+    if short := len(curves) - tried:
+        notes.append(f"{counted(short, 'curve')} with one place only left out")
     return BacktestView(
         target=target.name,
         axis=" ".join(axes),
         early=early,
-        curves=len(curves),
+        curves=tried,
         convention=points.convention,
         scores=scores,
         trials=trials,
