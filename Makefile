@@ -36,6 +36,7 @@ lint: install
 bench: install
 	$(BIN)/python bench/engine.py $(BENCH)
 	$(BIN)/python bench/sixteen.py
+	$(BIN)/python bench/branching.py
 	$(BIN)/python bench/packing.py
 	$(BIN)/python bench/memory.py
 	$(BIN)/python bench/startup.py

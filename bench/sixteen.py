@@ -165,7 +165,7 @@ def main() -> None:
     shown = [row_of(name, rounds, contest.losses) for name in ("sweep", "plain", "plain, two", "one run")]
     notes = (
         f"{given.runs} runs of {given.steps} steps, {SHAPE}, on {len(contest.cores)} cores, {given.rounds} interleaved"
-        f" rounds, {given.whole} of them with `plain, two`. The first sweep, which had its speeds to measure, took"
+        f" rounds, {given.whole} of them with `plain, two`. The first sweep, which found nothing cached, took"
         f" {first:.1f} s. The peer ran with the setting {contest.setting!r}: one run took"
         f" {', '.join(f'{seconds:.2f} s {name}' for name, seconds in tried.items())}. {agreement(contest.losses)}"
     )
