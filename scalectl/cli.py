@@ -268,6 +268,9 @@ def fit(
     diagnostics: Annotated[
         bool, typer.Option("--diagnostics", help="Residuals, and the law without each size and run.")
     ] = False,
+    profiled: Annotated[
+        str | None, typer.Option("--profile", metavar="NAME", help="Draw how the objective rises about a parameter.")
+    ] = None,
     approach: Annotated[
         str | None, typer.Option(metavar="1|2|3|all", help="Envelope, isoFLOP parabolas, joint fit: N* ~ C^a of each.")
     ] = None,
@@ -291,7 +294,10 @@ def fit(
         bootstrap, unit, seed, level, everything, holdout, best_over=best_over,
     )  # fmt: skip
     found = {"": command.run(request)} if by is None else command.run_by(request, by)
-    views = {group: command.view(result, diagnostics=diagnostics) for group, result in found.items()}
+    views = {
+        group: command.view(result, diagnostics=diagnostics, profiled=profiled, level=level)
+        for group, result in found.items()
+    }
     if approach or against:
         from scalectl.commands.beside import beside
 

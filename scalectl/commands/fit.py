@@ -16,7 +16,7 @@ from scalectl.commands.target import Target, changed_note, find_target
 from scalectl.core.cost import Convention
 from scalectl.core.errors import FitError, NothingMatched, UsageError
 from scalectl.core.expression import full_name, parse
-from scalectl.core.names import shown
+from scalectl.core.names import did_you_mean, shown
 from scalectl.core.rows import Points
 from scalectl.core.units import counted, listed, quantity
 from scalectl.fit.best import Best, best_over
@@ -26,6 +26,7 @@ from scalectl.fit.diagnose import diagnose
 from scalectl.fit.estimate import Fit
 from scalectl.fit.objective import parse_objective
 from scalectl.fit.predict import Prediction, allocate, asks, predict_loss, reach
+from scalectl.fit.profile import Curve, curve
 from scalectl.fit.select import choose
 from scalectl.fit.summary import Summary
 from scalectl.laws import Law, default_laws, law_on, reads, tie, varying
@@ -204,8 +205,13 @@ def mask_of(where: str | None) -> Any:
     return mask
 
 
-def view(result: Result, *, diagnostics: bool = False) -> FitView:
-    """The result as facts to render. diagnostics: residuals and influence of the chosen law as well."""
+def view(result: Result, *, diagnostics: bool = False, profiled: str | None = None, level: float = 0.95) -> FitView:
+    """The result as facts to render.
+
+    Args: diagnostics: residuals and influence of the chosen law as well; profiled: a parameter whose profile at `level`
+    is wanted of every law that has it.
+    Raises: UsageError if no law has it; FitError if it has no profile.
+    """
     points = result.points
     varies = varying(points)
     fixed: dict[Literal["N", "D", "C"], float] = {}
@@ -231,7 +237,20 @@ def view(result: Result, *, diagnostics: bool = False) -> FitView:
             *(f"{law}: {why}" for law, why in result.refused.items()),
         ),
         diagnosis=diagnose(result.answer.fit) if diagnostics else None,
+        profiles=() if profiled is None else _profiles(result, profiled, level),
     )
+
+
+def _profiles(result: Result, name: str, level: float) -> tuple[Curve, ...]:
+    free = {held.summary.law: [n for n in held.fit.law.names if n not in held.fit.fixed] for held in result.fitted}
+    found = tuple(curve(held.fit, name, level) for held in result.fitted if name in free[held.summary.law])
+    if not found:
+        there = tuple(dict.fromkeys(n for names in free.values() for n in names))
+        raise UsageError(
+            f"--profile {shown(name)}: no law here has such a free parameter",
+            remedy=did_you_mean(name, there) or f"there are {', '.join(there)}",
+        )
+    return found
 
 
 def predict(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
+from scalectl.core.errors import FitError
 from scalectl.core.rows import Floats
 from scalectl.fit.bootstrap import sizes
 from scalectl.fit.estimate import Fit, follow
@@ -16,6 +18,9 @@ from scalectl.fit.summary import Interval
 
 STEPS = 16  # solves per side; five are usual
 CLOSE = 2e-3  # of the root of the rise: the bound is then within 0.2 % of the half-width. Ours.
+SIDE = 20  # places of a drawn profile on each side
+BEYOND = 1.3  # times as far as the interval reaches. Ours, to see the curve cross.
+OPEN = 1.0  # how far an open side is drawn: a factor e of a parameter that is a matter of decades, else 1. Ours.
 EXACT = 1e-12  # rise per point, in squared widths, taken as noise where there is none: keeps an exact fit's interval >0
 
 
@@ -54,6 +59,62 @@ def threshold(fitted: Fit, level: float) -> float:
         deviation = robust_deviation(residual, free)
         slope = math.erf(objective.width / (deviation * math.sqrt(2))) if deviation > 0 else 1.0
     return float(max(0.5 * square / slope, EXACT))
+
+
+@dataclass(frozen=True)
+class Curve:
+    """How far the objective rises as one parameter is held elsewhere and the others make up for it.
+
+    law, name: of the parameter; estimate, interval: natural units, infinite where the objective never rises enough; x:
+    places, ascending, shape (n,); rise: of the objective, in units of the rise that bounds the interval at `level`.
+    """
+
+    law: str
+    name: str
+    estimate: float
+    interval: Interval
+    level: float
+    log: bool
+    x: Floats
+    rise: Floats
+
+
+@np.errstate(all="ignore")
+def curve(fitted: Fit, name: str, level: float = 0.95) -> Curve:
+    """The profile of a parameter, drawn a little beyond its interval; as far as OPEN where a side is open.
+
+    Raises: KeyError for a parameter that the law does not have or that was fixed; FitError where no design point is to
+    spare, so that no rise is known to mean anything.
+    """
+    low, high = profile(fitted, name, level)
+    unit = threshold(fitted, level)
+    if not math.isfinite(unit):
+        raise FitError(
+            f"{name} of {fitted.law.name} has no profile: no size is to spare to judge the noise by", remedy="add sizes"
+        )
+    parameter = fitted.law.parameter(name)
+    log = parameter.scale == "log"
+    points = fitted.points
+    weights = np.ones(len(points)) if fitted.weights is None else fitted.weights
+    problem = pose(fitted.law, points, fitted.objective, fitted.fixed, uncentred=name if log else None)
+    home = problem.coordinates(fitted.theta)
+    least = problem.evaluate(home, weights, points.L, problem.objective.width).value[0]
+    place = problem.free.index(name)
+    middle = float(home[0, place])
+    edges = problem.low[place], problem.high[place]
+    ends = [math.log(x) if log and 0 < x < math.inf else x for x in (low, high)]
+    found = {middle: 0.0}
+    for end, edge in zip(ends, edges, strict=True):
+        open_side = not math.isfinite(end) or (log and end <= edges[0])
+        way = math.copysign(OPEN, edge - middle) if open_side else BEYOND * (end - middle)
+        z = home
+        for share in np.linspace(0, 1, SIDE + 1)[1:]:
+            at = float(np.clip(middle + share * way, *edges))
+            z, value = _held(problem, z, place, np.array([at]), weights)
+            found[at] = float(max(value[0] - least, 0.0) / unit)
+    x = np.array(sorted(found))
+    rise = np.array([found[at] for at in x])
+    return Curve(fitted.law.name, name, fitted.theta[name], (low, high), level, log, np.exp(x) if log else x, rise)
 
 
 @np.errstate(all="ignore")

@@ -9,10 +9,13 @@ from rich.text import Text
 
 from scalectl.core.units import counted
 from scalectl.fit.diagnose import FAR, Diagnosis, Influence
+from scalectl.fit.profile import Curve
 from scalectl.report.look import Look
+from scalectl.report.plot import Axis, Layer, Line, Marks, draw
 from scalectl.report.table import Column, Row, paragraph, table
-from scalectl.report.words import CONTEXT, GREEK, UNIT_OF, Lines
+from scalectl.report.words import CONTEXT, ESTIMATE, GREEK, UNIT_OF, Lines
 
+PROFILE_ROWS = 10  # of the plot
 MOST_ROWS = 5  # of the most influential sizes, and of points
 
 
@@ -43,6 +46,22 @@ def diagnosis_lines(held: Diagnosis, look: Look) -> Lines:
         said = f"{counted(held.skipped, 'run')} near the law not left out one by one"
         lines += paragraph(said, look, indent=2, style=CONTEXT)
     return lines
+
+
+def profile_lines(held: Curve, look: Look) -> Lines:
+    """The profile of a parameter with the height that bounds its interval."""
+    name, level = GREEK.get(held.name, held.name), f"{100 * held.level:g} %"
+    ends = " … ".join(f"{x:.3g}" if math.isfinite(x) else "open" for x in held.interval)
+    title = f"Profile of {name} in {held.law}: {level} interval {ends}, estimate {held.estimate:.3g}"
+    span = held.x[[0, -1]]
+    layers: list[Layer] = [
+        Line(span, np.ones(2), dashed=True, label=level),
+        Line(held.x, held.rise),
+        Marks(np.array([held.estimate]), np.zeros(1), style=ESTIMATE),
+    ]
+    tall = Axis(f"rise of the objective, 1 bounds {level}", log=False)
+    plot = draw(layers, x=Axis(name, log=held.log), y=tall, width=look.width, height=PROFILE_ROWS, look=look)
+    return [*paragraph(title, look), *plot]
 
 
 def _influence(what: str, found: tuple[Influence, ...], look: Look) -> Lines:

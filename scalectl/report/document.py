@@ -83,6 +83,7 @@ def _fit(view: FitView) -> dict[str, Any]:
         "best_over": view.best_over,
         "notes": view.notes,
         **({"diagnosis": view.diagnosis} if view.diagnosis is not None else {}),
+        **({"profiles": view.profiles} if view.profiles else {}),
         **({"approaches": view.approaches} if view.approaches else {}),
         **({"refused_approaches": view.refused_approaches} if view.refused_approaches else {}),
         **({"against": [_against(held) for held in view.against]} if view.against else {}),

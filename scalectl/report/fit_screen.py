@@ -14,7 +14,7 @@ from scalectl.fit.summary import Interval, Summary
 from scalectl.report.advice import limit_of
 from scalectl.report.beside_screen import against_lines, approach_lines
 from scalectl.report.best_screen import best_lines, short_name
-from scalectl.report.diagnosis_screen import diagnosis_lines
+from scalectl.report.diagnosis_screen import diagnosis_lines, profile_lines
 from scalectl.report.look import Look
 from scalectl.report.table import Across, Cell, Column, Row, paragraph, table
 from scalectl.report.views import FitView, PredictView
@@ -76,6 +76,8 @@ def fit_lines(view: FitView, look: Look) -> Lines:
     else:
         chosen = next((fit for fit in view.fits if fit.law == view.chosen), None)
         lines += law_block(view.fits, chosen, view.because, view.seeds or 1, look, certified=True)
+    for held in view.profiles:
+        lines += [Text(), *profile_lines(held, look)]
     if view.diagnosis is not None:
         lines += diagnosis_lines(view.diagnosis, look)
     if view.against or view.stated:

@@ -16,6 +16,7 @@ from scalectl.fit.against import Comparison
 from scalectl.fit.approaches import Approach
 from scalectl.fit.backtest import Score, Trial
 from scalectl.fit.diagnose import Diagnosis
+from scalectl.fit.profile import Curve
 from scalectl.fit.summary import Interval, Summary
 
 Flops = Literal["exact", "6nd"]  # how C counts: all matrix products, or 6 N D by the view's convention of N
@@ -232,8 +233,9 @@ class FitView:
 
     seeds: repeats per size, None where sizes differ in it; fixed: axes that do not vary, with their value;
     opening: first line where the target was not named by the user; best_over: what the points were chosen from;
-    diagnosis: of the chosen law, if asked for; approaches: to the exponents of the compute-optimal run, where they were
-    asked for, and why not, by number; against: published fits of these rows; stated: exponents.
+    diagnosis: of the chosen law, and profiles: of one parameter in each law that has it, if asked for; approaches: to
+    the exponents of the compute-optimal run, where they were asked for, and why not, by number; against: published fits
+    of these rows; stated: exponents.
     """
 
     target: str
@@ -247,6 +249,7 @@ class FitView:
     notes: tuple[str, ...] = ()
     best_over: BestView | None = None
     diagnosis: Diagnosis | None = None
+    profiles: tuple[Curve, ...] = ()
     approaches: tuple[Approach, ...] = ()
     refused_approaches: Mapping[int, str] = field(default_factory=dict)
     against: tuple[Comparison, ...] = ()
