@@ -52,6 +52,8 @@ _NAMED = (*_OBVIOUS, *_OTHERS, "S")
 
 # Config columns that say nothing beyond N, D and seed, or do not touch the numbers.
 _NO_AXIS = ("train.seed", "train.steps", "train.tokens", "data.origin", "eval.every")
+UNIQUE = "data.unique_tokens"
+COUNTS = ("N_total", "N_non_embedding", "N_matmul")
 # D is rounded down to whole steps, so equal horizons at different batch sizes differ by less than one step. Source:
 # ours; 2 % covers that from 50 steps on, and stays below the spacing of any grid over D that could be fitted.
 _SAME_D = 0.02
@@ -377,20 +379,40 @@ def places(points: Points) -> npt.NDArray[np.int64]:
 def vary(points: Points, names: Iterable[str] | None = None, within: str | None = None) -> tuple[str, ...]:
     """Columns that take several values at one and the same N and D: axes that a fit over N and D must not pool.
 
-    A learning rate that is a function of the width is no such axis, nor is the width itself; a grid of rates is.
+    A learning rate that is a function of the width is no such axis, nor is the width itself; a grid of rates is. What
+    is said in words (positions, norms) must not vary at one N by any way of counting: two kinds of positions have one
+    count without tables and two with them. Amounts of distinct data must not vary at all where a run repeats its data.
 
     Args: names: columns to look at, `settings` by default; within: a column whose values are told apart as N and D are,
     so that neither it nor what follows from it counts.
     Returns: names in the order of the columns.
     """
     names = settings(points) if names is None else names
-    cell = places(points)
+    cells = [places(points)]
+    for column in COUNTS:
+        counted = _axis(points.columns, column)
+        cells += [] if counted is None else [places(replace(points, N=counted))]
     if within is not None:
-        cell = cell * len(points) + _codes(points.columns[within])
-    found = tuple(name for name in names if _splits(cell, points.columns[name]))
+        cells = [cell * len(points) + _codes(points.columns[within]) for cell in cells]
+    everywhere = np.zeros(len(points), dtype=np.int64)
+
+    def apart(name: str) -> bool:
+        values = points.columns[name]
+        if name == UNIQUE and _repeats(points):
+            return _splits(everywhere, values)
+        in_words = values.dtype == bool or any(isinstance(value, str) for value in values)
+        return any(_splits(cell, values) for cell in (cells if in_words else cells[:1]))
+
+    found = tuple(name for name in names if apart(name))
     if len(found) > 1 and any(name.startswith("data.") for name in found if name != "data.fingerprint"):
         found = tuple(name for name in found if name != "data.fingerprint")  # follows from the settings that vary
     return found
+
+
+def _repeats(points: Points) -> bool:
+    """Whether any run saw its data more than once."""
+    epochs = _axis(points.columns, "epochs")
+    return epochs is not None and bool(epochs.max() > 1)
 
 
 def _parse_at(at: str) -> int | None:

@@ -102,3 +102,15 @@ def test_a_table_of_runs_has_a_best_as_well(rates, scalectl):
     found = json.loads(scalectl("fit", "runs.csv", "--best-over", "lr", "--law", "power", "--json", cwd=rates).stdout)
     assert {cell["value"] for cell in found["best_over"]["cells"]} == {0.002}
     assert found["fits"][0]["params"]["alpha"] == pytest.approx(0.08, abs=1e-4)
+
+
+def test_runs_with_different_amounts_of_distinct_data_are_not_pooled(scalectl, tmp_path):
+    grid = "unique_tokens = { grid = [320, 200000] }"
+    text = SWEEP.replace("length = 200000", f"length = 200000\n{grid}").replace("{ grid = [0, 1] }", "0")
+    (tmp_path / "tiny.toml").write_text(text)
+    scalectl("sweep", "tiny.toml", cwd=tmp_path)
+    refused = scalectl("fit", "tiny", cwd=tmp_path, code=2)
+    assert "data.unique_tokens varies among these runs" in refused.stderr
+    assert "--best-over" not in refused.stderr
+    one = json.loads(scalectl("fit", "tiny", "--where", "data.unique_tokens == 320", "--json", cwd=tmp_path).stdout)
+    assert one["fits"][0]["n"] == 3

@@ -11,7 +11,7 @@ import pytest
 
 from scalectl.core.errors import NothingMatched, UsageError
 from scalectl.core.job import State
-from scalectl.core.rows import Row
+from scalectl.core.rows import Points, Row
 from scalectl.core.run import record
 from scalectl.store.points import load_points, table_points, vary
 from scalectl.store.sweeps import save_sweep
@@ -258,6 +258,29 @@ def test_batch_sizes_that_round_one_horizon_differently_are_an_axis(store, lab, 
     points = load_points(store, "ladder")
     assert len(set(points.D)) == 2
     assert vary(points) == ("train.batch_tokens",)
+
+
+def repeated(unique, epochs):
+    """Four sizes, each with its own amount of distinct data."""
+    N, D = np.geomspace(1e4, 1e7, 4), np.full(4, 1e6)
+    return Points(L=np.ones(4), N=N, D=D, columns={"data.unique_tokens": np.array(unique), "epochs": np.array(epochs)})
+
+
+def test_amounts_of_distinct_data_are_never_pooled_where_any_run_repeats_its_data():
+    assert vary(repeated([1e6, 1e6, 5e5, 5e5], [1.0, 1.0, 2.0, 2.0])) == ("data.unique_tokens",)
+    assert vary(repeated([None, None, 5e5, 5e5], [0.1, 0.1, 2.0, 2.0])) == ("data.unique_tokens",)
+    assert vary(repeated([1e6, 2e6, 4e6, 8e6], [1.0, 0.5, 0.25, 0.125])) == ()
+    assert vary(repeated([5e5, 5e5, 5e5, 5e5], [2.0, 2.0, 2.0, 2.0])) == ()
+
+
+def test_two_kinds_of_positions_are_an_axis_however_parameters_are_counted():
+    columns = {
+        "model.position": np.array(["learned", "rotary"] * 2, dtype=object),
+        "N_total": np.array([110.0, 100.0, 220.0, 200.0]),
+        "N_non_embedding": np.array([90.0, 90.0, 190.0, 190.0]),
+    }
+    for N in ("N_total", "N_non_embedding"):
+        assert vary(Points(L=np.ones(4), N=columns[N], D=np.ones(4), columns=columns)) == ("model.position",)
 
 
 def test_data_that_differ_are_named_by_their_setting(store, lab, ladder):
