@@ -417,6 +417,56 @@ def backtest(
 
 
 @app.command()
+def compare(
+    target: Annotated[str, typer.Argument(metavar="A", help="A sweep, ref:NAME, or a CSV / Parquet file.")],
+    other: Annotated[str | None, typer.Argument(metavar="[B]", help="What to compare with A.")] = None,
+    by: Annotated[str | None, typer.Option(metavar="COL", help="Compare the values of a column of A.")] = None,
+    base: Annotated[
+        str | None, typer.Option(metavar="VALUE", help="The value of COL to compare with [default: the first].")
+    ] = None,
+    axis: Annotated[str, typer.Option(metavar="C|N|D", help="What is saved.")] = "C",
+    losses: Annotated[
+        list[float] | None, typer.Option("--loss", help="Where to state the saving [nats/token]; may repeat.")
+    ] = None,
+    claim: Annotated[float, typer.Option(help="The saving whose proof is to be planned.")] = 0.02,
+    results: Results = None,
+    metric: Metric = "held-out/loss",
+    at: At = "last",
+    law: Laws = None,
+    objective: Objective = "huber:1e-2",
+    maps: Maps = None,
+    where: Where = None,
+    best_over: BestOver = None,
+    convention: ConventionFlag = "non_embedding",
+    flops: Flops = "exact",
+    fix: Fix = None,
+    bootstrap: Bootstrap = 1000,
+    unit: Unit = "size",
+    seed: Seed = 0,
+    level: Level = 0.95,
+    everything: Everything = False,
+    as_json: Json = False,
+) -> None:
+    """Say how much compute B saves over A, with an interval."""
+    from scalectl.commands import compare as command
+    from scalectl.report import compare_screen, document, terminal
+
+    request = _request(
+        target, results, metric, at, law, objective, maps, where, convention, flops, fix, None, None, None, bootstrap,
+        unit, seed, level, everything, best_over=best_over,
+    )  # fmt: skip
+    if axis not in get_args(command.Axis):
+        raise typer.BadParameter(f"--axis {axis!r} is not known; use {', '.join(get_args(command.Axis))}")
+    asked = command.Asked(other=other, by=by, base=base, axis=axis, losses=tuple(losses or ()), claim=claim)  # type: ignore[arg-type]
+    view = command.run(request, asked)
+    if as_json:
+        print(document.document("compare", view))
+        return
+    console, look = _stdout()
+    terminal.emit(compare_screen.compare_lines(view, look), console)
+
+
+@app.command()
 def report(
     name: Name = None,
     results: Results = None,

@@ -17,6 +17,7 @@ VERBS = (
     "logs",
     "fit",
     "predict",
+    "compare",
     "backtest",
     "report",
     "import",

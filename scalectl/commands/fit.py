@@ -124,16 +124,23 @@ def run_by(request: Request, column: str) -> dict[str, Result]:
     Raises: as `run`.
     """
     target = find_target(request.target, request.results)
+    column, parts = split(request, target, column)
+    return {f"{column}={value}": _fit(request, target, part) for value, part in parts.items()}
+
+
+def split(request: Request, target: Target, column: str) -> tuple[str, dict[Any, Points]]:
+    """The full name of a column, and the points of each of its values in ascending order; None for a missing value.
+
+    Raises: as `load`; ExpressionError for a column that is not there.
+    """
     points = load(request, target, by=column)
-    column = full_name(column, tuple(points.columns))
-    values = [None if held != held else held for held in points.columns[column].tolist()]  # NaN is a missing value
-    results = {}
+    name = full_name(column, tuple(points.columns))
+    values = [None if held != held else held for held in points.columns[name].tolist()]  # NaN is a missing value
+    parts = {}
     for value in sorted(set(values), key=lambda held: (str(type(held)), held or 0)):
         part = points.take(np.array([held == value for held in values]))
-        if target.published is not None:
-            part = references.with_convention(target.published, part)
-        results[f"{column}={value}"] = _fit(request, target, part)
-    return results
+        parts[value] = part if target.published is None else references.with_convention(target.published, part)
+    return name, parts
 
 
 def load(request: Request, target: Target, by: str | None = None) -> Points:
@@ -229,7 +236,7 @@ def view(result: Result, *, diagnostics: bool = False, profiled: str | None = No
         fixed=fixed,
         derived=points.derived,
         opening=result.target.opening,
-        best_over=None if result.best is None else _best_view(result.best),
+        best_over=None if result.best is None else best_view(result.best),
         notes=(
             *changed_note(result.target.store, result.target.name),
             *points.notes,
@@ -315,7 +322,7 @@ def predict(
         draws=summary.draws,
         answers=tuple(rows),
         opening=result.target.opening,
-        best_over=None if result.best is None else _best_view(result.best),
+        best_over=None if result.best is None else best_view(result.best),
         notes=tuple(notes),
     )
 
@@ -330,7 +337,7 @@ def _fit(request: Request, target: Target, points: Points) -> Result:
         )
     laws = _laws(request, points)
     objective = parse_objective(request.objective)
-    fixed = _pairs(request.fix, "--fix")
+    fixed = pairs(request.fix, "--fix")
     ties = _ties(request.tie)
     hold = _hold(request.holdout, points)
     fitted: list[Fitted] = []
@@ -415,6 +422,8 @@ def choose_best(points: Points, column: str | None, laws: Sequence[str] = ()) ->
         ways = [f"split with --by {name}", f"pick with --where '{name} == ...'"]
         if named is None and name.startswith("train."):
             ways.insert(0, f"take the best with --best-over {name}")
+        elif name.startswith("model."):
+            ways.insert(0, f"see what it saves with scalectl compare SWEEP --by {name}")
         raise UsageError(
             f"{' and '.join(extra)} var{'ies' if len(extra) == 1 else 'y'} among these runs at equal N and D",
             remedy=f"{', '.join(ways[:-1])}, or {ways[-1]}; pooling would count it as noise",
@@ -422,7 +431,7 @@ def choose_best(points: Points, column: str | None, laws: Sequence[str] = ()) ->
     return None if named is None else best_over(points, named)
 
 
-def _best_view(best: Best) -> BestView:
+def best_view(best: Best) -> BestView:
     """What was chosen, each cell by the setting that goes with its size, by N and by D where these vary."""
     points = best.points
     first = [int(np.flatnonzero(best.index == number)[0]) for number in range(len(best.choices))]
@@ -496,7 +505,11 @@ def _mapping(maps: Sequence[str]) -> dict[str, str] | None:
     return pairs or None
 
 
-def _pairs(texts: Sequence[str], flag: str) -> dict[str, float]:
+def pairs(texts: Sequence[str], flag: str) -> dict[str, float]:
+    """NAME=NUMBER texts by name.
+
+    Raises: UsageError for what is none.
+    """
     pairs = {}
     for text in texts:
         name, _, value = text.partition("=")

@@ -98,7 +98,7 @@ def bootstrap(
             raise UsageError("residuals say nothing of the choice between runs", remedy="use --unit size or --unit run")
         values, settled = refit(fitted, measured=_resampled_losses(fitted, n, rng))
         return Draws(law.names, values, unit, units, spare, 0, float(settled.mean()))
-    weights, unusable = _weights(fitted, groups, units, n, rng)
+    weights, unusable = _weights(fitted, groups, n, rng)
     values, settled = refit(fitted, weights=weights, measured=None if again is None else again(weights))
     return Draws(law.names, values, unit, units, spare, unusable, float(settled.mean()))
 
@@ -114,36 +114,42 @@ def _resampled_losses(fitted: Fit, n: int, rng: np.random.Generator) -> Floats:
     return np.asarray(np.maximum(predicted - picked, 1e-3 * predicted))
 
 
-def _weights(
-    fitted: Fit, groups: npt.NDArray[np.int64], units: int, n: int, rng: np.random.Generator
-) -> tuple[Floats, int]:
-    members = [np.flatnonzero(groups == unit) for unit in range(units)]
+def resample(groups: npt.NDArray[np.int64], n: int, rng: np.random.Generator, *, whole: bool = True) -> Floats:
+    """How often each point counts in n resamples of whole groups and then of the points within each, shape (n, points).
 
-    def draw(count: int) -> Floats:
-        drawn = rng.multinomial(units, np.full(units, 1.0 / units), size=count)
-        if len(members) == len(groups):
-            return np.asarray(drawn[:, groups], dtype=np.float64)
-        weights = np.empty((count, len(groups)))
-        for unit, inside in enumerate(members):
-            chance = np.full(len(inside), 1.0 / len(inside))
-            weights[:, inside] = rng.multinomial(drawn[:, unit] * len(inside), chance)
-        return weights
+    Args: groups: of each point, from 0 without gaps; whole: False where every group stays, and only its points change.
+    """
+    units = int(groups.max()) + 1
+    drawn = (
+        rng.multinomial(units, np.full(units, 1.0 / units), size=n) if whole else np.ones((n, units), dtype=np.int64)
+    )
+    if units == len(groups):
+        return np.asarray(drawn[:, groups], dtype=np.float64)
+    weights = np.empty((n, len(groups)))
+    for unit in range(units):
+        inside = np.flatnonzero(groups == unit)
+        chance = np.full(len(inside), 1.0 / len(inside))
+        weights[:, inside] = rng.multinomial(drawn[:, unit] * len(inside), chance)
+    return weights
 
-    weights = draw(n)
+
+def _weights(fitted: Fit, groups: npt.NDArray[np.int64], n: int, rng: np.random.Generator) -> tuple[Floats, int]:
+    weights = resample(groups, n, rng)
     unusable = 0
     for _ in range(ATTEMPTS):
-        bad = np.flatnonzero(~_usable(fitted, weights))
+        bad = np.flatnonzero(~usable(fitted, weights))
         if bad.size == 0:
             return weights, unusable
         unusable += bad.size
-        weights[bad] = draw(bad.size)
+        weights[bad] = resample(groups, bad.size, rng)
     raise FitError(
         "resamples of these points almost never have enough distinct sizes to fit",
         remedy="add sizes, or choose a --law with fewer parameters",
     )
 
 
-def _usable(fitted: Fit, weights: Floats) -> npt.NDArray[np.bool_]:
+def usable(fitted: Fit, weights: Floats) -> npt.NDArray[np.bool_]:
+    """Which resamples (draws, n) keep enough distinct places to determine the law, shape (draws,)."""
     law, points = fitted.law, fitted.points
     good = np.ones(len(weights), dtype=bool)
     places = [points.axis(axis) for axis in law.axes]

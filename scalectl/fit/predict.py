@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from scalectl.core.errors import FitError, UsageError
-from scalectl.core.rows import Floats
+from scalectl.core.rows import Floats, Points
 from scalectl.fit.bootstrap import Draws
 from scalectl.fit.estimate import Fit
 from scalectl.fit.stats import interval
@@ -144,26 +144,15 @@ def reach(fitted: Fit, draws: Draws, level: float, loss: float, **given: float) 
         _joint(law)
 
     def solve(theta: Theta) -> Floats:
-        if what == "C" and law.axes != ("C",):
-            middle = float(
-                np.log(FLOPS_PER_PARAMETER_TOKEN * np.prod([fitted.points.axis(a) for a in law.axes], 0)).mean()
-            )
+        if what != "C" or law.axes == ("C",):
+            return cost(law, theta, what, loss, fitted.points, **given)
+        budgets = FLOPS_PER_PARAMETER_TOKEN * np.prod([fitted.points.axis(axis) for axis in law.axes], 0)
 
-            def enough(x: Floats) -> Any:
-                N, D = optimum(law, theta, np.exp(x), fitted)
-                return law.predict(theta, where(N=N, D=D)) <= loss
+        def enough(x: Floats) -> Any:
+            N, D = optimum(law, theta, np.exp(x), fitted)
+            return law.predict(theta, where(N=N, D=D)) <= loss
 
-        else:
-            middle = float(np.log(fitted.points.axis(what)).mean())
-
-            def enough(x: Floats) -> Any:
-                axes = {axis: np.full(x.shape, value) for axis, value in given.items()}
-                return law.predict(theta, where(**axes, **{what: np.exp(x)})) <= loss
-
-        shape = np.broadcast_shapes(*(np.shape(values) for values in theta.values()))
-        far = np.full(shape, middle + REACH)
-        found = np.exp(_bisect(enough, np.full(shape, middle - REACH), far))
-        return np.asarray(np.where(enough(far), found, np.inf))
+        return _least(enough, theta, budgets)
 
     value = float(solve({k: np.array([[v]]) for k, v in fitted.theta.items()})[0, 0])
     values = solve(draws.theta())[:, 0]
@@ -177,6 +166,27 @@ def reach(fitted: Fit, draws: Draws, level: float, loss: float, **given: float) 
         extrapolation={axis: beyond(fitted, axis, x) for axis, x in ((what, value), *given.items())},
         impossible=float(np.isinf(values).mean()),
     )
+
+
+def cost(law: Law, theta: Theta, axis: str, loss: float, points: Points, **given: float) -> Floats:
+    """The least of an axis with which a law reaches a loss, infinite where it never does; shape of theta, (B, 1).
+
+    Args: points: near which the search begins; given: the law's other axes.
+    """
+
+    def enough(x: Floats) -> Any:
+        axes = {name: np.full(x.shape, value) for name, value in given.items()}
+        return law.predict(theta, where(**axes, **{axis: np.exp(x)})) <= loss
+
+    return _least(enough, theta, points.axis(axis))
+
+
+def _least(enough: Any, theta: Theta, known: Floats) -> Floats:
+    shape = np.broadcast_shapes(*(np.shape(values) for values in theta.values()))
+    middle = float(np.log(known).mean())
+    far = np.full(shape, middle + REACH)
+    found = np.exp(_bisect(enough, np.full(shape, middle - REACH), far))
+    return np.asarray(np.where(enough(far), found, np.inf))
 
 
 def beyond(fitted: Fit, axis: str, value: float) -> float:

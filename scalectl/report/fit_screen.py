@@ -32,7 +32,6 @@ from scalectl.report.words import (
     Lines,
 )
 
-MOVED = 0.05  # relative change of a parameter that is worth a word beside outliers. Ours.
 INSIDE = 1.005  # factor beyond the data up to which a point is inside them: N and D are rounded when typed (ours)
 
 
@@ -62,7 +61,7 @@ def fit_lines(view: FitView, look: Look) -> Lines:
         left += f", {FLOPS.get(first.flops, f'C {first.flops}')}"
     drawn = f"bootstrap over {RESAMPLED.get(first.unit, first.unit)}, {counted(first.draws, 'draw')}"
     drawn += ", each choosing again" if best else ""
-    right = f"{_objective(first)}, {drawn if first.draws else 'no bootstrap'}"
+    right = f"{objective_words(first.objective, first.delta)}, {drawn if first.draws else 'no bootstrap'}"
     if cell_len(left) + cell_len(right) + 3 <= look.width:
         gap = " " * (look.width - cell_len(left) - cell_len(right))
         line = Text(look.text(left) + gap)
@@ -208,28 +207,10 @@ def _sentences(fit: Summary, seeds: int) -> list[tuple[str, str]]:
         said.append((", ".join(parts) + verdict.get(limit_of(fit, seeds), ""), ""))
     if fit.outliers:
         shown = ", ".join(fit.outliers[:5]) + (", …" if len(fit.outliers) > 5 else "")
-        said.append((f"{counted(len(fit.outliers), 'point')} beyond 5 robust deviations: {shown}{_moved(fit)}", ADVICE))
+        said.append((f"{counted(len(fit.outliers), 'point')} beyond 5 robust deviations: {shown}", ADVICE))
     if fit.status != "converged" and not fit.advice:
         said.append((f"the search ended {fit.status}", ADVICE))
     return said
-
-
-def _moved(fit: Summary) -> str:
-    """What the outliers do to the parameters."""
-    if not fit.without_outliers:
-        return ""
-    them = "it" if len(fit.outliers) == 1 else "them"
-    moved = {
-        name: value
-        for name, value in fit.without_outliers.items()
-        if name not in fit.tied and abs(value - fit.params[name]) > MOVED * abs(fit.params[name])
-    }
-    if not moved:
-        return f"; without {them} no parameter moves by {100 * MOVED:.0f} %"
-    pair = ", ".join(
-        f"{GREEK.get(name, name)} {value:.3g}, not {fit.params[name]:.3g}" for name, value in moved.items()
-    )
-    return f"; without {them} {pair}"
 
 
 def _held_out(fit: Summary) -> list[str]:
@@ -254,16 +235,17 @@ def _interval(value: float, pair: Interval | None, signed: bool = False) -> str:
     low, high = pair
     # What cannot be negative is at least 0: a profile that stays open below ends there.
     _, down, up = units.estimate(value, low if signed else max(low, 0.0), high)
-    return _unbounded(f"{down} … {up}")
+    return unbounded(f"{down} … {up}")
 
 
-def _objective(fit: Summary) -> str:
-    name = {"huber": "Huber", "lad": "LAD", "mse": "MSE", "log-mse": "log-MSE"}.get(fit.objective, fit.objective)
-    if fit.delta is None:
+def objective_words(objective: str, delta: float | None) -> str:
+    """What was minimised: "Huber 1e-3"."""
+    name = {"huber": "Huber", "lad": "LAD", "mse": "MSE", "log-mse": "log-MSE"}.get(objective, objective)
+    if delta is None:
         return name
     if name.startswith("asym:"):
         name = f"over-estimates × {name.removeprefix('asym:')}, Huber"
-    mantissa, _, exponent = f"{fit.delta:.0e}".partition("e")
+    mantissa, _, exponent = f"{delta:.0e}".partition("e")
     return f"{name} {mantissa}e{int(exponent)}"
 
 
@@ -297,9 +279,9 @@ def predict_lines(view: PredictView, look: Look) -> Lines:
             shown = units.si if answer.what == "C" else units.count
             value, down, up = units.estimate_scaled(answer.value, low, high, shown)
         far = {axis: factor for axis, factor in answer.extrapolation.items() if factor > INSIDE}
-        beyond = ", ".join(f"{axis} {_factor(factor)}" for axis, factor in far.items()) or "inside"
-        pair = _unbounded(f"{down} … {up}")
-        rows.append([answer.asked, _unbounded(value), pair, UNIT_OF[answer.what], Cell(beyond, ADVICE if far else "")])
+        beyond = ", ".join(f"{axis} {times(factor)}" for axis, factor in far.items()) or "inside"
+        pair = unbounded(f"{down} … {up}")
+        rows.append([answer.asked, unbounded(value), pair, UNIT_OF[answer.what], Cell(beyond, ADVICE if far else "")])
         if answer.impossible > 0:
             share = units.percent(answer.impossible)
             rows.append(Across(f"{share} of the draws never get there: their floor lies above", ADVICE))
@@ -316,14 +298,16 @@ def _from(view: PredictView) -> str:
     )
 
 
-def _unbounded(text: str) -> str:
+def unbounded(text: str) -> str:
+    """The text with the sign for what has no end."""
     return text.replace("inf", "∞")
 
 
 MOST_PREFIXED = 1e12  # times; nobody reads a factor of trillions as a number. Ours.
 
 
-def _factor(factor: float) -> str:
+def times(factor: float) -> str:
+    """A factor as people write it: 31×, 2.4k×, ∞×."""
     if MOST_PREFIXED <= factor < math.inf:
         return f"{units.exponential(factor)}×"
-    return _unbounded(f"{units.count(factor, 2).replace(' ', '')}×")
+    return unbounded(f"{units.count(factor, 2).replace(' ', '')}×")

@@ -291,6 +291,87 @@ class PredictView:
 
 
 @dataclass(frozen=True)
+class ArmView:
+    """One of two recipes that are compared.
+
+    runs: as many as were chosen from; params: of the law; noise: relative standard deviation between seeds, None
+    without repeats; D: [tokens] if all its runs share it; best_over: what its points were chosen from.
+    """
+
+    name: str
+    runs: int
+    sizes: int
+    params: Mapping[str, float]
+    status: str
+    noise: float | None
+    D: float | None = None
+    best_over: BestView | None = None
+
+
+@dataclass(frozen=True)
+class SavingView:
+    """How many times less the second recipe needs for one loss.
+
+    loss: [nats/token], None where one shape holds for all; paired, unpaired: intervals, None where not computed; needs:
+    of the axis, by each recipe; beyond: how many times outside the runs of each that lies (1 inside).
+    """
+
+    loss: float | None
+    value: float
+    paired: Interval | None
+    unpaired: Interval | None
+    needs: tuple[float, float] | None = None
+    beyond: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class ComparisonView:
+    """Two recipes.
+
+    overlap: losses that both curves pass inside their runs; one_shape: the saving if floor and exponent are the same;
+    paired_by: the setting that matches sizes, empty if runs are not paired, and `unpaired_because` says why;
+    noise_of_pairs: relative standard deviation between seeds of the difference of pairs; slope: -d ln L / d ln axis in
+    the middle of the overlap; claim: share of the axis to be saved; seeds: a size, now; seeds_needed: to show the
+    claim in four of five repeats; unit: what was resampled.
+    """
+
+    first: ArmView
+    second: ArmView
+    overlap: Interval
+    savings: tuple[SavingView, ...]
+    one_shape: SavingView | None
+    paired_by: str
+    unpaired_because: str
+    noise_of_pairs: float | None
+    slope: float
+    claim: float
+    seeds: int
+    seeds_needed: int | None
+    seeds_needed_unpaired: int | None
+    unit: str
+
+
+@dataclass(frozen=True)
+class CompareView:
+    """Recipes beside the first of them. axis: what is saved; delta: of a Huber objective; flops: how C counts."""
+
+    target: str
+    axis: Literal["C", "N", "D"]
+    law: str
+    formula: str
+    objective: str
+    delta: float | None
+    convention: Convention | None
+    flops: str | None
+    unit: str
+    level: float
+    draws: int
+    comparisons: tuple[ComparisonView, ...]
+    opening: str = ""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class BacktestView:
     """Laws on many curves. axis: what the curves go along; early: share of each that was fitted; scores: best first."""
 
