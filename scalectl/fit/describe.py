@@ -13,7 +13,7 @@ from scalectl.core.errors import FitError
 from scalectl.core.rows import Floats, Points
 from scalectl.core.units import counted, listed
 from scalectl.fit.bootstrap import MIN_SIZES, Draws, Unit, bootstrap, sizes
-from scalectl.fit.estimate import Fit, Status, fit
+from scalectl.fit.estimate import Fit, Status, fit, without
 from scalectl.fit.objective import Objective
 from scalectl.fit.predict import FLOPS_PER_PARAMETER_TOKEN, band, optimum
 from scalectl.fit.profile import profile
@@ -101,6 +101,7 @@ def describe(
         one = holdout(fitted) if hold is None else holdout(fitted, hold[1], hold[0])
         held_out = () if one is None else (one,)
     optimal, optimal_intervals = _optimal(fitted, chief, level)
+    far = outliers(fitted)
     summary = Summary(
         law=law.name,
         formula=law.formula,
@@ -132,7 +133,8 @@ def describe(
         optimal_intervals=optimal_intervals,
         seed_noise=seed_noise(fitted),
         misfit=misfit(fitted),
-        outliers=outliers(fitted),
+        outliers=far,
+        without_outliers=untied(law, _without(fitted, far)),
         curve=None if chief is None else curve(fitted, chief, level),
         tied=dict(law.ties),
         units=untied(law, {p.name: p.unit for p in law.parameters if p.unit}),
@@ -205,6 +207,16 @@ def curve(fitted: Fit, draws: Draws, level: float) -> Curve | None:
     else:
         return None
     return Curve(axis=axis, x=x, y=y, low=low, high=high, data=(float(known.min()), float(known.max())))
+
+
+def _without(fitted: Fit, names: Sequence[str]) -> dict[str, float]:
+    """Parameters of the fit to all points but these; none without names, or where too few points are left."""
+    points = fitted.points
+    ids = points.ids or tuple(map(str, range(len(points))))
+    try:
+        return without(fitted, ~np.isin(ids, names)).theta if names else {}
+    except FitError:
+        return {}
 
 
 def _doubling(fitted: Fit, intervals: Mapping[str, Interval]) -> tuple[float, float, float]:

@@ -33,6 +33,7 @@ TRIALS = 1024  # grid points with their linear parts solved, before the best are
 ENOUGH_POINTS = 1000  # that trials look at, spread over the axes; all points count from the first step on. Ours.
 APART = 2  # grid steps within which two starts count as one. Ours.
 SAME_OPTIMUM = 1e-6  # relative difference of the objective below which two starts ended at one optimum. Ours.
+WIDE_STEPS = 45  # before the last stage; a start far off, followed too briefly, crawls in the last one. Ours.
 STAGE = 8.0  # ratio of one Huber width to the next. Ours: the product of stages and steps per stage is flat around it.
 ROUNDING = 1e-14  # of a log residual: some fifty times the spacing of float64 beside 1. Ours.
 FLAT = 1e-10  # square of the ratio of singular values of the scaled residual slopes: five digits are left. Ours.
@@ -232,7 +233,7 @@ def follow(
             high,
             enough=ENOUGH if last else 1e-4,
             rounding=feigned,
-            max_steps=200 if last else 30,
+            max_steps=200 if last else WIDE_STEPS,
         )
         z = ended.z
     return ended

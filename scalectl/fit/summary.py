@@ -48,7 +48,8 @@ class Summary:
     misfit: relative standard deviation of size means about the law;
     units: of the parameters that have a plain one, by name; signed: parameters that may be negative;
     tied: parameters that were held equal to another one, by name; they share its value, interval and verdict;
-    outliers: ids (or row numbers) of points whose residual is beyond 5 robust deviations.
+    outliers: ids (or row numbers) of points whose residual is beyond 5 robust deviations; without_outliers: parameters
+    of the fit to all other points, empty where there are no outliers or too few other points.
     """
 
     law: str
@@ -82,6 +83,7 @@ class Summary:
     seed_noise: float | None = None
     misfit: float | None = None
     outliers: tuple[str, ...] = ()
+    without_outliers: dict[str, float] = field(default_factory=dict)
     curve: Curve | None = None
     tied: dict[str, str] = field(default_factory=dict)
     units: dict[str, str] = field(default_factory=dict)

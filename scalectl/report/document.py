@@ -67,6 +67,7 @@ def law_facts(held: Summary) -> dict[str, Any]:
         "seed_noise": held.seed_noise,
         "misfit": held.misfit,
         "outliers": held.outliers,
+        "without_outliers": held.without_outliers,
     }
 
 

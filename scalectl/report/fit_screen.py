@@ -32,6 +32,7 @@ from scalectl.report.words import (
     Lines,
 )
 
+MOVED = 0.05  # relative change of a parameter that is worth a word beside outliers. Ours.
 INSIDE = 1.005  # factor beyond the data up to which a point is inside them: N and D are rounded when typed (ours)
 
 
@@ -207,10 +208,28 @@ def _sentences(fit: Summary, seeds: int) -> list[tuple[str, str]]:
         said.append((", ".join(parts) + verdict.get(limit_of(fit, seeds), ""), ""))
     if fit.outliers:
         shown = ", ".join(fit.outliers[:5]) + (", …" if len(fit.outliers) > 5 else "")
-        said.append((f"{counted(len(fit.outliers), 'point')} beyond 5 robust deviations: {shown}", ADVICE))
+        said.append((f"{counted(len(fit.outliers), 'point')} beyond 5 robust deviations: {shown}{_moved(fit)}", ADVICE))
     if fit.status != "converged" and not fit.advice:
         said.append((f"the search ended {fit.status}", ADVICE))
     return said
+
+
+def _moved(fit: Summary) -> str:
+    """What the outliers do to the parameters."""
+    if not fit.without_outliers:
+        return ""
+    them = "it" if len(fit.outliers) == 1 else "them"
+    moved = {
+        name: value
+        for name, value in fit.without_outliers.items()
+        if name not in fit.tied and abs(value - fit.params[name]) > MOVED * abs(fit.params[name])
+    }
+    if not moved:
+        return f"; without {them} no parameter moves by {100 * MOVED:.0f} %"
+    pair = ", ".join(
+        f"{GREEK.get(name, name)} {value:.3g}, not {fit.params[name]:.3g}" for name, value in moved.items()
+    )
+    return f"; without {them} {pair}"
 
 
 def _held_out(fit: Summary) -> list[str]:

@@ -1,6 +1,7 @@
 """Published points give published numbers: the 240 points of Epoch AI's extraction (Besiroglu et al. 2024)."""
 
 import csv
+import re
 
 import numpy as np
 import pytest
@@ -9,11 +10,16 @@ from support import PUBLISHED
 
 from scalectl.core.rows import Points
 from scalectl.fit.bootstrap import bootstrap
+from scalectl.fit.describe import describe
 from scalectl.fit.estimate import Status, fit, refit
 from scalectl.fit.objective import LAD, MSE, Huber
 from scalectl.fit.profile import profile
 from scalectl.fit.stats import confint, optimal_exponents, outliers
 from scalectl.laws import LAWS
+from scalectl.laws.tie import tie
+from scalectl.report.fit_screen import law_block
+from scalectl.report.look import Look
+from scalectl.store.points import table_points
 
 TABLE = PUBLISHED / "epoch_chinchilla" / "svg_extracted_data.csv"
 CHINCHILLA = LAWS["chinchilla"]
@@ -84,6 +90,43 @@ def test_five_outliers_move_the_answer_and_are_named(all_points):
     named = outliers(everything)
     assert set(named[:4]) == highest
     assert len(named) < 8
+
+
+def test_what_the_five_outliers_move_is_said(all_points):
+    summary = describe(CHINCHILLA, all_points, draws=0, rng=np.random.default_rng(0))[2]
+    assert len(summary.outliers) == 5
+    assert summary.without_outliers["B"] < 0.25 * summary.params["B"]
+    said = " ".join(line.plain.strip() for line in law_block([summary], summary, "", 1, Look(width=100)))
+    assert re.search(r"without them B 2\.\d+e\+03, not 1\.28e\+04, β 0\.37\d, not 0\.453", said)
+
+
+GADRE = PUBLISHED / "gadre_overtraining" / "models.csv"
+
+
+@pytest.mark.skipif(not GADRE.exists(), reason=f"the published table is not at {GADRE}")
+@pytest.mark.parametrize(
+    ("corpus", "model", "multiplier", "percent"),
+    [
+        ("rpj", "open_lm_1b", 640, 0.7103),
+        ("rpj", "open_lm_7b", 20, 0.7320),
+        ("c4_original", "open_lm_7b", 20, 4.295),
+        ("rw_original", "open_lm_7b", 20, 1.619),
+    ],
+)
+def test_one_exponent_for_five_small_models_predicts_the_published_error_of_large_ones(
+    corpus, model, multiplier, percent
+):
+    points = table_points(GADRE, {"N": "params", "D": "tokens", "L": "loss_c4_val"})
+    mine = points.columns["dataset"] == corpus
+    fitted = fit(tie(CHINCHILLA, {"beta": "alpha"}), points.take(mine & (points.columns["paper_fit_loss"] == 1)), MSE)
+    assert len(fitted.points) == 5
+    there = points.take(mine & (points.columns["model"] == model) & (points.columns["token_multiplier"] == multiplier))
+    assert len(there) == 1
+    predicted = fitted.predict(N=there.N, D=there.D)
+    assert_allclose(100 * np.abs(predicted / there.L - 1), [percent], atol=6e-4 if percent > 1 else 6e-5)
+    if corpus == "rpj":
+        found = [fitted.theta[name] for name in ("alpha", "E", "A", "B")]
+        assert_allclose(found, [0.27285, 1.8366, 166.211, 287.168], rtol=3e-5)
 
 
 def test_published_bootstraps_are_reproduced_draw_by_draw(fitted):
