@@ -194,7 +194,10 @@ def curve_points(store: Store, points: Points) -> Points:
     lengths = [len(curve[0]) for curve in curves.values()]
     N = np.repeat([known[run_id] for run_id in curves], lengths)
     ids = tuple(np.repeat(list(curves), lengths).tolist())
-    return replace(points, L=L, N=N, D=D, C=6 * N * D, ids=ids, size=N, seed=None, columns={}, flops="6nd").take(D > 0)
+    found = Points(
+        L=L, N=N, D=D, C=6 * N * D, ids=ids, size=N, metric=points.metric, convention=points.convention, flops="6nd"
+    )
+    return found.take(D > 0)
 
 
 def table_points(

@@ -8,12 +8,11 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from support import REPOSITORY, SWEEP, environment
+from support import PUBLISHED, REPOSITORY, SWEEP, environment
 
 from scalectl.tasks import markov
 
@@ -445,8 +444,7 @@ def test_escape_codes_in_data_are_printed_harmlessly(scalectl, tmp_path):
 
 
 def test_the_epoch_points_give_the_published_optimum(scalectl, tmp_path):
-    shared = Path(os.environ.get("SCALECTL_SHARED_DATA", REPOSITORY.parent / "shared/data"))
-    table = shared / "epoch_chinchilla/svg_extracted_data.csv"
+    table = PUBLISHED / "epoch_chinchilla/svg_extracted_data.csv"
     if not table.exists():
         pytest.skip(f"the published table is not at {table}")
     flags = ["--map", "N=Model Size", "--map", "C=Training FLOP", "--map", "L=loss", "--where", "loss < 3.44"]

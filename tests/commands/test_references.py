@@ -1,7 +1,10 @@
 """`ref:NAME`: what it fits, what it says of the table, and what it refuses."""
 
+import subprocess
+import sys
+
 import pytest
-from support import PUBLISHED
+from support import PUBLISHED, environment
 
 from scalectl.commands import fit as command
 from scalectl.commands.fit import Request
@@ -52,6 +55,20 @@ def test_the_command_line_names_papers_licence_and_convention(scalectl, tmp_path
     assert "Besiroglu et al. 2024, arXiv 2404.10102; licence MIT" in said
     assert "240 runs: 43 sizes" in said
     assert "N total, D from C = 6 N D" in said
+
+
+@there
+def test_a_published_table_is_fitted_without_importing_pandas(tmp_path):
+    script = (
+        "import sys\nfrom scalectl.commands.fit import Request, run\n"
+        f"run(Request(target='ref:epoch-chinchilla', where='{WITHOUT_FIVE}', draws=0))\n"
+        "print(sorted({'pandas', 'torch', 'scipy.stats', 'pooch'} & set(sys.modules)))"
+    )
+    known = environment(SCALECTL_REFERENCES=str(PUBLISHED))
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env=known, check=True, capture_output=True, text=True
+    )
+    assert done.stdout == "[]\n"
 
 
 @there
