@@ -412,6 +412,8 @@ def refit(
 
     Args: weights: (draws, n), how often each point counts, or None for once; measured: losses (draws, n), or None for
     the points' own; chunk: numbers in one array, chosen to stay inside a core's cache.
+    Draws begin at the optimum of all points, so near theirs that the wide stages of the objective are left out where
+    its own width is not far below the residuals; draws that do not settle are followed through them after all.
     Returns: parameters (draws, p) in natural units, and whether each draw settled (draws,).
     """
     n = len(fitted.points)
@@ -422,15 +424,25 @@ def refit(
     values = np.empty((draws, len(fitted.law.names)))
     settled = np.zeros(draws, dtype=bool)
     size = max(1, chunk // n)
+    near = float(np.median(np.abs(problem.residual(home)))) <= STAGE * problem.objective.width
     for first in range(0, draws, size):
         part = slice(first, min(draws, first + size))
         w = base if weights is None else weights[part] * base
         y = fitted.points.L if measured is None else measured[part]
         start = np.repeat(home, part.stop - part.start, axis=0)
-        ended = follow(problem, start, w, y)
+        ended = follow(problem, start, w, y, widest=0.0 if near else None)
         values[part] = problem.natural(ended.z)
         settled[part] = ended.settled
+        if near and not ended.settled.all():
+            again = np.flatnonzero(~ended.settled)
+            ended = follow(problem, start[again], _picked(w, again), _picked(y, again))
+            values[first + again] = problem.natural(ended.z)
+            settled[first + again] = ended.settled
     return values, settled
+
+
+def _picked(values: Floats, rows: Any) -> Floats:
+    return values if values.ndim == 1 else values[rows]
 
 
 def without(fitted: Fit, keep: Any) -> Fit:
