@@ -22,6 +22,7 @@ READING = {
     "logs": None,
     "fit": ["fit", "tiny"],
     "predict": ["predict", "tiny", "--n", "1M"],
+    "compare": ["compare", "positions", "--by", "position", "--bootstrap", "100"],
     "report": ["report", "tiny"],
     "doctor": ["doctor"],
     "export": ["export", "tiny", "-o", "out.csv"],
@@ -88,7 +89,7 @@ def test_torch_is_imported_by_nothing_that_only_reads(trained, arguments, tmp_pa
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("name", ["plan", "status", "logs", "fit", "predict", "report", "doctor"])
+@pytest.mark.parametrize("name", ["plan", "status", "logs", "fit", "predict", "compare", "report", "doctor"])
 def test_every_reading_command_speaks_json_whose_first_key_is_its_schema(trained, scalectl, name):
     text = scalectl(*command(name, trained), "--json", cwd=trained).stdout
     document = json.loads(text)
@@ -112,8 +113,8 @@ def test_fit_json_has_the_keys_that_scripts_rely_on(trained, scalectl):
         assert set(held["intervals_by_unit"]) == {"size", "run"}
 
 
-@pytest.mark.parametrize("name", [None, "init", "plan", "sweep", "status", "logs", "fit", "predict", "report",
-                                  "import", "export", "prepare", "doctor"])  # fmt: skip
+@pytest.mark.parametrize("name", [None, "init", "plan", "sweep", "status", "logs", "fit", "predict", "compare",
+                                  "report", "import", "export", "prepare", "doctor"])  # fmt: skip
 def test_every_command_has_help(scalectl, tmp_path, name):
     text = scalectl(*([name] if name else []), "--help", cwd=tmp_path).stdout
     assert text.startswith("Usage:")
