@@ -69,6 +69,7 @@ Bootstrap = Annotated[int, typer.Option(help="Resamples for the intervals, 0 for
 Unit = Annotated[str, typer.Option(metavar="size|run|residual", help="What is resampled.")]
 Seed = Annotated[int, typer.Option(help="Of the resampling.")]
 Level = Annotated[float, typer.Option(help="Confidence of the intervals.")]
+Rows = Annotated[int, typer.Option(help="Fit at most so many, spread evenly; 0 for all.")]
 BestOver = Annotated[
     str | None, typer.Option(metavar="COL", help="Take the best of a setting at each N and D, such as train.lr.")
 ]
@@ -258,6 +259,7 @@ def fit(
     weight: Weight = None,
     group: Group = None,
     bootstrap: Bootstrap = 1000,
+    rows: Rows = 1000,
     unit: Unit = "size",
     seed: Seed = 0,
     level: Level = 0.95,
@@ -291,7 +293,7 @@ def fit(
     law = law or (["chinchilla"] if approach else None)
     request = _request(
         target, results, metric, at, law, objective, maps, where, convention, flops, fix, tie, weight, group,
-        bootstrap, unit, seed, level, everything, holdout, best_over=best_over,
+        bootstrap, unit, seed, level, everything, holdout, best_over=best_over, rows=rows,
     )  # fmt: skip
     found = {"": command.run(request)} if by is None else command.run_by(request, by)
     views = {
@@ -344,6 +346,7 @@ def predict(
     weight: Weight = None,
     group: Group = None,
     bootstrap: Bootstrap = 1000,
+    rows: Rows = 1000,
     unit: Unit = "size",
     seed: Seed = 0,
     level: Level = 0.95,
@@ -357,7 +360,7 @@ def predict(
 
     request = _request(
         target, results, metric, at, law, objective, maps, where, convention, flops, fix, tie, weight, group,
-        bootstrap, unit, seed, level, everything, best_over=best_over,
+        bootstrap, unit, seed, level, everything, best_over=best_over, rows=rows,
     )  # fmt: skip
     view = command.predict(
         request,
@@ -637,6 +640,7 @@ def _request(
     level: float,
     everything: bool,
     holdout: str = "largest",
+    rows: int = 1000,
     best_over: str | None = None,
 ) -> Request:
     from scalectl.commands.fit import Request
@@ -668,6 +672,7 @@ def _request(
         seed=seed,
         level=level,
         holdout=holdout,
+        rows=rows,
         best_over=best_over,
         all=everything,
     )

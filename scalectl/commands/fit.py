@@ -70,6 +70,7 @@ class Request:
     level: float = 0.95
     holdout: str = "largest"
     best_over: str | None = None
+    rows: int = 1000
     all: bool = False
 
 
@@ -111,7 +112,7 @@ def run(request: Request, *, choose_rate: bool = False) -> Result:
     NothingMatched if no run answers; FitError if no law can be fitted.
     """
     target = find_target(request.target, request.results)
-    points = load(request, target)
+    points = thinned(load(request, target), 0 if target.published else request.rows)
     extra = unread(points, request.laws)
     if choose_rate and request.best_over is None and len(extra) == 1 and extra[0].startswith("train."):
         request = replace(request, best_over=extra[0])
@@ -125,7 +126,8 @@ def run_by(request: Request, column: str) -> dict[str, Result]:
     """
     target = find_target(request.target, request.results)
     column, parts = split(request, target, column)
-    return {f"{column}={value}": _fit(request, target, part) for value, part in parts.items()}
+    most = 0 if target.published else request.rows
+    return {f"{column}={value}": _fit(request, target, thinned(part, most)) for value, part in parts.items()}
 
 
 def split(request: Request, target: Target, column: str) -> tuple[str, dict[Any, Points]]:
@@ -187,6 +189,21 @@ def _load(request: Request, target: Target, by: str | None) -> Points:
         where=mask,
         by=by,
     )
+
+
+def thinned(points: Points, most: int) -> Points:
+    """At most so many points (0 for all), evenly spread over N, D and C, with a note that says so.
+
+    A million rows say no more of five parameters than a thousand, and take hours to resample a thousand times.
+    """
+    if most < 0:
+        raise UsageError(f"--rows {most} is not a number of rows", remedy="1000 is the default, 0 takes all")
+    if not most or len(points) <= most:
+        return points
+    order = np.lexsort([points.axis(axis) for axis in reversed(points.axes())])
+    kept = np.sort(order[np.linspace(0, len(order) - 1, most).round().astype(np.int64)])
+    said = f"{len(points):,} rows: {most:,} of them are fitted, spread evenly over {' and '.join(points.axes())}"
+    return replace(points.take(kept), notes=(*points.notes, f"{said}; --rows 0 takes all"))
 
 
 def mask_of(where: str | None) -> Any:

@@ -296,6 +296,12 @@ def mapped_points(
         derived = None  # the convention of C that was asked for, as for the runs themselves
     if derived:
         notes.append(f"{derived} is computed through C = 6 N D")
+    if repeats := _same_rows(axes):
+        same = "row repeats" if repeats == 1 else "rows repeat"
+        notes.append(
+            f"{repeats} {same} another exactly, in {', '.join(found[axis] for axis in axes)}: drop them if they are "
+            "the same runs, which count twice"
+        )
     numbers = kept.pop(_ROW)
     exact = export and found.get("C") == "C_exact"
     score = "S" in axes
@@ -321,6 +327,13 @@ def mapped_points(
         notes=tuple(notes),
     )
     return points, found
+
+
+def _same_rows(axes: Mapping[str, Floats]) -> int:
+    """Rows that equal an earlier one on every axis."""
+    import pandas as pd
+
+    return int(pd.DataFrame(dict(axes)).duplicated().sum())
 
 
 def is_export(columns: Iterable[str]) -> bool:

@@ -1,0 +1,93 @@
+"""Tables that people have: what cannot be fitted is said, and a million rows are answered."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from scalectl.commands.fit import Request, run, run_by, thinned
+from scalectl.core.errors import ScalectlError, UsageError
+from scalectl.core.rows import Points
+
+PLACES = [(N, D) for N in (1e5, 1e6, 1e7, 1e8) for D in (1e8, 1e9, 1e10)]
+GOOD = [f"{N:g},{D:g},{1.7 + 400 / N**0.34 + 410 / D**0.28:.6f}" for N, D in PLACES]
+
+
+def fitted(folder, rows, **flags):
+    path = folder / "runs.csv"
+    path.write_text("\n".join(["N,D,loss", *rows]) + "\n")
+    return run(Request(target=str(path), results=str(folder), draws=0, laws=("chinchilla",), **flags))
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([], "no row of runs.csv is left"),
+        (["1e6,1e8,3.0"], "distinct values of N"),
+        ([*GOOD, "1e6,1e8,-3"], "loss is -3 in row 13"),
+        ([*GOOD, "0,1e8,3"], "N is 0 in row 13"),
+        ([*GOOD, "big,1e8,3"], '"big", which is no number'),
+        ([row for row in GOOD if row.startswith("1e+06")], "distinct values of N"),
+    ],
+)
+def test_a_table_that_cannot_be_fitted_says_why(tmp_path, rows, said):
+    with pytest.raises(ScalectlError) as error:
+        fitted(tmp_path, rows)
+    assert said in error.value.what
+    assert error.value.remedy or "add sizes" in error.value.what
+
+
+def test_an_empty_file_is_no_table(tmp_path):
+    (tmp_path / "runs.csv").write_text("")
+    with pytest.raises(UsageError, match=r"runs\.csv cannot be read"):
+        run(Request(target=str(tmp_path / "runs.csv"), results=str(tmp_path)))
+
+
+def test_a_missing_number_leaves_its_row_out_and_says_so(tmp_path):
+    found = fitted(tmp_path, [*GOOD, "1e6,1e8,nan"])
+    assert len(found.points) == len(GOOD)
+    assert any("left out for want of a number" in note for note in found.points.notes)
+    assert found.answer.fit.theta["alpha"] == pytest.approx(0.34, rel=1e-3)
+
+
+def test_rows_that_repeat_are_counted_and_said(tmp_path):
+    found = fitted(tmp_path, [*GOOD, GOOD[0], GOOD[1], GOOD[1]])
+    assert len(found.points) == len(GOOD) + 3
+    assert any(note.startswith("3 rows repeat another exactly, in N, D, loss") for note in found.points.notes)
+    assert not any("repeat" in note for note in fitted(tmp_path, GOOD).points.notes)
+
+
+def many(rows):
+    rng = np.random.default_rng(0)
+    N, D = 10 ** rng.uniform(5, 9, rows), 10 ** rng.uniform(7, 11, rows)
+    return N, D, (1.7 + 400 / N**0.34 + 410 / D**0.28) * np.exp(rng.normal(0, 0.01, rows))
+
+
+def test_of_very_many_rows_some_are_fitted_evenly_spread():
+    N, D, L = many(50_000)
+    held = thinned(Points(L=L, N=N, D=D, notes=("before",)), 1000)
+    assert len(held) == 1000
+    assert held.notes[0] == "before"
+    assert held.notes[1].startswith("50,000 rows: 1,000 of them are fitted")
+    deciles = np.quantile(np.log(N), np.linspace(0, 1, 11))
+    assert np.histogram(np.log(held.N), deciles)[0] == pytest.approx(np.full(10, 100), abs=2)
+    assert {N.min(), N.max()} <= set(held.N)
+
+
+def test_few_rows_and_all_rows_stay_as_they_are():
+    N, D, L = many(100)
+    points = Points(L=L, N=N, D=D)
+    assert thinned(points, 1000) is points
+    assert thinned(points, 0) is points
+    with pytest.raises(UsageError, match="--rows -1"):
+        thinned(points, -1)
+
+
+def test_each_group_is_thinned_by_itself(tmp_path):
+    N, D, L = many(3000)
+    path = tmp_path / "many.parquet"
+    pd.DataFrame({"N": N, "D": D, "loss": L, "corpus": np.where(np.arange(3000) < 100, "a", "b")}).to_parquet(path)
+    request = Request(target=str(path), results=str(tmp_path), draws=0, laws=("chinchilla",), rows=500)
+    assert {name: len(found.points) for name, found in run_by(request, "corpus").items()} == {
+        "corpus=a": 100,
+        "corpus=b": 500,
+    }
