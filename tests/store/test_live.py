@@ -371,8 +371,8 @@ flight, mark, draw = Live("ab", lives / "ab"), lives.parent / "held", random.Ran
 print("ready", flush=True)
 while not (lives.parent / "go").exists():
     pass
-taken, end = 0, time.monotonic() + 1.5
-while time.monotonic() < end:
+taken, end = 0, time.monotonic() + 60
+while taken < 30 and time.monotonic() < end:
     try:
         claim = flight.claim()
     except StoreBusy:
@@ -402,12 +402,12 @@ def test_claims_against_clearings_meet_nothing_but_busy_and_never_two_holders(st
     try:
         assert [rival.stdout.readline() for rival in rivals] == ["ready\n"] * 4
         (store.root / "go").touch()
-        answers = [rival.communicate(timeout=20) for rival in rivals]
+        answers = [rival.communicate(timeout=90) for rival in rivals]
     finally:
         for rival in rivals:
             ended(rival)
     assert [error for _, error in answers] == [""] * 4
-    assert sum(int(taken) for taken, _ in answers) > 100
+    assert [taken for taken, _ in answers] == ["30\n"] * 4
     assert {entry.name for entry in store.lives.iterdir()} <= {"ab"}
 
 
