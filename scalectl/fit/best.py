@@ -32,14 +32,13 @@ STEEP = 0.05
 class Choice:
     """What was chosen in one cell.
 
-    row: a point of the cell, as an index into the grid's points; value: of the setting, between grid values where a
-    parabola was used; loss: mean over seeds (of logs) there [nats/token]; method: "parabola", "minimum", or "only"
-    where the cell has one value; edge: "lowest" or "highest" where nothing worse was tried on that side; values and
+    value: of the setting, between grid values where a parabola was used; loss: mean over seeds (of logs) there
+    [nats/token]; method: "parabola", "minimum", or "only" where the cell has one value; edge: "lowest" or "highest"
+    where nothing worse was tried on that side and the value is not 0, of which there is no less; values and
     losses: of the grid, ascending, diverged ones left out; diverged: values at which a run diverged, which are no
     candidates; seeds, runs: how many; filled: losses missing in the grid of values and seeds, taken from the others.
     """
 
-    row: int
     value: Any
     loss: float
     method: Literal["parabola", "minimum", "only"]
@@ -135,10 +134,16 @@ def best_over(points: Points, column: str) -> Best:
 
     Args: points: a grid whose cells vary in the setting and the seed alone (`vary(points, within=column)` is empty).
     Points without seeds are numbered in their order within a cell and value.
-    Raises: UsageError where no cell has two values of the setting.
+    Raises: UsageError where no cell has two values of the setting, or a run has none.
     """
     values = points.columns[column]
     place = places(points)
+    empty = [value is None or value != value for value in values.tolist()]
+    if any(empty):
+        raise UsageError(
+            f"{sum(empty)} of {len(points)} runs have no {escaped(column)}, so that nobody knows which is best",
+            remedy=f"leave them out with --where, as in '`{escaped(column)}` > 0'",
+        )
     if all(len(set(values[place == cell].tolist())) < 2 for cell in range(place.max() + 1)):
         raise UsageError(
             f"there is nothing to choose: {escaped(column)} takes one value at each N and D",
@@ -214,12 +219,11 @@ def _choice(cell: _Cell, best: int, position: float, log_loss: float, runs: int)
     last = len(cell.values) - 1
     edge: Literal["", "lowest", "highest"] = ""
     if cell.ordered and last > 0:
-        if best == 0 and not any(value < cell.values[0] for value in cell.diverged):
+        if best == 0 and cell.values[0] != 0 and not any(value < cell.values[0] for value in cell.diverged):
             edge = "lowest"
         elif best == last and not any(value > cell.values[last] for value in cell.diverged):
             edge = "highest"
     return Choice(
-        row=int(cell.rows[:, best].max()),
         value=float(np.exp(position)) if between else cell.values[best],
         loss=float(np.exp(log_loss)),
         method="only" if last == 0 else "parabola" if between else "minimum",

@@ -83,6 +83,16 @@ def test_a_best_at_the_edge_is_flagged(losses, edge, at):
     assert (choice.edge, choice.value, choice.method) == (edge, RATES[at], "minimum")
 
 
+def test_nothing_of_a_setting_is_no_edge():
+    (choice,) = best_over(grid([1.0, 2.0, 3.0], np.array([0.0, 0.1, 0.2])), "train.lr").choices
+    assert (choice.value, choice.edge, choice.method) == (0.0, "", "minimum")
+
+
+def test_runs_without_the_setting_are_refused():
+    with pytest.raises(UsageError, match=r"1 of 3 runs have no train\.lr"):
+        best_over(grid([1.0, 2.0, 3.0], np.array([0.1, np.nan, 0.2])), "train.lr")
+
+
 def test_a_value_at_which_a_run_diverged_is_no_candidate_and_bounds_the_grid():
     points = grid([[5, 4, 3, 2, 1.0], [5, 4, 3, 2, 1.0]], **{"model.d_model": 8, "train.steps": 60})
     gone = {
