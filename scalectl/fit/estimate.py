@@ -28,11 +28,19 @@ from scalectl.laws import Law, where
 
 STARTS = 8  # basins followed from the grid; every published surface tried needs one. Ours.
 MORE_STARTS = 24  # where more than FEW parameters are nonlinear
-FEW = 2
+MOST_STARTS = 48  # where more than SEVERAL are
+FEW, SEVERAL = 2, 3
 TRIALS = 1024  # grid points with their linear parts solved, before the best are followed. Ours.
+MORE_TRIALS = 4096
 ENOUGH_POINTS = 1000  # that trials look at, spread over the axes; all points count from the first step on. Ours.
+ROUGH_PASSES = 3  # over columns that depend on what they are multiplied by. Ours.
+FINISHED, MORE_STEPS = 4, 400  # starts that are followed further where the best one ran out of steps. Ours.
 APART = 2  # grid steps within which two starts count as one. Ours.
 SAME_OPTIMUM = 1e-6  # relative difference of the objective below which two starts ended at one optimum. Ours.
+LAST_STEPS = 200  # in the last stage
+DRAW_STEPS = (
+    60  # the same for a resampled fit, which starts near its end; more only crawl where nothing is known. Ours.
+)
 WIDE_STEPS = 45  # before the last stage; a start far off, followed too briefly, crawls in the last one. Ours.
 STAGE = 8.0  # ratio of one Huber width to the next. Ours: the product of stages and steps per stage is flat around it.
 ROUNDING = 1e-14  # of a log residual: some fifty times the spacing of float64 beside 1. Ours.
@@ -175,6 +183,7 @@ def fit(
         raise UsageError(f"every parameter of {law.name} is fixed; there is nothing to fit")
     starts = find_starts(problem, w)
     ended = follow(problem, starts, w, points.L)
+    _finish(problem, ended, w)
     values = np.where(np.isfinite(ended.local.value), ended.local.value, np.inf)
     best = int(np.argmin(values))
     if not np.isfinite(values[best]):
@@ -215,11 +224,12 @@ def follow(
     low: Floats | None = None,
     high: Floats | None = None,
     widest: float | None = None,
+    max_steps: int = LAST_STEPS,
 ) -> Minimum:
     """Local optima from B starts (B, q), through narrowing Huber widths.
 
     Args: weights, measured: (n,) or (B, n); low, high: boxes if not the problem's own; widest: the first width, if not
-    the typical residual at the starts.
+    the typical residual at the starts; max_steps: of the last width.
     """
     low = problem.low if low is None else low
     high = problem.high if high is None else high
@@ -233,10 +243,30 @@ def follow(
             high,
             enough=ENOUGH if last else 1e-4,
             rounding=feigned,
-            max_steps=200 if last else WIDE_STEPS,
+            max_steps=max_steps if last else WIDE_STEPS,
         )
         z = ended.z
     return ended
+
+
+def _finish(problem: Problem, ended: Minimum, weights: Floats) -> None:
+    """Goes on, in place, with the best of those that ran out of steps where one of them may be the best of all."""
+    values = np.where(np.isfinite(ended.local.value), ended.local.value, np.inf)
+    order = np.argsort(values)[:FINISHED]
+    rows = order[~ended.settled[order] & np.isfinite(values[order])]
+    if not rows.size or ended.settled[order[0]]:
+        return
+    width = problem.objective.width
+    again = minimise(
+        problem.evaluator(weights, problem.points.L, width),
+        ended.z[rows],
+        problem.low,
+        problem.high,
+        rounding=np.broadcast_to(rounding(problem, weights, width), len(rows)),
+        max_steps=MORE_STEPS,
+    )
+    ended.z[rows], ended.settled[rows] = again.z, again.settled
+    ended.local.put(rows, again.local)
 
 
 def rounding(problem: Problem, weights: Floats, width: float | None = None) -> Floats:
@@ -269,7 +299,9 @@ def find_starts(problem: Problem, weights: Floats) -> Floats:
     law = problem.law
     nonlinear = [p for p in law.parameters if p.grid]
     grids = [np.array([problem.held[p.name]]) if p.name in problem.held else problem.grid(p) for p in nonlinear]
-    index = _trials([len(grid) for grid in grids])
+    dimensions = sum(len(grid) > 1 for grid in grids)
+    count = STARTS if dimensions <= FEW else MORE_STARTS if dimensions <= SEVERAL else MOST_STARTS
+    index = _trials([len(grid) for grid in grids], TRIALS if dimensions <= SEVERAL else MORE_TRIALS)
     theta: dict[str, Any] = {
         p.name: grid[index[:, k], None] for k, (p, grid) in enumerate(zip(nonlinear, grids, strict=True))
     }
@@ -279,7 +311,8 @@ def find_starts(problem: Problem, weights: Floats) -> Floats:
         problem = replace(problem, points=problem.points.take(some), centred=problem.centred.take(some))
         weights = weights[some]
     if law.basis is not None:
-        theta |= _linear_parts(problem, theta, weights, len(index))
+        for _ in range(ROUGH_PASSES if law.rough else 1):
+            theta |= _linear_parts(problem, theta, weights, len(index))
     z = _start_coordinates(problem, theta)
     residual = problem.residual(z)
     # Least squares made these; absolute values rank them so that outliers do not decide which basins are followed.
@@ -288,25 +321,25 @@ def find_starts(problem: Problem, weights: Floats) -> Floats:
     for row in rank:
         if all(np.abs(index[row] - index[other]).max() > APART for other in chosen):
             chosen.append(int(row))
-        if len(chosen) == (STARTS if len(nonlinear) <= FEW else MORE_STARTS):
+        if len(chosen) == count:
             break
     return z[chosen]
 
 
-def _trials(sizes: Sequence[int]) -> npt.NDArray[np.int64]:
-    """Places on a grid of these sizes, shape (trials, dimensions): all of them, or TRIALS spread over it.
+def _trials(sizes: Sequence[int], most: int) -> npt.NDArray[np.int64]:
+    """Places on a grid of these sizes, shape (trials, dimensions): all of them, or `most` spread over it.
 
     Spread by the additive recurrence whose step is the generalised golden ratio: the projections on every axis are
     even, and no two trials coincide in any of them (Roberts 2018, "The unreasonable effectiveness of quasirandom
     sequences").
     """
-    if math.prod(sizes) <= TRIALS:
+    if math.prod(sizes) <= most:
         return np.array(list(itertools.product(*map(range, sizes))))
     ratio = 2.0
     for _ in range(64):  # root of x^(d+1) = x + 1
         ratio = (1 + ratio) ** (1 / (len(sizes) + 1))
     steps = ratio ** -np.arange(1, len(sizes) + 1)
-    places = (0.5 + np.arange(1, TRIALS + 1)[:, None] * steps) % 1.0
+    places = (0.5 + np.arange(1, most + 1)[:, None] * steps) % 1.0
     return np.asarray(places * np.array(sizes), dtype=np.int64)
 
 
@@ -355,11 +388,17 @@ def nonnegative_least_squares(columns: Floats, target: Floats) -> Floats:
     a scaling law is quicker than an active-set iteration.
     """
     batch, k, _ = columns.shape
+    # Columns and target in units of their largest number: trial exponents take them to the ends of float64, and those
+    # beyond it lose to every other trial.
+    columns, target = np.nan_to_num(columns), np.nan_to_num(target)
+    unit = np.maximum(np.abs(columns).max(2), 1e-300)
+    size_of_target = np.maximum(np.abs(target).max(1, keepdims=True), 1e-300)
+    columns, target = columns / unit[:, :, None], target / size_of_target
     gram = np.matmul(columns, columns.transpose(0, 2, 1))
     pull = np.matmul(columns, target[:, :, None])[:, :, 0]
     best = np.zeros((batch, k))
     gain = np.zeros(batch)  # squared length explained; the empty subset explains none
-    scale = np.einsum("bii->b", gram) / max(k, 1)
+    scale = np.maximum(np.einsum("bii->b", gram) / max(k, 1), 1e-300)
     for size in range(1, k + 1):
         for chosen in itertools.combinations(range(k), size):
             pick = np.array(chosen)
@@ -370,7 +409,7 @@ def nonnegative_least_squares(columns: Floats, target: Floats) -> Floats:
             best[better] = 0.0
             best[better[:, None] & np.isin(np.arange(k), pick)[None, :]] = x[better].ravel()
             gain[better] = explained[better]
-    return best
+    return np.asarray(best * (size_of_target / unit))
 
 
 def _at(z: Floats, problem: Problem) -> Any:
@@ -430,12 +469,12 @@ def refit(
         w = base if weights is None else weights[part] * base
         y = fitted.points.L if measured is None else measured[part]
         start = np.repeat(home, part.stop - part.start, axis=0)
-        ended = follow(problem, start, w, y, widest=0.0 if near else None)
+        ended = follow(problem, start, w, y, widest=0.0 if near else None, max_steps=DRAW_STEPS)
         values[part] = problem.natural(ended.z)
         settled[part] = ended.settled
         if near and not ended.settled.all():
             again = np.flatnonzero(~ended.settled)
-            ended = follow(problem, start[again], _picked(w, again), _picked(y, again))
+            ended = follow(problem, start[again], _picked(w, again), _picked(y, again), max_steps=DRAW_STEPS)
             values[first + again] = problem.natural(ended.z)
             settled[first + again] = ended.settled
     return values, settled

@@ -19,6 +19,7 @@ from scalectl.laws.powers import EXPONENT_GRID, EXPONENT_HIGH, FLOOR_GRID, UNITS
 # ln of A/N at the middle of the data is ln(L)/α: with α = .01 it passes 200. Ours.
 SPAN = 230.0
 BETA_LOW = 1e-3  # the law divides by β. Ours.
+BETA_GRID = (0.006, *EXPONENT_GRID, EXPONENT_HIGH)  # at its ends the law is a product and a sharp maximum
 
 
 def kaplan(name: str, formula: str, constant: str | None) -> Law:
@@ -78,7 +79,7 @@ def kaplan(name: str, formula: str, constant: str | None) -> Law:
         Parameter("A", "log", 0.0, np.inf, axis="N", exponent="alpha", span=SPAN, unit=UNITS["N"]),
         Parameter("alpha", "linear", 0.0, EXPONENT_HIGH, grid=EXPONENT_GRID),
         Parameter("B", "log", 0.0, np.inf, axis="D", exponent="beta", span=SPAN, unit=UNITS["D"]),
-        Parameter("beta", "linear", BETA_LOW, EXPONENT_HIGH, grid=EXPONENT_GRID),
+        Parameter("beta", "linear", BETA_LOW, EXPONENT_HIGH, grid=BETA_GRID),
     ]
     if constant:
         floor = Parameter(

@@ -77,8 +77,8 @@ class Law:
     derivatives(theta, points): the loss, its slopes by parameter, and its second derivatives by pair of parameters
     (each pair once, in the order of `parameters`; pairs left out are zero), all in natural units.
     basis(nonlinear, points): by name of each linear parameter, the column that it multiplies; their sum is the loss
-    or, with a link, becomes it; rough: it leaves something out, which starts, that are made from it, can bear. None
-    where no parameter is linear; then every parameter has a grid.
+    or, with a link, becomes it; rough: it leaves out what depends on the linear parameters, and is asked again
+    once these are about known, with them in `nonlinear`. None where no parameter is linear; then all have a grid.
     link(nonlinear, measured): measured losses on the scale on which the columns add up, and the slope of that scale;
     power(nonlinear): to which power a linear parameter multiplies its column, by name; 1 for those left out.
     rescale(theta, units): the parameters for axes in natural units, from those for axes divided by `units`.

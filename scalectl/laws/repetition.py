@@ -18,9 +18,9 @@ from scalectl.laws.law import Law, Parameter, Theta, exact
 from scalectl.laws.powers import EXPONENT_GRID, EXPONENT_HIGH
 
 EXPONENT_LOW = 1e-3  # the best size divides by exponents. Ours.
-# Half-lives in repeats: the first repeats of the data, and ten times as many as anybody trains. Ours.
+# Half-lives in repeats: the first repeats of the data, and more than anybody trains, so that nothing fades. Ours.
 HALF_LOW, HALF_HIGH = 1e-2, 1e4
-HALF_GRID = tuple(float(x) for x in np.geomspace(0.5, 200.0, 10))
+HALF_GRID = tuple(float(x) for x in np.geomspace(0.5, 5000.0, 12))
 FADED = 50.0  # e-folds of N above U_N from which on nothing changes. Ours.
 
 
@@ -34,23 +34,32 @@ def _seen(points: Points) -> Any:
     return np.minimum(np.log(points.axis("U")), np.log(points.axis("D")))
 
 
-def _predict(theta: Theta, points: Points) -> Any:
+def _sizes(theta: Theta, points: Points) -> Any:
+    """Ln N'."""
     alpha, beta = theta["alpha"], theta["beta"]
-    ln_A, ln_B = np.log(theta["A"]), np.log(theta["B"])
-    ln_N, ln_D, ln_U = np.log(points.axis("N")), np.log(points.axis("D")), _seen(points)
-    ln_G = (np.log(alpha) + ln_A - np.log(beta) - ln_B) / (alpha + beta)
-    fed = np.minimum(ln_N, ln_G + beta / alpha * (ln_G + ln_U))
-    sizes = np.exp(ln_A - alpha * _faded(fed, ln_N, theta["R_N"]))
-    return theta["E"] + sizes + np.exp(ln_B - beta * _faded(ln_U, ln_D, theta["R_D"]))
+    ln_N = np.log(points.axis("N"))
+    ln_G = (np.log(alpha) + np.log(theta["A"]) - np.log(beta) - np.log(theta["B"])) / (alpha + beta)
+    fed = np.minimum(ln_N, ln_G + beta / alpha * (ln_G + _seen(points)))
+    return _faded(fed, ln_N, theta["R_N"])
+
+
+def _tokens(theta: Theta, points: Points) -> Any:
+    """Ln D'."""
+    return _faded(_seen(points), np.log(points.axis("D")), theta["R_D"])
+
+
+def _predict(theta: Theta, points: Points) -> Any:
+    sizes = np.exp(np.log(theta["A"]) - theta["alpha"] * _sizes(theta, points))
+    return theta["E"] + sizes + np.exp(np.log(theta["B"]) - theta["beta"] * _tokens(theta, points))
 
 
 def _basis(nonlinear: Theta, points: Points) -> dict[str, Any]:
-    # U_N depends on A and B themselves; trials take every parameter for fed.
-    tokens = _faded(_seen(points), np.log(points.axis("D")), nonlinear["R_D"])
+    # U_N depends on A and B themselves: before they are known, every parameter counts as fed.
+    sizes = _sizes(nonlinear, points) if {"A", "B"} <= set(nonlinear) else np.log(points.axis("N"))
     return {
         "E": np.ones(len(points)),
-        "A": np.exp(-nonlinear["alpha"] * np.log(points.axis("N"))),
-        "B": np.exp(-nonlinear["beta"] * tokens),
+        "A": np.exp(-nonlinear["alpha"] * sizes),
+        "B": np.exp(-nonlinear["beta"] * _tokens(nonlinear, points)),
     }
 
 

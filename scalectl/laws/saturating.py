@@ -6,6 +6,7 @@ how the curve leaves chance, is δ. For δ = 0 it is a power law above a floor, 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from scalectl.core.rows import Points
 from scalectl.laws.jet import log_sum_exp, plain
-from scalectl.laws.law import Array, Law, Parameter, Theta, exact
+from scalectl.laws.law import Array, First, Law, Parameter, Second, Theta
 from scalectl.laws.powers import EXPONENT_GRID, EXPONENT_HIGH, FLOOR_GRID, above
 
 DELTA_LOW, DELTA_HIGH = 0.05, 5.0  # near 0 chance is not felt; above, the curve is a step of ln X. Ours.
@@ -21,17 +22,44 @@ DELTA_GRID = (0.1, 0.2, 0.4, 0.7, 1.0, 1.5, 2.5)
 CHANCE_GRID = (1.002, 1.02, 1.1, 1.3, 1.7, 2.5, 5.0, 20.0)  # of the highest loss; beyond, it is out of sight. Ours.
 CHANCE = "add points near chance, or hold chance: --fix L0=5.545 is that of 256 symbols"
 NEWTON_STEPS = 60  # at most; five are usual
-TAYLOR_STEPS = 2  # each doubles the order to which the root is known in the parameters: to 1, then to 3
 
 
 def saturating(axis: str) -> Law:
     """The law along one of N, D, C."""
 
-    def predict(theta: Theta, points: Points) -> Any:
-        E, delta = theta["E"], theta["delta"]
-        ln_gap = np.log(theta["L0"] - E)
+    def ends(theta: Theta, points: Points) -> tuple[Any, Any]:
+        """Distances of the loss from the floor and from chance, each without the other's rounding."""
+        delta = theta["delta"]
+        ln_gap = np.log(theta["L0"] - theta["E"])
         right = np.log(theta["A"]) - theta["alpha"] * np.log(points.axis(axis)) - (1.0 - delta) * ln_gap
-        return E + np.exp(ln_gap - log_sum_exp(0.0, -_logit(right, delta)))
+        w = _logit(right, delta)
+        return np.exp(ln_gap - log_sum_exp(0.0, -w)), np.exp(ln_gap - log_sum_exp(0.0, w))
+
+    def predict(theta: Theta, points: Points) -> Any:
+        return theta["E"] + ends(theta, points)[0]
+
+    def derivatives(theta: Theta, points: Points) -> tuple[Array, First, Second]:
+        # Of the L for which H = ln(L - E) - δ ln(L0 - L) - ln A + α ln X is zero: L_i = -H_i / H_L, and so on.
+        A, delta = theta["A"], theta["delta"]
+        low, high = ends(theta, points)
+        x = np.log(points.axis(axis))
+        by_low, by_high = 1.0 / low, delta / high
+        H_L = by_low + by_high
+        H = {"E": -by_low, "L0": -by_high, "A": -1.0 / A, "alpha": x, "delta": -np.log(high)}
+        H_LL = by_high / high - by_low**2
+        H_iL = {"E": by_low**2, "L0": -by_high / high, "delta": 1.0 / high}
+        H_ij = {
+            ("E", "E"): -(by_low**2),
+            ("L0", "L0"): by_high / high,
+            ("L0", "delta"): -1.0 / high,
+            ("A", "A"): A**-2.0,
+        }
+        first: First = {name: -part / H_L for name, part in H.items()}
+        second: Second = {}
+        for a, b in itertools.combinations_with_replacement(H, 2):
+            bend = H_LL * first[a] * first[b] + H_iL.get(a, 0.0) * first[b] + H_iL.get(b, 0.0) * first[a]
+            second[a, b] = -(bend + H_ij.get((a, b), 0.0)) / H_L
+        return theta["E"] + low, first, second
 
     def basis(nonlinear: Theta, points: Points) -> dict[str, Any]:
         return {"A": np.exp(-nonlinear["alpha"] * np.log(points.axis(axis)))}
@@ -59,7 +87,7 @@ def saturating(axis: str) -> Law:
         parameters=parameters,
         needs=5,
         predict=predict,
-        derivatives=exact(predict, tuple(p.name for p in parameters)),
+        derivatives=derivatives,
         rescale=rescale,
         # Ours: half-way between bytes at chance, ln 256, and a floor of .5 at 100 M parameters.
         example={"E": 0.5, "L0": 5.545, "A": 1584.9, "alpha": 0.4, "delta": 1.0},
@@ -72,7 +100,7 @@ def saturating(axis: str) -> Law:
 def _logit(right: Any, delta: Any) -> Any:
     """The w whose ln σ(w) - δ ln(1 - σ(w)) is `right`: the left side grows with w between slopes 1 and δ.
 
-    Newton's steps on plain numbers find the root; a few more on what was given carry complex parts or derivatives.
+    Newton's steps on plain numbers find the root; one more on what was given carries a complex step of it.
     """
 
     def step(w: Any, right: Any, delta: Any) -> Any:
@@ -86,10 +114,7 @@ def _logit(right: Any, delta: Any) -> Any:
         w = w - change
         if not (np.abs(change) > 1e-10 * (1.0 + np.abs(w))).any():
             break
-    found: Any = w
-    for _ in range(TAYLOR_STEPS):
-        found = found - step(found, right, delta)
-    return found
+    return w - step(w, right, delta)
 
 
 SATURATING = saturating("N")
