@@ -40,6 +40,7 @@ bench: install
 	$(BIN)/python bench/packing.py
 	$(BIN)/python bench/memory.py
 	$(BIN)/python bench/startup.py
+	$(BIN)/python bench/fits.py
 
 clean:
 	rm -rf $(VENV) $(DEMO) build dist
