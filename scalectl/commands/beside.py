@@ -126,5 +126,5 @@ def _stated(result: Result) -> tuple[StatedExponent, ...]:
         except NothingMatched:
             continue
         if ids <= set(theirs.ids):
-            found.append(StatedExponent(held.name, held.approach, held.a, held.interval, held.level))
+            found.append(StatedExponent(held.name, held.approach, held.a, held.interval, held.level, held.interpolated))
     return tuple(found)

@@ -24,7 +24,7 @@ GADRE_OVERTRAINING = Reference(
             counts={"total": "params", "non_embedding": "params_no_embed"},
             apart="dataset",
             note="the paper fits five models per corpus, with one exponent: --where 'paper_fit_loss == 1' "
-            "--objective mse --convention total",
+            "--objective mse --tie alpha=beta --convention total",
         )
     },
 )

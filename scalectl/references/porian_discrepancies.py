@@ -44,7 +44,9 @@ PORIAN_DISCREPANCIES = Reference(
             apart="config_id",
             note="losses are interpolated at equal FLOPs: --approach 2 reads them as they were meant",
             exponents=tuple(
-                PublishedExponent(f"Porian et al. 2024, {what}", 2, a, interval, where=f"config_id == '{config}'")
+                PublishedExponent(
+                    f"Porian et al. 2024, {what}", 2, a, interval, where=f"config_id == '{config}'", interpolated=True
+                )
                 for config, what, a, interval in _EXPONENTS
             ),
         )

@@ -44,7 +44,8 @@ class PublishedExponent:
     """An exponent a of N* ~ C^a as its authors give it.
 
     approach: 1 envelope of training curves, 2 isoFLOP parabolas, 3 joint fit; interval: as stated; level: its
-    confidence; where: the rows that it was read off, None for all.
+    confidence; where: the rows that it was read off, None for all; interpolated: whether minima of interpolants stand
+    for those of parabolas.
     """
 
     name: str
@@ -53,6 +54,7 @@ class PublishedExponent:
     interval: Interval
     level: float = 0.95
     where: str | None = None
+    interpolated: bool = False
 
 
 @dataclass(frozen=True)

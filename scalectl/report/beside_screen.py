@@ -135,7 +135,14 @@ def _stated_table(view: FitView, look: Look) -> Lines:
     for held in view.stated:
         mine = ours.get(held.approach)
         stated = [f"{held.a:.3f}", _span(held), f"{100 * held.level:g} %"]
-        rows.append([held.name, str(held.approach), *stated, *_own(mine, held)])
+        rows.append(
+            [
+                held.name,
+                f"{held.approach}, interpolated" if held.interpolated else str(held.approach),
+                *stated,
+                *_own(mine, held),
+            ]
+        )
     columns = [
         Column("published", wrap=True),
         Column("approach"),
@@ -157,4 +164,7 @@ def _span(held: StatedExponent) -> str:
 
 
 def _own(mine: Approach | None, held: StatedExponent) -> tuple[str, str]:
-    return ("", "") if mine is None else (f"{mine.a:.3f}", f"{mine.a - held.a:+.3f}")
+    if mine is None or (held.interpolated and mine.other is None):
+        return "", ""
+    a = mine.other[0] if held.interpolated and mine.other is not None else mine.a
+    return f"{a:.3f}", f"{a - held.a:+.3f}"

@@ -218,13 +218,17 @@ class StatusView:
 
 @dataclass(frozen=True)
 class StatedExponent:
-    """A published exponent a of N* ~ C^a. approach: 1, 2 or 3; interval: as stated, at `level`."""
+    """A published exponent a of N* ~ C^a.
+
+    approach: 1, 2 or 3; interval: as stated, at `level`; interpolated: whether approach 2 interpolated its minima.
+    """
 
     name: str
     approach: int
     a: float
     interval: Interval
     level: float
+    interpolated: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """`--approach` and `--against published`: what stands beside a fit, and for which targets."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -60,6 +61,7 @@ def test_an_exponent_is_compared_only_where_its_rows_were_fitted():
     (held,) = view.stated
     assert held.a == 0.706
     assert "with interpolated minima in place of parabolas a = 0.71" in said
+    assert re.search(r"2, interpolated 0.706 0.691 … 0.717 95 % 0.71\d \+0.00\d", said)
 
 
 def test_curves_of_a_shipped_sweep_and_budgets_counted_as_they_were_held():
