@@ -331,9 +331,9 @@ def mapped_points(
 
 def _same_rows(axes: Mapping[str, Floats]) -> int:
     """Rows that equal an earlier one on every axis."""
-    import pandas as pd
-
-    return int(pd.DataFrame(dict(axes)).duplicated().sum())
+    table = np.stack(list(axes.values()))
+    ordered = table[:, np.lexsort(table)]
+    return int((ordered[:, 1:] == ordered[:, :-1]).all(0).sum())
 
 
 def is_export(columns: Iterable[str]) -> bool:
