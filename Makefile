@@ -21,8 +21,11 @@ demo: install
 	SCALECTL_RESULTS=$(DEMO) $(BIN)/scalectl fit stdlib-ladder
 	SCALECTL_RESULTS=$(DEMO) $(BIN)/scalectl report stdlib-ladder
 
+# A worker for each core, four at most; the tests of a file stay together, since they share what they trained.
+TESTS := -n auto --maxprocesses 4 --dist loadfile
+
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(TESTS)
 
 slow: install
 	$(BIN)/python -m pytest -m slow

@@ -42,7 +42,7 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
 def scalectl():
     """Runs the command line in a folder; returns the finished process with its output as text."""
 
-    def run(*arguments, cwd, code=0, timeout=120, **more):
+    def run(*arguments, cwd, code=0, timeout=400, **more):
         done = subprocess.run(
             [sys.executable, "-m", "scalectl.cli", *map(str, arguments)],
             cwd=cwd,

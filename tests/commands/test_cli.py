@@ -137,7 +137,7 @@ def test_kill_nine_of_the_whole_group_then_the_same_command_gives_the_rows_of_a_
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not list(folder.glob("results/live/*/checkpoint")):
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -163,12 +163,12 @@ def test_a_signal_checkpoints_and_the_same_command_resumes(scalectl, tmp_path, n
         stderr=subprocess.PIPE,
         text=True,
     )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not any(path.stat().st_size for path in tmp_path.glob("results/live/*/rows.jsonl")):
         assert time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(number)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=120)
     assert process.returncode == code, err
     assert "Stopping: " in err
     assert "The same command resumes." in out
@@ -348,7 +348,7 @@ def test_before_any_run_has_ended_the_report_says_what_is_missing(scalectl, tmp_
         stdout=subprocess.DEVNULL,
     )
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while not list(tmp_path.glob("results/live/*/rows.jsonl")):
             assert time.monotonic() < deadline
             time.sleep(0.02)
@@ -383,7 +383,7 @@ def test_a_reader_that_leaves_early_is_not_an_error(trained):
         stderr=subprocess.PIPE,
         text=True,
     )
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=120)
     assert (process.returncode, err) == (0, "")
     assert len(out.splitlines()) == 1
 

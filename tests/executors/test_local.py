@@ -176,7 +176,7 @@ def test_workers_die_with_the_process_that_started_them(store):
         worker = psutil.Process(int(pipe.readline()))
     orchestrator.kill()
     orchestrator.wait()
-    assert psutil.wait_procs([worker], timeout=3)[1] == []
+    assert psutil.wait_procs([worker], timeout=20)[1] == []
 
 
 def test_two_executors_never_train_a_run_twice(store, tmp_path):
