@@ -74,7 +74,7 @@ def test_each_recipe_at_its_best_rate(tables, scalectl):
     found = compared(scalectl, tables, "mup-rates", "--by", "mup_base_width", "--best-over", "train.lr")
     (pair,) = found["comparisons"]
     assert (pair["first"]["name"], pair["second"]["name"]) == ("standard", "mup 256")
-    assert (pair["first"]["runs"], pair["first"]["sizes"]) == (25, 5)
+    assert (pair["first"]["runs"], pair["first"]["sizes"]) == (75, 5)  # three seeds
     assert [cell["values"][0] for cell in pair["second"]["best_over"]["cells"]] == [0.000125] * 5
     refused = scalectl("compare", "mup-rates", "--by", "mup_base_width", cwd=tables, code=2)
     assert "--best-over train.lr" in refused.stderr
