@@ -126,10 +126,18 @@ def _verdict(held: ComparisonView, what: str) -> tuple[str, str]:
     above = [pair is not None and pair[0] > 1 for pair in intervals]
     below = [pair is not None and pair[1] < 1 for pair in intervals]
     first, second = held.first.name, held.second.name
+    said = []
     for winner, loser, shown in ((second, first, above), (first, second, below)):
         if any(shown):
             where = "" if all(shown) else f" at {sum(shown)} of {counted(len(shown), 'loss')[:-1]}es"
-            return f"{winner} saves {what} over {loser}{where}: the interval excludes 1", ""
+            said.append(f"{winner} saves {what} over {loser}{where}")
+    if said:
+        crossed = (
+            ": the curves cross, and the interval excludes 1 on both sides"
+            if len(said) > 1
+            else ": the interval excludes 1"
+        )
+        return " and ".join(said) + crossed, ADVICE if len(said) > 1 else ""
     return f"no saving is shown: every interval holds 1, where both need the same {what}", ADVICE
 
 

@@ -66,6 +66,9 @@ def test_a_saving_is_claimed_only_where_the_interval_excludes_one():
     assert "rotary saves compute over learned: the interval excludes 1" in words(replace(VIEW, comparisons=(sure,)))
     worse = replace(PAIR, savings=(replace(PAIR.savings[0], value=0.8, paired=(0.7, 0.9)),))
     assert "learned saves compute over rotary: the interval excludes 1" in words(replace(VIEW, comparisons=(worse,)))
+    crossed = words(replace(VIEW, comparisons=(replace(PAIR, savings=(*worse.savings, *sure.savings)),)))
+    assert "rotary saves compute over learned at 2 of 3 losses and learned saves compute over rotary at 1" in crossed
+    assert "the curves cross, and the interval excludes 1 on both sides" in crossed
     none = replace(PAIR, savings=(replace(PAIR.savings[0], paired=(0.9, 1.4)),))
     assert "no saving is shown" in words(replace(VIEW, comparisons=(none,)))
 
