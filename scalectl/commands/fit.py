@@ -112,7 +112,7 @@ def run(request: Request, *, choose_rate: bool = False) -> Result:
     NothingMatched if no run answers; FitError if no law can be fitted.
     """
     target = find_target(request.target, request.results)
-    points = thinned(load(request, target), 0 if target.published else request.rows)
+    points = thinned(load(request, target), _most(request, target))
     extra = unread(points, request.laws)
     if choose_rate and request.best_over is None and len(extra) == 1 and extra[0].startswith("train."):
         request = replace(request, best_over=extra[0])
@@ -126,7 +126,7 @@ def run_by(request: Request, column: str) -> dict[str, Result]:
     """
     target = find_target(request.target, request.results)
     column, parts = split(request, target, column)
-    most = 0 if target.published else request.rows
+    most = _most(request, target)
     return {f"{column}={value}": _fit(request, target, thinned(part, most)) for value, part in parts.items()}
 
 
@@ -189,6 +189,11 @@ def _load(request: Request, target: Target, by: str | None) -> Points:
         where=mask,
         by=by,
     )
+
+
+def _most(request: Request, target: Target) -> int:
+    """Rows to fit at most: all of a published table, and of a grid to choose from, which would get holes."""
+    return 0 if target.published or request.best_over else request.rows
 
 
 def thinned(points: Points, most: int) -> Points:

@@ -62,7 +62,9 @@ def sizes(law: Law, points: Points) -> npt.NDArray[np.int64]:
     was varied.
     """
     if points.group is not None:
-        return np.unique(points.group, return_inverse=True)[1].ravel().astype(np.int64)
+        # Cells of a file may be text, numbers and empty in one column; what is empty is one group.
+        names = [f"{type(cell).__name__} {cell}" for cell in points.group.tolist()]
+        return np.unique(names, return_inverse=True)[1].ravel().astype(np.int64)
     labelled = points.size is not None and bool({"N", "width"} & set(law.axes))
     labels: npt.NDArray[Any] = points.size if labelled else points.axis(law.axes[0])  # type: ignore[assignment]
     return np.unique(labels, return_inverse=True)[1].ravel().astype(np.int64)

@@ -91,3 +91,26 @@ def test_each_group_is_thinned_by_itself(tmp_path):
         "corpus=a": 100,
         "corpus=b": 500,
     }
+
+
+def test_groups_of_text_numbers_and_empty_cells_are_groups(tmp_path):
+    table = pd.DataFrame({"N": [N for N, _ in PLACES], "D": [D for _, D in PLACES]})
+    table["loss"] = 1.7 + 400 / table.N**0.34 + 410 / table.D**0.28
+    table["lab"] = ["a", "b", "1", None] * 3
+    table.to_csv(tmp_path / "labs.csv", index=False)
+    found = run(Request(str(tmp_path / "labs.csv"), str(tmp_path), laws=("chinchilla",), draws=100, group="lab"))
+    assert found.answer.summary.sizes == 4
+
+
+def test_a_grid_to_choose_from_is_not_thinned(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = [(N, lr, seed) for N in np.geomspace(1e5, 1e7, 6) for lr in (1e-3, 2e-3, 4e-3) for seed in range(20)]
+    table = pd.DataFrame(rows, columns=["N", "lr", "seed"])
+    table["loss"] = (
+        4 * (table.N / 1e5) ** -0.1 * np.exp(np.log2(table.lr / 2e-3) ** 2 / 50 + rng.normal(0, 0.002, len(rows)))
+    )
+    table.to_csv(tmp_path / "rates.csv", index=False)
+    flags = {"laws": ("power",), "draws": 0, "best_over": "lr", "rows": 100}
+    found = run(Request(str(tmp_path / "rates.csv"), str(tmp_path), **flags))
+    assert not any("rows:" in note or "missing" in note for note in found.points.notes)
+    assert found.answer.fit.theta["alpha"] == pytest.approx(0.1, rel=0.05)
