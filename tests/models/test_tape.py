@@ -14,14 +14,6 @@ from scalectl.models.tape import Tape
 K, B, T, D = 2, 2, 5, 6
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def parameter(*shape, seed=0):
     held = torch.randn(*shape, generator=torch.Generator().manual_seed(seed + sum(shape)), dtype=torch.float64)
     held.requires_grad_().grad = torch.zeros_like(held)
