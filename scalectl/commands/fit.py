@@ -112,11 +112,11 @@ def run(request: Request, *, choose_rate: bool = False) -> Result:
     NothingMatched if no run answers; FitError if no law can be fitted.
     """
     target = find_target(request.target, request.results)
-    points = thinned(load(request, target), _most(request, target))
+    points = load(request, target)
     extra = unread(points, request.laws)
     if choose_rate and request.best_over is None and len(extra) == 1 and extra[0].startswith("train."):
         request = replace(request, best_over=extra[0])
-    return _fit(request, target, points)
+    return _fit(request, target, thinned(points, _most(request, target)))
 
 
 def run_by(request: Request, column: str) -> dict[str, Result]:
@@ -199,7 +199,7 @@ def _most(request: Request, target: Target) -> int:
 def thinned(points: Points, most: int) -> Points:
     """At most so many points (0 for all), evenly spread over N, D and C, with a note that says so.
 
-    A million rows say no more of five parameters than a thousand, and take hours to resample a thousand times.
+    A million rows take hours to resample a thousand times; from a thousand, intervals are wider, and there in seconds.
     """
     if most < 0:
         raise UsageError(f"--rows {most} is not a number of rows", remedy="1000 is the default, 0 takes all")
