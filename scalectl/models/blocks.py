@@ -20,6 +20,17 @@ def first_key(query: int, window: int) -> int:
     return max(0, query - window + 1) // BLOCK * BLOCK if window else 0
 
 
+@functools.lru_cache(maxsize=64)
+def spans(T: int, S: int, window: int | None) -> tuple[tuple[int, int, int, int], ...]:
+    """First and end query of each block, and first and end key that it looks at.
+
+    Args: T, S: queries and keys; window: of a causal mask, None for none, where all queries are one block.
+    """
+    if window is None:
+        return ((0, T, 0, S),)
+    return tuple((a, b, first_key(a, window), b) for a, b in blocks(T))
+
+
 def weights(T: int, window: int) -> tuple[int, ...]:
     """Weights of one head in each block of T queries."""
     return tuple((b - a) * (b - first_key(a, window)) for a, b in blocks(T))

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import Function
 
-from scalectl.models.blocks import blocks, first_key
+from scalectl.models.blocks import spans
 
 LOG2E = 1 / math.log(2)
 NARROW = 16  # heads narrower than this are kept as (E, T): products of 8 columns run at 14 GFLOP/s, of 8 rows at 50
@@ -83,6 +83,21 @@ class Linear(Function):
         bias = grad_KMF.sum(1) if ctx.biased else None
         onto = grad_KMF if ctx.onto else None
         return _input_gradient(grad_KMF, weight_KDF), _weight_gradient(x_KMD, grad_KMF, weight_KDF), bias, onto
+
+
+class Pixels(Function):
+    """x W + b of whole numbers from 0 to `levels`, brought to -1 ... 1; they have no gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, numbers_KMD: Tensor, weight_KDF: Tensor, bias_KF: Tensor, levels: int) -> Tensor:
+        x_KMD = numbers_KMD.to(weight_KDF.dtype).mul_(2 / levels).sub_(1)
+        ctx.save_for_backward(x_KMD, weight_KDF)
+        return _product(x_KMD, weight_KDF, bias_KF, None)
+
+    @staticmethod
+    def backward(ctx: Any, grad_KMF: Tensor) -> tuple[Tensor | None, ...]:
+        x_KMD, weight_KDF = ctx.saved_tensors
+        return None, _weight_gradient(x_KMD, grad_KMF, weight_KDF), grad_KMF.sum(1), None
 
 
 class ScaledLinear(Function):
@@ -326,57 +341,74 @@ class Times(Function):
 
 
 class Attention(Function):
-    """Causal attention of every head by products of matrices; saves q, k, v, the powers and the result.
+    """Attention of every head by products of matrices; saves q, k, v, the powers and the result.
 
-    By blocks of queries, so that most of the future, and of what lies before a window, is never computed; in powers of
-    two, which cost a third of exp; normalised after the values are mixed, where a query has E numbers in place of T.
+    Queries, keys and values lie side by side, or queries alone beside the keys and values of other sequences. Under a
+    causal mask by blocks of queries, so that most of the future, and of what lies before a window, is never computed;
+    in powers of two, which cost a third of exp; normalised after the values are mixed, where a query has E numbers in
+    place of T. window: of the causal mask, None for no mask.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, qkv_KMX: Tensor, B: int, H: int, scale: float, turns: tuple[Tensor, Tensor] | None, window: int
+        ctx: Any,
+        x_KMX: Tensor,
+        other_KOY: Tensor | None,
+        B: int,
+        H: int,
+        scale: float,
+        turns: tuple[Tensor, Tensor] | None,
+        window: int | None,
     ) -> Tensor:
-        K, M, X = qkv_KMX.shape
-        N, T, E = K * B, M // B, X // (3 * H)
-        heads_3NHTE = _heads(qkv_KMX, 3, N, H, T, E)
-        heads_3NHTE.copy_(qkv_KMX.view(N, T, 3, H, E).permute(2, 0, 3, 1, 4))
-        if turns is not None:
-            _turn(heads_3NHTE[:2], *turns)
-        heads_3NHTE[0].mul_(scale * LOG2E)
-        q_GTE, k_GTE, v_GTE = heads_3NHTE.flatten(1, 2).unbind(0)
-        hidden_TT = _hidden(T, window, qkv_KMX.dtype)
-        mixed_NTHE = qkv_KMX.new_empty((N, T, H, E))
+        K, M = x_KMX.shape[:2]
+        N, T = K * B, M // B
+        if other_KOY is None:
+            heads_3NHTE = _to_heads(x_KMX, 3, N, H)
+            if turns is not None:
+                _turn(heads_3NHTE[:2], *turns)
+            heads_3NHTE[0].mul_(scale * LOG2E)
+            q_GTE, k_GSE, v_GSE = heads_3NHTE.flatten(1, 2).unbind(0)
+        else:
+            q_GTE = _to_heads(x_KMX, 1, N, H)[0].mul_(scale * LOG2E).flatten(0, 1)
+            k_GSE, v_GSE = _to_heads(other_KOY, 2, N, H).flatten(1, 2).unbind(0)
+        S, E = k_GSE.shape[1:]
+        hidden_TT = None if window is None else _hidden(T, window, x_KMX.dtype)
+        mixed_NTHE = x_KMX.new_empty((N, T, H, E))
         powers, sums = [], []
-        for a, b in blocks(T):
-            first = first_key(a, window)
-            power = torch.baddbmm(hidden_TT[a:b, first:b], q_GTE[:, a:b], k_GTE[:, first:b].mT)
+        for a, b, first, end in spans(T, S, window):
+            q, k = q_GTE[:, a:b], k_GSE[:, first:end].mT
+            power = torch.bmm(q, k) if hidden_TT is None else torch.baddbmm(hidden_TT[a:b, first:end], q, k)
             power.sub_(_highest(power)).exp2_()
             total = power.sum(-1, keepdim=True)
-            mixed = _mix(power, v_GTE[:, first:b])
+            mixed = _mix(power, v_GSE[:, first:end])
             mixed_NTHE[:, a:b].copy_(_by_token(mixed, N)).div_(_by_token(total, N))  # out= is lost on torch.compile
             powers.append(power)
             sums.append(total)
         sum_GT1 = sums[0] if len(sums) == 1 else torch.cat(sums, dim=1)
-        ctx.save_for_backward(q_GTE, k_GTE, v_GTE, mixed_NTHE, sum_GT1, *(turns or ()), *powers)
-        ctx.scale, ctx.turned, ctx.window = scale, turns is not None, window
-        return mixed_NTHE.view(K, M, X // 3)
+        ctx.save_for_backward(q_GTE, k_GSE, v_GSE, mixed_NTHE, sum_GT1, *(turns or ()), *powers)
+        ctx.scale, ctx.turned, ctx.window, ctx.alone = scale, turns is not None, window, other_KOY is None
+        return mixed_NTHE.view(K, M, H * E)
 
     @staticmethod
     def backward(ctx: Any, grad_KMD: Tensor) -> tuple[Tensor | None, ...]:
-        q_GTE, k_GTE, v_GTE, mixed_NTHE, sum_GT1, *held = ctx.saved_tensors
+        q_GTE, k_GSE, v_GSE, mixed_NTHE, sum_GT1, *held = ctx.saved_tensors
         turns, powers = (held[:2], held[2:]) if ctx.turned else (None, held)
-        K, M, D = grad_KMD.shape
+        K = len(grad_KMD)
         N, T, H, E = mixed_NTHE.shape
+        S = k_GSE.shape[1]
         grad_NHTE = _heads(grad_KMD, 1, N, H, T, E)[0]
         torch.div(grad_KMD.reshape(N, T, H, E).transpose(1, 2), sum_GT1.view(N, H, T, 1), out=grad_NHTE)
         mean_GT1 = (grad_NHTE * mixed_NTHE.transpose(1, 2)).sum(-1).view(N * H, T, 1)
         grad_GTE = grad_NHTE.flatten(0, 1)
-        slope_3NHTE = _heads(grad_KMD, 3, N, H, T, E)
-        slope_q, slope_k, slope_v = slope_3NHTE.flatten(1, 2).unbind(0)
-        for (a, b), power in zip(reversed(blocks(T)), reversed(powers), strict=True):
-            first = first_key(a, ctx.window)
-            score = torch.bmm(grad_GTE[:, a:b], v_GTE[:, first:b].mT).sub_(mean_GT1[:, a:b]).mul_(power)
-            slope_q[:, a:b] = _mix(score, k_GTE[:, first:b])
+        if ctx.alone:
+            slopes = (_heads(grad_KMD, 3, N, H, T, E),)
+            slope_q, slope_k, slope_v = slopes[0].flatten(1, 2).unbind(0)
+        else:
+            slopes = _heads(grad_KMD, 1, N, H, T, E), _heads(grad_KMD, 2, N, H, S, E)
+            slope_q, (slope_k, slope_v) = slopes[0][0].flatten(0, 1), slopes[1].flatten(1, 2).unbind(0)
+        for (a, b, first, end), power in zip(reversed(spans(T, S, ctx.window)), reversed(powers), strict=True):
+            score = torch.bmm(grad_GTE[:, a:b], v_GSE[:, first:end].mT).sub_(mean_GT1[:, a:b]).mul_(power)
+            slope_q[:, a:b] = _mix(score, k_GSE[:, first:end])
             for slope, part in (
                 (slope_k, _mix(score.mT, q_GTE[:, a:b])),
                 (slope_v, _mix(power.mT, grad_GTE[:, a:b])),
@@ -386,14 +418,13 @@ class Attention(Function):
                     if first:
                         slope[:, :first].zero_()
                 else:
-                    slope[:, first:b].add_(part)
+                    slope[:, first:end].add_(part)
         if turns is not None:
-            _turn(slope_3NHTE[:2], turns[0], -turns[1])
+            _turn(slopes[0][:2], turns[0], -turns[1])
         slope_q.mul_(ctx.scale)
         slope_k.mul_(1 / LOG2E)  # q was saved with scale and LOG2E in it
-        qkv_KMX = grad_KMD.new_empty((K, M, 3 * D))
-        qkv_KMX.view(N, T, 3, H, E).copy_(slope_3NHTE.permute(1, 3, 0, 2, 4))
-        return qkv_KMX, None, None, None, None, None
+        x, other = (*(_from_heads(slope, K) for slope in slopes), None)[:2]
+        return x, other, None, None, None, None, None
 
 
 SMALL = (
@@ -412,6 +443,21 @@ def _heads(like: Tensor, parts: int, N: int, H: int, T: int, E: int) -> Tensor:
     if E < NARROW:
         return like.new_empty((parts, N, H, E, T)).mT
     return like.new_empty((parts, N, H, T, E))
+
+
+def _to_heads(x_KMX: Tensor, parts: int, N: int, H: int) -> Tensor:
+    """The parts that lie side by side in x, each by its heads: shape (parts, N, H, T, E)."""
+    T, E = x_KMX.shape[0] * x_KMX.shape[1] // N, x_KMX.shape[2] // (parts * H)
+    heads = _heads(x_KMX, parts, N, H, T, E)
+    return heads.copy_(x_KMX.view(N, T, parts, H, E).permute(2, 0, 3, 1, 4))
+
+
+def _from_heads(x_PNHTE: Tensor, K: int) -> Tensor:
+    """P parts side by side, shape (K, M, P H E)."""
+    P, N, H, T, E = x_PNHTE.shape
+    x_KMX = x_PNHTE.new_empty((K, N // K * T, P * H * E))
+    x_KMX.view(N, T, P, H, E).copy_(x_PNHTE.permute(1, 3, 0, 2, 4))
+    return x_KMX
 
 
 def _mix(weight_GTU: Tensor, value_GUE: Tensor) -> Tensor:
@@ -441,6 +487,42 @@ def turned(x_NHTE: Tensor, cos_TE: Tensor, sin_TE: Tensor) -> tuple[Tensor, Tens
 def _turn(x_NHTE: Tensor, cos_TE: Tensor, sin_TE: Tensor) -> None:
     for half, new in zip(x_NHTE.chunk(2, dim=-1), turned(x_NHTE, cos_TE, sin_TE), strict=True):
         half.copy_(new)
+
+
+class Append(Function):
+    """A token of each row at the end of each of its B sequences."""
+
+    @staticmethod
+    def forward(ctx: Any, x_KMD: Tensor, token_KD: Tensor, B: int) -> Tensor:
+        K, M, D = x_KMD.shape
+        ctx.B = B
+        longer_KBTD = x_KMD.new_empty((K, B, M // B + 1, D))
+        longer_KBTD[:, :, :-1] = x_KMD.view(K, B, M // B, D)
+        longer_KBTD[:, :, -1] = token_KD.unsqueeze(1)
+        return longer_KBTD.view(K, M + B, D)
+
+    @staticmethod
+    def backward(ctx: Any, grad_KMD: Tensor) -> tuple[Tensor | None, ...]:
+        K, M, D = grad_KMD.shape
+        grad_KBTD = grad_KMD.view(K, ctx.B, M // ctx.B, D)
+        return grad_KBTD[:, :, :-1].reshape(K, M - ctx.B, D), grad_KBTD[:, :, -1].sum(1), None
+
+
+class Last(Function):
+    """The last A tokens of each of B sequences."""
+
+    @staticmethod
+    def forward(ctx: Any, x_KMD: Tensor, B: int, A: int) -> Tensor:
+        K, M, D = x_KMD.shape
+        ctx.B, ctx.T = B, M // B
+        return x_KMD.view(K, B, M // B, D)[:, :, M // B - A :].reshape(K, B * A, D)
+
+    @staticmethod
+    def backward(ctx: Any, grad_KMD: Tensor) -> tuple[Tensor | None, ...]:
+        K, M, D = grad_KMD.shape
+        whole = grad_KMD.new_zeros((K, ctx.B, ctx.T, D))
+        whole[:, :, ctx.T - M // ctx.B :] = grad_KMD.view(K, ctx.B, -1, D)
+        return whole.view(K, -1, D), None, None
 
 
 class CrossEntropy(Function):

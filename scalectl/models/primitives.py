@@ -58,6 +58,13 @@ def linear(
     return torch.baddbmm(bias_KF.unsqueeze(1), x_KMD, weight_KDF)
 
 
+def pixels(numbers_KMD: Tensor, weight_KDF: Tensor, bias_KF: Tensor, levels: int) -> Tensor:
+    """Whole numbers from 0 to `levels`, brought to -1 ... 1, times W + b: shape (K, M, F)."""
+    if weight_KDF.is_cpu:
+        return apply(cpu.Pixels, numbers_KMD, weight_KDF, bias_KF, levels)
+    return linear(numbers_KMD.to(weight_KDF.dtype) * (2 / levels) - 1, weight_KDF, bias_KF)
+
+
 def embedding(index_KM: Tensor, table_KVD: Tensor) -> Tensor:
     """Row by row lookup: shape (K, M, D). The offset k V makes K tables one."""
     if table_KVD.is_cpu:
@@ -73,6 +80,15 @@ def add_positions(x_KMD: Tensor, table_KTD: Tensor, B: int) -> Tensor:
         return apply(cpu.Positions, x_KMD, table_KTD, B)
     K, M, D = x_KMD.shape
     return (x_KMD.view(K, B, M // B, D) + table_KTD.unsqueeze(1)).view(K, M, D)
+
+
+def append_token(x_KMD: Tensor, token_KD: Tensor, B: int) -> Tensor:
+    """The token of each row at the end of each of its B sequences: shape (K, M + B, D)."""
+    if x_KMD.is_cpu:
+        return apply(cpu.Append, x_KMD, token_KD, B)
+    K, M, D = x_KMD.shape
+    token_KB1D = token_KD.view(K, 1, 1, D).expand(K, B, 1, D)
+    return torch.cat([x_KMD.view(K, B, M // B, D), token_KB1D], dim=2).view(K, M + B, D)
 
 
 def layer_norm(x_KMD: Tensor, scale_KD: Tensor, shift_KD: Tensor | None) -> Normed:
@@ -129,17 +145,53 @@ def causal_attention(
     queries and keys, None to leave them; scale: None for 1/√E; window: keys that a query sees, its own and those just
     before it (Child et al. 2019, arXiv 1904.10509), 0 for all.
     """
-    K, M, X = qkv_KMX.shape
-    E = X // (3 * H)
-    scale = 1 / math.sqrt(E) if scale is None else scale
-    if qkv_KMX.is_cpu:
-        return apply(cpu.Attention, qkv_KMX, B, H, scale, turns, window)
-    q, k, v = qkv_KMX.view(K * B, M // B, 3, H, E).permute(2, 0, 3, 1, 4).unbind(0)  # each (N, H, T, E)
+    return _attention(qkv_KMX, None, B, H, turns, scale, window)
+
+
+def full_attention(qkv_KMX: Tensor, B: int, H: int, scale: float | None = None) -> Tensor:
+    """`causal_attention` without its mask: every token sees its whole sequence."""
+    return _attention(qkv_KMX, None, B, H, None, scale, None)
+
+
+def cross_attention(q_KMD: Tensor, kv_KOY: Tensor, B: int, H: int, scale: float | None = None) -> Tensor:
+    """Every token sees the whole of another sequence (Vaswani et al. 2017, section 3.2.3), shape (K, M, D).
+
+    Args: kv_KOY: keys and values of the B other sequences side by side, Y = 2 D; B, H, scale: as of `causal_attention`.
+    """
+    return _attention(q_KMD, kv_KOY, B, H, None, scale, None)
+
+
+def _attention(
+    x_KMX: Tensor,
+    other_KOY: Tensor | None,
+    B: int,
+    H: int,
+    turns: tuple[Tensor, Tensor] | None,
+    scale: float | None,
+    window: int | None,
+) -> Tensor:
+    """Keys and values from `other` where there is one. window: of the causal mask, None for no mask."""
+    K, M, X = x_KMX.shape
+    D = X // 3 if other_KOY is None else X
+    scale = 1 / math.sqrt(D // H) if scale is None else scale
+    if x_KMX.is_cpu:
+        return apply(cpu.Attention, x_KMX, other_KOY, B, H, scale, turns, window)
+    if other_KOY is None:
+        q, k, v = _heads(x_KMX, 3, B, H)
+    else:
+        (q,), (k, v) = _heads(x_KMX, 1, B, H), _heads(other_KOY, 2, B, H)
     if turns is not None:
         q, k = (torch.cat(turned(x, *turns), dim=-1) for x in (q, k))
-    band_TT = _band(M // B, window, qkv_KMX.device) if window else None
-    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=band_TT, is_causal=band_TT is None, scale=scale)
-    return mixed.transpose(1, 2).reshape(K, M, X // 3)
+    band_TT = _band(M // B, window, x_KMX.device) if window else None
+    causal = window is not None and band_TT is None
+    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=band_TT, is_causal=causal, scale=scale)
+    return mixed.transpose(1, 2).reshape(K, M, D)
+
+
+def _heads(x_KMX: Tensor, parts: int, B: int, H: int) -> tuple[Tensor, ...]:
+    """The parts that lie side by side in x, each by its heads: shape (N, H, T, E)."""
+    K, M, X = x_KMX.shape
+    return x_KMX.view(K * B, M // B, parts, H, X // (parts * H)).permute(2, 0, 3, 1, 4).unbind(0)
 
 
 @functools.lru_cache(maxsize=16)
@@ -165,6 +217,14 @@ def sinusoid(T: int, D: int, dtype: torch.dtype, device: torch.device) -> Tensor
     return torch.stack([(position * rate).sin(), (position * rate).cos()], dim=-1).flatten(1).to(dtype)
 
 
+def last_tokens(x_KMD: Tensor, B: int, A: int) -> Tensor:
+    """The last A tokens of each of B sequences, shape (K, B A, D): the rest is not judged."""
+    if x_KMD.is_cpu:
+        return apply(cpu.Last, x_KMD, B, A)
+    K, M, D = x_KMD.shape
+    return x_KMD.view(K, B, M // B, D)[:, :, -A:].reshape(K, B * A, D)
+
+
 def token_losses(logits_KMV: Tensor, targets_KM: Tensor) -> Tensor:
     """Cross-entropy of each target [nats], shape (K, M), in float32 or wider."""
     if logits_KMV.is_cpu:
@@ -172,3 +232,8 @@ def token_losses(logits_KMV: Tensor, targets_KM: Tensor) -> Tensor:
     K, M, V = logits_KMV.shape
     wide = logits_KMV if logits_KMV.dtype == torch.float64 else logits_KMV.float()
     return F.cross_entropy(wide.reshape(K * M, V), targets_KM.reshape(-1), reduction="none").view(K, M)
+
+
+def judged(logits_KMV: Tensor, targets_KM: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of each target [nats], and whether it is the most likely symbol, both of shape (K, M)."""
+    return token_losses(logits_KMV, targets_KM), logits_KMV.argmax(-1) == targets_KM

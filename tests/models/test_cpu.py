@@ -55,6 +55,51 @@ def test_gradients_of_attention(length, width, rotary):
     assert gradcheck(lambda held: p.causal_attention(held, 2, H, turns), (qkv,), fast_mode=True)
 
 
+@pytest.mark.parametrize(("length", "other"), [(5, 3), (5, 9), (96, 70)])
+@pytest.mark.parametrize("width", [4, 16])
+def test_gradients_of_attention_without_a_mask(length, other, width):
+    qkv, kv = draw(K, 2 * length, 3 * H * width), draw(K, 2 * other, 2 * H * width)
+    q = draw(K, 2 * length, H * width, seed=1)
+    assert gradcheck(lambda x: p.full_attention(x, 2, H), (qkv,), fast_mode=True)
+    assert gradcheck(lambda x, y: p.cross_attention(x, y, 2, H), (q, kv), fast_mode=True)
+
+
+@pytest.mark.parametrize(("T", "S"), [(7, 7), (7, 96), (96, 7)])
+@pytest.mark.parametrize("width", [8, 16])
+def test_attention_without_a_mask_equals_torch_multihead_attention_and_its_gradients(T, S, width):
+    heads, N = 3, 2
+    D = heads * width
+    mha = torch.nn.MultiheadAttention(D, heads, batch_first=True, dtype=torch.float64)
+    x, y = draw(N, T, D), draw(N, S, D, seed=1)
+    to_q, to_kv = mha.in_proj_weight.T.split((D, 2 * D), dim=1)
+
+    def ours(x, y):
+        q = x @ to_q + mha.in_proj_bias[:D]
+        kv = y @ to_kv + mha.in_proj_bias[D:]
+        if y is x:
+            mixed = p.full_attention(torch.cat([q, kv], dim=-1).view(1, N * T, 3 * D), N, heads)
+        else:
+            mixed = p.cross_attention(q.view(1, N * T, D), kv.view(1, N * S, 2 * D), N, heads)
+        return mha.out_proj(mixed.view(N, T, D))
+
+    for other in (x, y):
+        asked = [x, *([y] if other is y else []), *mha.parameters()]
+        found, expected = ours(x, other), mha(x, other, other)[0]
+        assert (found - expected).abs().max() < 1e-12
+        slope = torch.linspace(-1, 1, expected.numel(), dtype=torch.float64).view_as(expected)
+        for a, b in zip(*(torch.autograd.grad(held, asked, slope) for held in (found, expected)), strict=True):
+            assert (a - b).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_attention_without_a_mask_in_half_precision_is_near_the_exact_one(dtype):
+    q, kv = (
+        torch.randn(2, 3 * T, X, generator=torch.Generator().manual_seed(T)).to(dtype) for T, X in ((40, 24), (96, 48))
+    )
+    exact = p.cross_attention(q.double(), kv.double(), 3, 3)
+    assert (p.cross_attention(q, kv, 3, 3).double() - exact).abs().max() < 0.02
+
+
 def test_gradients_of_gelu_and_of_the_loss():
     targets = torch.randint(7, (K, M), generator=torch.Generator().manual_seed(0))
     assert gradcheck(p.gelu, (draw(3, 8),))
@@ -137,6 +182,22 @@ def test_packed_attention_equals_its_rows_alone_bit_for_bit(shape, rotary, dtype
     turns = p.rotary_turns(length, width, dtype, CPU) if rotary else None
     qkv = torch.randn(k, sequences * length, 3 * heads * width, generator=torch.Generator().manual_seed(0)).to(dtype)
     assert_packs_equal_rows(lambda x: p.causal_attention(x, sequences, heads, turns), [qkv])
+
+
+@pytest.mark.parametrize("k", [2, 8, 32])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(32, 5, 32, 4, 2), (4, 24, 40, 4, 4), (32, 17, 9, 2, 8), (2, 128, 96, 2, 16)], ids=str
+)
+def test_packed_attention_without_a_mask_equals_its_rows_alone_bit_for_bit(shape, dtype, k):
+    sequences, length, other, heads, width = shape
+    D = heads * width
+    held = [
+        torch.randn(k, sequences * T, X, generator=torch.Generator().manual_seed(X)).to(dtype)
+        for T, X in ((length, 3 * D), (length, D), (other, 2 * D))
+    ]
+    assert_packs_equal_rows(lambda x: p.full_attention(x, sequences, heads), held[:1])
+    assert_packs_equal_rows(lambda x, y: p.cross_attention(x, y, sequences, heads), held[1:])
 
 
 def test_a_row_that_is_not_a_number_meets_no_other_row():
