@@ -58,8 +58,9 @@ class Ledger:
     attention_flops: forward FLOPs per token of products between activations (QKᵀ and AV), which no parameter counts.
     saved_activations: numbers kept per token for the backward pass, logits included; logits: those of the logits, kept
     in fp32; passing: what a layer makes and drops beside them; all by a CPU's layers.
-    counted_flops: training FLOPs per token where they were counted on the model itself, None where they follow from the
-    table; recomputed_activations: numbers kept per token at most where blocks are recomputed, None where none are.
+    counted_flops: training FLOPs per token where they were counted on the model itself, or where the family says them,
+    None where they follow from the table; recomputed_activations: numbers kept per token at most where blocks are
+    recomputed, None where none are.
     """
 
     tensors: tuple[Tensor, ...]
@@ -67,7 +68,7 @@ class Ledger:
     saved_activations: int
     logits: int = 0
     passing: int = 0
-    counted_flops: int | None = None
+    counted_flops: float | None = None
     recomputed_activations: int | None = None
 
     def params(self, convention: Convention) -> int:
@@ -78,7 +79,7 @@ class Ledger:
             return sum(t.size for t in self.tensors if not t.embedding)
         return sum(t.size for t in self.tensors if t.role == "matmul" or t.tied_head)
 
-    def flops_per_token(self) -> int:
+    def flops_per_token(self) -> float:
         """Exact training FLOPs per token: forward, and a backward of twice the forward.
 
         Source: 6N + 12 L d T of Kaplan et al. 2020 (arXiv 2001.08361, section 2.1) with the head counted

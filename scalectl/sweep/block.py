@@ -248,7 +248,7 @@ class _Shared:
         self.data_names = tuple(key for key in block.fields if key.startswith("data."))
         optimizer = block.optimizer.options.__dataclass_fields__
         self.optimizer_names = tuple(f"train.{name}" for name in optimizer)
-        self.models: dict[Any, tuple[Member, Ledger, dict[str, int]]] = {}
+        self.models: dict[Any, tuple[Member, Ledger, dict[str, float]]] = {}
         self.tasks: dict[Any, tuple[Task, Description]] = {}
         self.optimizers: dict[Any, Member] = {}
         self.schedules: dict[Any, Member] = {}
@@ -258,7 +258,7 @@ class _Shared:
         """The horizon's own key goes by "horizon": train.tokens and train.steps are names of what follows from it."""
         return "horizon" if key == self.block.horizon else key
 
-    def model(self, values: tuple[Any, ...], vocab: int) -> tuple[Member, Ledger, dict[str, int]]:
+    def model(self, values: tuple[Any, ...], vocab: int) -> tuple[Member, Ledger, dict[str, float]]:
         if (values, vocab) not in self.models:
             member = self.block.model
             given = {name.removeprefix("model."): held for name, held in zip(self.model_names, values, strict=True)}
@@ -266,7 +266,7 @@ class _Shared:
             for key, what in member.problems(options):
                 raise _Wrong("data.source" if key == "vocab" else f"model.{key}", what)
             ledger = member.ledger(options)
-            counts = {f"N_{convention}": ledger.params(convention) for convention in CONVENTIONS}
+            counts: dict[str, float] = {f"N_{convention}": ledger.params(convention) for convention in CONVENTIONS}
             counts["flops_per_token"] = ledger.flops_per_token()
             self.models[values, vocab] = member.member(options), ledger, counts
         return self.models[values, vocab]
@@ -334,7 +334,7 @@ class _Resolution:
     def data(self) -> tuple[Task, Description]:
         return self.shared.task(self.tuple_of(self.shared.data_names))
 
-    def model(self) -> tuple[Member, Ledger, dict[str, int]]:
+    def model(self) -> tuple[Member, Ledger, dict[str, float]]:
         return self.shared.model(self.tuple_of(self.shared.model_names), self.get("model.vocab"))
 
     def derive(self, name: str) -> Any:
