@@ -54,7 +54,7 @@ Laws = Annotated[
 Objective = Annotated[str, typer.Option(metavar="huber:DELTA|lad|mse|log-mse|asym:RATIO", help="What a fit minimises.")]
 Maps = Annotated[
     list[str] | None,
-    typer.Option("--map", metavar="AXIS=COLUMN", help="N, D, C, L, U, width, depth or S of a file; may repeat."),
+    typer.Option("--map", metavar="AXIS=COLUMN", help="N, D, C, L, U, width, depth, S or seed of a file; may repeat."),
 ]
 Where = Annotated[str | None, typer.Option(metavar="EXPR", help="Keep only these rows: 'loss < 3.4 and D > 1e6'.")]
 ConventionFlag = Annotated[

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
+import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
@@ -16,7 +17,7 @@ from scalectl.commands.target import Target, changed_note, find_target
 from scalectl.core.cost import Convention
 from scalectl.core.errors import FitError, NothingMatched, UsageError
 from scalectl.core.expression import full_name, parse
-from scalectl.core.names import did_you_mean, shown
+from scalectl.core.names import did_you_mean, escaped, shown
 from scalectl.core.rows import Points
 from scalectl.core.units import counted, listed, quantity
 from scalectl.fit.best import Best, best_over
@@ -31,12 +32,13 @@ from scalectl.fit.select import choose
 from scalectl.fit.summary import Summary
 from scalectl.laws import Law, default_laws, law_on, reads, tie, varying
 from scalectl.report.views import Answer, BestCell, BestView, FitView, Flops, PredictView
-from scalectl.store.points import columns_points, load_points, read_columns, settings, vary
+from scalectl.store.points import columns_points, is_export, load_points, places, read_columns, settings, vary
 from scalectl.tasks import TASKS
 
 UNUSABLE = ("not converged",)  # a status whose numbers nobody should use; the command then exits 1
 
-MAPPED = ("N", "D", "C", "L", "U", "width", "depth", "S")  # as in core.rows.AXES; S is a score, and L then its loss
+# As in core.rows.AXES; S is a score, and L then its loss; seed tells repeats apart.
+MAPPED = ("N", "D", "C", "L", "U", "width", "depth", "S", "seed")
 
 # Settings that vary are axes of the laws that read them.
 SETTINGS = {"U": "data.unique_tokens", "width": "model.d_model", "depth": "model.n_layer"}
@@ -164,7 +166,9 @@ def load(request: Request, target: Target, by: str | None = None) -> Points:
         name = full_name(request.group, tuple(points.columns))
         points = replace(points, group=points.columns[name])
         notes.append(f"sizes, as what is resampled together, are the groups of {name}")
-    return replace(points, notes=(*points.notes, *notes))
+    used = [full_name(held, tuple(points.columns)) for held in (request.weight, request.group) if held is not None]
+    unnamed = tuple(held for held in points.unnamed if held not in used)
+    return replace(points, unnamed=unnamed, notes=(*points.notes, *notes))
 
 
 def _load(request: Request, target: Target, by: str | None) -> Points:
@@ -254,7 +258,10 @@ def view(result: Result, *, diagnostics: bool = False, profiled: str | None = No
         fits=tuple(held.summary for held in result.fitted),
         chosen=result.chosen,
         because=result.because,
-        seeds=_seeds(points),
+        seeds=_alike(places(points)) if points.N is not None or points.D is not None else None,
+        seeded=points.seed is not None,
+        places=int(places(points).max()) + 1,
+        budgets=_budgets(points),
         fixed=fixed,
         derived=points.derived,
         opening=result.target.opening,
@@ -441,16 +448,28 @@ def choose_best(points: Points, column: str | None, laws: Sequence[str] = ()) ->
     extra = unread(points, laws, within=named)
     if extra:
         name = extra[0]
-        ways = [f"split with --by {name}", f"pick with --where '{name} == ...'"]
-        if named is None and name.startswith("train."):
-            ways.insert(0, f"take the best with --best-over {name}")
+        foreign = name in points.unnamed
+        typed = shlex.quote(escaped(name))
+        ways = [f"split with --by {typed}", f"pick with --where {_equal(name, points.columns[name])}"]
+        if named is None and (name.startswith("train.") or (foreign and points.columns[name].dtype.kind in "if")):
+            ways.insert(0, f"take the best with --best-over {typed}")
         elif name.startswith("model."):
-            ways.insert(0, f"see what it saves with scalectl compare SWEEP --by {name}")
+            ways.insert(0, f"see what it saves with scalectl compare SWEEP --by {typed}")
+        again = "import it again with " if is_export(points.columns) else ""  # of a store, whose sweeps have no --map
+        ways += [f"{again}--map seed={typed} if its values are repeats"] if foreign else []
         raise UsageError(
-            f"{' and '.join(extra)} var{'ies' if len(extra) == 1 else 'y'} among these runs at equal N and D",
+            f"{listed([escaped(one) for one in extra])} var{'ies' if len(extra) == 1 else 'y'} "
+            f"among these {'rows' if foreign else 'runs'} at equal N and D",
             remedy=f"{', '.join(ways[:-1])}, or {ways[-1]}; pooling would count it as noise",
         )
     return None if named is None else best_over(points, named)
+
+
+def _equal(name: str, values: npt.NDArray[Any]) -> str:
+    """A condition on a column as one types it in a shell, with the first of its values."""
+    plain = name if re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*", name) else f"`{escaped(name)}`"
+    first = values[0]
+    return f"'{plain} == ...'" if not isinstance(first, str) else f"'{plain} == \"{escaped(first, 20)}\"'"
 
 
 def best_view(best: Best) -> BestView:
@@ -508,12 +527,15 @@ def _floor(points: Points) -> tuple[str, ...]:
     return (f"{said}; --fix E={floor:.4f} holds the floor there",)
 
 
-def _seeds(points: Points) -> int | None:
-    """Runs per place on the axes, None where places differ in it."""
-    axes = [getattr(points, axis) for axis in ("N", "D") if getattr(points, axis) is not None]
-    if points.size is None or not axes:
-        return None
-    counts = set(Counter(zip(*(values.tolist() for values in axes), strict=True)).values())
+def _budgets(points: Points) -> int | None:
+    """Places of each size, None where sizes differ in it."""
+    _, first = np.unique(places(points), return_index=True)
+    return _alike(np.unique(points.size[first], return_inverse=True)[1]) if points.size is not None else None
+
+
+def _alike(labels: npt.NDArray[np.int64]) -> int | None:
+    """How often each label is there, None where they differ in it."""
+    counts = set(np.bincount(labels).tolist())
     return counts.pop() if len(counts) == 1 else None
 
 

@@ -100,7 +100,8 @@ class Points:
     others: further axes by name, each of shape (n,); see AXES.
     size: label of the model size of each point (the cluster for resampling), shape (n,); weight: how often each point
     counts, shape (n,), None for once each; group: label of what is resampled together where that is not the size, shape
-    (n,) or None; seed: training seed of each point or None; columns: further columns by name, each of shape (n,).
+    (n,) or None; seed: training seed of each point or None; columns: further columns by name, each of shape (n,);
+    unnamed: those of them, in somebody's table, of which nobody has said what they are.
     convention: how N counts, None if the source does not say; flops: "6nd" or "exact", None likewise.
     measures: whether L holds a loss or, then named so, a score.
     derived: the axis that was computed through C = 6 N D, None if all were given.
@@ -119,6 +120,7 @@ class Points:
     weight: Floats | None = None
     group: npt.NDArray[Any] | None = None
     columns: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
+    unnamed: tuple[str, ...] = ()
     metric: str = LOSS
     measures: Literal["loss", "score"] = "loss"
     convention: Convention | None = None

@@ -43,13 +43,8 @@ def fit_lines(view: FitView, look: Look) -> Lines:
         lines += paragraph(f"{view.target}: {view.because or 'no law was fitted'}", look, style=ADVICE)
         return lines
     first = view.fits[0]
-    per = (
-        f"{counted(first.sizes, 'size')} × {counted(view.seeds, 'seed')}"
-        if view.seeds
-        else counted(first.sizes, "size")
-    )
     best = view.best_over
-    left = f"{counted(best.runs if best else first.n, 'run')}: {per}"
+    left = f"{counted(best.runs if best else first.n, 'run')}: {_grid(view)}"
     left += f", each at its best {short_name(best.column)}" if best else ""
     left += f", N {CONVENTION.get(first.convention, first.convention)}" if first.convention else ""
     left += "".join(
@@ -75,7 +70,7 @@ def fit_lines(view: FitView, look: Look) -> Lines:
         lines += approach_lines(view, look)
     else:
         chosen = next((fit for fit in view.fits if fit.law == view.chosen), None)
-        lines += law_block(view.fits, chosen, view.because, view.seeds or 1, look, certified=True)
+        lines += law_block(view.fits, chosen, view.because, view.seeds or 1, look, certified=True, seeded=view.seeded)
     for held in view.profiles:
         lines += [Text(), *profile_lines(held, look)]
     if view.diagnosis is not None:
@@ -85,6 +80,21 @@ def fit_lines(view: FitView, look: Look) -> Lines:
     for note in view.notes:
         lines += paragraph(note, look, style=CONTEXT)
     return lines
+
+
+def _grid(view: FitView) -> str:
+    """What was varied: 5 sizes × 4 budgets × 3 seeds, or 10 sizes in 25 cells of N and D × 3 seeds."""
+    sizes = view.fits[0].sizes
+    text = counted(sizes, "size")
+    if view.budgets is not None and view.budgets * sizes == view.places:
+        text += f" × {counted(view.budgets, 'budget')}" if view.budgets > 1 else ""
+    elif view.places > sizes:
+        text += f" in {view.places} cells of N and D"
+    if not view.seeds:
+        return text
+    return (
+        f"{text} × {counted(view.seeds, 'seed' if view.seeded else 'run')}" if view.seeded or view.seeds > 1 else text
+    )
 
 
 FORMULA_BESIDE = 16  # characters; a longer formula stands above its parameters, or the intervals would not fit. Ours.
@@ -98,10 +108,12 @@ def law_block(
     look: Look,
     *,
     certified: bool = False,
+    seeded: bool = True,
 ) -> Lines:
     """One block per law: estimates with their intervals, then what they say in words.
 
-    Args: certified: whether to say how sure the search is to have found the optimum.
+    Args: seeds: runs per place; certified: whether to say how sure the search is to have found the optimum; seeded:
+    whether seeds tell the runs of a place apart.
     """
     resampled = [unit for unit in RESAMPLED if any(_bounds(fit, unit) for fit in fits)]
     resampled.sort(key=lambda unit: unit != fits[0].unit)  # first the one that the fit believes
@@ -126,7 +138,7 @@ def law_block(
                 text = f"= {GREEK.get(fit.tied[name], fit.tied[name])}" if name in fit.tied else text
                 row.append(Cell(text, CONTEXT if not (known and free) else ""))
             rows.append(row)
-        rows += [Across(sentence, style) for sentence, style in _sentences(fit, seeds)]
+        rows += [Across(sentence, style) for sentence, style in _sentences(fit, seeds, seeded=seeded)]
         rows += [Across(_certificate(fit), CONTEXT)] if certified else []
     lines = table(columns, rows, look)
     if chosen is not None and because:
@@ -181,7 +193,7 @@ def _certificate(fit: Summary) -> str:
     return f"{starts}, objective {fit.value:.5g}, gradient {fit.gradient_norm:.0e}, {aicc}"
 
 
-def _sentences(fit: Summary, seeds: int) -> list[tuple[str, str]]:
+def _sentences(fit: Summary, seeds: int, *, seeded: bool) -> list[tuple[str, str]]:
     said: list[tuple[str, str]] = []
     if fit.doubling is not None:
         share, low, high = (100 * part for part in fit.doubling)
@@ -202,9 +214,10 @@ def _sentences(fit: Summary, seeds: int) -> list[tuple[str, str]]:
         said.append((_greek(fit.advice), ADVICE))
     said += [(sentence, "") for sentence in _held_out(fit)]
     if fit.misfit is not None or fit.seed_noise is not None:
-        parts = [f"between seeds {units.percent(fit.seed_noise)}"] if fit.seed_noise is not None else []
+        between = f"between {'seeds' if seeded else 'repeats'}"
+        parts = [f"{between} {units.percent(fit.seed_noise)}"] if fit.seed_noise is not None else []
         parts += [f"misfit {units.percent(fit.misfit)}"] if fit.misfit is not None else []
-        verdict = {"law": ": the law, not the noise, limits this fit", "noise": ": noise between seeds limits this fit"}
+        verdict = {"law": ": the law, not the noise, limits this fit", "noise": f": noise {between} limits this fit"}
         said.append((", ".join(parts) + verdict.get(limit_of(fit, seeds), ""), ""))
     if fit.outliers:
         shown = ", ".join(fit.outliers[:5]) + (", …" if len(fit.outliers) > 5 else "")

@@ -235,7 +235,8 @@ class StatedExponent:
 class FitView:
     """Fits of one target.
 
-    seeds: repeats per size, None where sizes differ in it; fixed: axes that do not vary, with their value;
+    seeds: runs per place, None where places differ in it; seeded: whether seeds tell these apart; places: of N and D,
+    or of C alone; budgets: places per size, None where sizes differ in it; fixed: axes that do not vary, and where;
     opening: first line where the target was not named by the user; best_over: what the points were chosen from;
     diagnosis: of the chosen law, and profiles: of one parameter in each law that has it, if asked for; approaches: to
     the exponents of the compute-optimal run, where they were asked for, and why not, by number; against: published fits
@@ -247,6 +248,9 @@ class FitView:
     chosen: str | None
     because: str
     seeds: int | None = None
+    seeded: bool = True
+    places: int = 0
+    budgets: int | None = None
     fixed: Mapping[Literal["N", "D", "C"], float] = field(default_factory=dict)
     derived: str | None = None
     opening: str = ""

@@ -22,6 +22,7 @@ from scalectl.store.index import damaged_runs, refresh
 from scalectl.store.layout import Store
 from scalectl.store.reader import DamagedRun, read_run
 from scalectl.store.sweeps import load_sweep
+from scalectl.store.unnamed import codes, hidden_axes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,7 +43,7 @@ _OBVIOUS = {
     "D": ("D", "tokens", "n_tokens", "num_tokens", "train_tokens", "training tokens"),
     "C": ("C", "flops", "flop", "n_flops", "train_flops", "training flop", "compute"),
     "L": ("L", "loss", "final_loss", "val_loss", "eval_loss", "test_loss"),
-    "seed": ("seed", "train.seed"),
+    "seed": ("seed", "train.seed", "random_seed", "replicate", "replica", "repeat", "rep"),
 }
 
 # Axes that only some laws read, and the columns of a run that hold them; of other tables they are named by --map. S is
@@ -157,6 +158,7 @@ def load_points(
         size=N,
         seed=columns.get("train.seed"),
         columns=columns,
+        unnamed=_foreign(sweep.rows, columns),
         metric=full,
         convention=convention if N is not None else None,
         flops=used if C is not None else None,
@@ -319,6 +321,7 @@ def mapped_points(
         size=None if N is None else _digits(N, 4),
         seed=kept[found["seed"]] if "seed" in found else None,
         columns=kept,
+        unnamed=() if export else tuple(name for name in kept if name not in found.values()),
         metric=found["S" if score else "L"],
         measures="score" if score else "loss",
         convention=convention if counted else None,
@@ -372,12 +375,18 @@ def _with_mapped(columns: Columns, found: Mapping[str, str]) -> Columns:
 
 
 _ROW = "\0row"  # cannot be a column of a file
+_PARTS = ("model.", "data.", "train.", "eval.")
+
+
+def _foreign(rows: Iterable[Mapping[str, Any]], columns: Columns) -> tuple[str, ...]:
+    """What tells the runs of a sweep apart and is no setting of ours: columns of a table that was imported."""
+    keys = dict.fromkeys(key for row in rows for key in row)
+    return tuple(key for key in keys if key in columns and key != "run_id" and not key.startswith(_PARTS))
 
 
 def settings(points: Points) -> tuple[str, ...]:
     """The config columns of stored runs (model., data., train., eval.) without those that follow from N, D and seed."""
-    parts = ("model.", "data.", "train.", "eval.")
-    return tuple(name for name in points.columns if name.startswith(parts) and name not in _NO_AXIS)
+    return tuple(name for name in points.columns if name.startswith(_PARTS) and name not in _NO_AXIS)
 
 
 def places(points: Points) -> npt.NDArray[np.int64]:
@@ -386,7 +395,7 @@ def places(points: Points) -> npt.NDArray[np.int64]:
     if points.N is not None:
         place = np.unique(points.N, return_inverse=True)[1]
     if points.D is not None:
-        place = place * len(points) + _clusters(points.D, _SAME_D)
+        place = place * len(points) + _budgets(place, points.D)
     if points.N is None and points.D is None and points.C is not None:
         place = np.unique(points.C, return_inverse=True)[1]
     return np.unique(place, return_inverse=True)[1].astype(np.int64)
@@ -399,17 +408,20 @@ def vary(points: Points, names: Iterable[str] | None = None, within: str | None 
     is said in words (positions, norms) must not vary at one N by any way of counting: two kinds of positions have one
     count without tables and two with them. Amounts of distinct data must not vary at all where a run repeats its data.
 
-    Args: names: columns to look at, `settings` by default; within: a column whose values are told apart as N and D are,
-    so that neither it nor what follows from it counts.
+    Columns of somebody's table count where their values look like those of a setting (`unnamed.py`).
+
+    Args: names: columns to look at, `settings` and what a table may hide by default; within: a column whose values are
+    told apart as N and D are, so that neither it nor what follows from it counts.
     Returns: names in the order of the columns.
     """
+    hidden = names is None and bool(points.unnamed)
     names = settings(points) if names is None else names
     cells = [places(points)]
     for column in COUNTS:
         counted = _axis(points.columns, column)
         cells += [] if counted is None else [places(replace(points, N=counted))]
     if within is not None:
-        cells = [cell * len(points) + _codes(points.columns[within]) for cell in cells]
+        cells = [cell * len(points) + codes(points.columns[within]) for cell in cells]
     everywhere = np.zeros(len(points), dtype=np.int64)
 
     def apart(name: str) -> bool:
@@ -422,7 +434,7 @@ def vary(points: Points, names: Iterable[str] | None = None, within: str | None 
     found = tuple(name for name in names if apart(name))
     if len(found) > 1 and any(name.startswith("data.") for name in found if name != "data.fingerprint"):
         found = tuple(name for name in found if name != "data.fingerprint")  # follows from the settings that vary
-    return found
+    return found + (hidden_axes(points, cells[0]) if hidden else ())
 
 
 def _repeats(points: Points) -> bool:
@@ -517,7 +529,7 @@ def _series(store: Store, run_id: str, metric: str) -> list[Row]:
 
 def _refuse_mixtures(columns: Columns, by: str | None) -> None:
     groups = (
-        _codes(columns[full_name(by, columns)]) if by is not None else np.zeros(len(columns["run_id"]), dtype=np.int64)
+        codes(columns[full_name(by, columns)]) if by is not None else np.zeros(len(columns["run_id"]), dtype=np.int64)
     )
     for name, what in _NEVER_POOLED.items():
         if name not in columns or not _splits(groups, columns[name]):
@@ -639,23 +651,19 @@ def _digits(values: Floats, digits: int) -> Floats:
     return np.round(values * scale) / scale
 
 
-def _codes(values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-    """Small integers that are equal where the values are; NaN and None equal themselves."""
-    if values.dtype == object:
-        values = np.array([f"{type(value).__name__}:{value}" for value in values])
-    return np.unique(values, return_inverse=True)[1].astype(np.int64)
-
-
-def _clusters(values: Floats, gap: float) -> npt.NDArray[np.int64]:
-    """Labels of runs of values whose neighbours differ by less than the relative gap."""
-    order = np.argsort(values)
-    ascending = values[order]
-    labels = np.zeros(len(values), dtype=np.int64)
-    labels[order[1:]] = np.cumsum(ascending[1:] > ascending[:-1] * (1 + gap))
+def _budgets(place: npt.NDArray[np.int64], D: Floats) -> npt.NDArray[np.int64]:
+    """Labels of the budgets at each place: every one begins at its smallest D, so that close ones do not chain."""
+    order = np.lexsort([D, place])
+    labels = np.zeros(len(D), dtype=np.int64)
+    at, least, label = -1, 0.0, -1
+    for row, here, tokens in zip(order.tolist(), place[order].tolist(), D[order].tolist(), strict=True):
+        if here != at or tokens > least * (1 + _SAME_D):
+            at, least, label = here, tokens, label + 1
+        labels[row] = label
     return labels
 
 
 def _splits(groups: npt.NDArray[np.int64], values: npt.NDArray[Any]) -> bool:
     """Whether the values differ within any group."""
-    pairs = np.stack([groups, _codes(values)])
+    pairs = np.stack([groups, codes(values)])
     return bool(np.unique(pairs, axis=1).shape[1] > np.unique(groups).size)

@@ -133,3 +133,42 @@ def test_over_estimates_may_count_more(scalectl, surface):
     assert held["objective"]["name"] == "asym:9"
     flags = ["--law", "chinchilla", "--objective", "asym:9", "--bootstrap", 0]
     assert "over-estimates × 9, Huber 1e-3" in scalectl("fit", "runs.csv", *flags, cwd=surface).stdout
+
+
+def cells_of_three(folder, **columns):
+    """runs.csv: five sizes by four budgets with three rows each."""
+    N, D = (np.repeat(x.ravel(), 3) for x in np.meshgrid(np.geomspace(1e6, 1e9, 5), np.geomspace(1e8, 1e11, 4)))
+    L = (1.7 + 400 / N**0.34 + 410 / D**0.28) * np.exp(0.003 * np.random.default_rng(0).standard_normal(60))
+    table = pd.DataFrame({"N": N, "D": D, "loss": L, **{name: np.resize(held, 60) for name, held in columns.items()}})
+    table.to_csv(folder / "runs.csv", index=False)
+    return table
+
+
+def test_a_grid_column_of_a_table_is_refused_with_what_may_be_done_and_each_of_it_works(scalectl, tmp_path):
+    cells_of_three(tmp_path, **{"my lr": [1e-4, 3e-4, 1e-3]})
+    said = " ".join(scalectl("fit", "runs.csv", cwd=tmp_path, code=2).stderr.split())
+    assert "my lr varies among these rows at equal N and D" in said
+    for way in ("--best-over 'my lr'", "--by 'my lr'", "--where '`my lr` == ...'", "--map seed='my lr'"):
+        assert way in said
+    fast = ["--bootstrap", 0, "--law", "chinchilla"]
+    assert "each at its best my lr" in scalectl("fit", "runs.csv", "--best-over", "my lr", *fast, cwd=tmp_path).stdout
+    assert "my lr=0.0001" in scalectl("fit", "runs.csv", "--by", "my lr", *fast, cwd=tmp_path).stdout
+    scalectl("fit", "runs.csv", "--where", "`my lr` == 3e-4", *fast, cwd=tmp_path)
+    seeded = scalectl("fit", "runs.csv", "--map", "seed=my lr", *fast, cwd=tmp_path).stdout
+    assert seeded.startswith("60 runs: 5 sizes × 4 budgets × 3 seeds")
+    scalectl("predict", "runs.csv", "--n", "1e9", "--d", "1e9", cwd=tmp_path, code=2)
+
+
+def test_rows_that_no_seed_tells_apart_are_not_called_seeds(scalectl, tmp_path):
+    cells_of_three(tmp_path)
+    shown = scalectl("fit", "runs.csv", "--law", "chinchilla", "--bootstrap", 0, cwd=tmp_path).stdout
+    assert shown.startswith("60 runs: 5 sizes × 4 budgets × 3 runs")
+    assert "between repeats" in shown
+    assert "seed" not in shown
+
+
+def test_sizes_with_different_budgets_are_counted_by_cells(scalectl, tmp_path):
+    table = cells_of_three(tmp_path, seed=[0, 1, 2])
+    table[3:].to_csv(tmp_path / "runs.csv", index=False)
+    shown = scalectl("fit", "runs.csv", "--law", "chinchilla", "--bootstrap", 0, cwd=tmp_path).stdout
+    assert shown.startswith("57 runs: 5 sizes in 19 cells of N and D × 3 seeds")

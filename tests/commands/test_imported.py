@@ -40,3 +40,10 @@ def test_sizes_that_follow_from_no_setting_are_groups_of_their_own_with_their_se
     assert [(group.N, group.cell["lr"], group.n) for group in groups] == [
         (N, lr, 2) for N in (10_000, 20_000, 40_000) for lr in (0.1, 0.2)
     ]
+
+
+def test_a_grid_that_came_with_a_table_is_not_pooled_either(imported):
+    view = imported[2]
+    assert view.fits == ()
+    assert view.because.startswith("lr varies among these rows at equal N and D")
+    assert "import it again with --map seed=lr" in view.because

@@ -13,7 +13,7 @@ from scalectl.core.errors import NothingMatched, UsageError
 from scalectl.core.job import State
 from scalectl.core.rows import Points, Row
 from scalectl.core.run import record
-from scalectl.store.points import load_points, table_points, vary
+from scalectl.store.points import load_points, places, table_points, vary
 from scalectl.store.sweeps import save_sweep
 
 WIDTHS = (8, 16, 32)
@@ -293,7 +293,15 @@ def test_columns_of_a_table_vary_where_asked(tmp_path):
         pd.DataFrame({"N": [1, 1, 2, 2], "loss": [4, 3, 2, 1.0], "lr": [1, 2, 1, 2], "w": [1, 1, 5, 5]})
     )
     assert vary(points, ["lr", "w"]) == ("lr",)
-    assert vary(points) == ()
+    assert vary(points) == ("lr",)
+    assert vary(points, within="lr") == ()
+
+
+def test_close_budgets_are_not_chained_into_one_place():
+    D = np.geomspace(1e8, 1e9, 400)  # checkpoints .6 % apart
+    assert places(Points(L=D, N=np.full(400, 1e6), D=D)).max() > 90
+    fine = Points(L=np.ones(4), N=np.array([1.0, 1.0, 2.0, 2.0]), D=np.array([1000.0, 1015.0, 1030.0, 1040.0]))
+    assert places(fine).tolist() == [0, 0, 1, 1]
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------
