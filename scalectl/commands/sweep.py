@@ -18,7 +18,7 @@ from scalectl.core.errors import BudgetRefused, NothingMatched
 from scalectl.core.job import Job, Placement, State
 from scalectl.core.run import record
 from scalectl.executors.drive import Halted, Policy, drive
-from scalectl.executors.executor import Beat, Event, JobOver, RunEnded
+from scalectl.executors.executor import Beat, Event, JobOver, RunEnded, SlotClosed
 from scalectl.executors.local import LocalExecutor
 from scalectl.optim.trunks import Trunk, occupancy, split_step, trunks
 from scalectl.report.build import short_names
@@ -211,7 +211,7 @@ def execute(prepared: Prepared, stopping: Callable[[], int]) -> Iterator[Event |
     try:
         executor.warm(len(prepared.jobs))
         record_plan(prepared)
-        policy = Policy(rules.retries, rules.stop_after_identical)
+        policy = Policy(rules.retries, rules.stop_after_identical, rules.timeout or None)
         if prepared.at.on_cpu and prepared.sweep.runtime.threads is None:
             policy = replace(policy, threads=most_threads)
         yield from drive(prepared.jobs, executor, prepared.store, policy, stopping)
@@ -279,7 +279,11 @@ def tell(display: Progress, event: Event | Halted) -> Halted | None:
         for run_id in event.busy:
             display.say(f"  {run_id[:6]} is being trained by another process")
         if event.died:
-            display.say(f"  {event.message}; its runs are lost and go on from their checkpoints", "red")
+            display.say(f"  {event.message}; its runs go on from their checkpoints", "red")
+        elif event.full:
+            display.say(f"  {event.message}; it waits")
+    elif isinstance(event, SlotClosed):
+        display.say(f"  {event.device} gets no more runs: {event.message}", "red")
     else:
         return event
     return None

@@ -8,6 +8,7 @@
     ├── NothingMatched           exit 3   no run, no row, no sweep answers to the request
     ├── FitError                 exit 1   points that no law can be fitted to
     ├── BudgetRefused            exit 4   the plan costs more than its budget or the disk allows
+    ├── DeviceError              exit 1   a GPU that no longer answers; its process has to end
     └── StoreError               exit 5   the store cannot be read
         └── StoreBusy            exit 75  another process holds what this one needs
 
@@ -113,6 +114,10 @@ class BudgetRefused(ScalectlError):
     """Starting would break the budget of the sweep file or fill the disk."""
 
     exit_code = 4
+
+
+class DeviceError(ScalectlError):
+    """A device failed under the process that uses it; another process may find it well again."""
 
 
 class StoreError(ScalectlError):

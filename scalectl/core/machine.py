@@ -8,6 +8,7 @@ from pathlib import Path
 
 _CPU = Path("/proc/cpuinfo")
 _MEMORY = Path("/proc/meminfo")
+_COUNTERS = Path("/proc/vmstat")
 _GROUP = Path("/sys/fs/cgroup/memory.max")
 
 
@@ -17,6 +18,20 @@ def cpu_name() -> str:
     lines = _CPU.read_text().splitlines() if _CPU.exists() else []
     named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(named, "") or platform.machine()
+
+
+def memory_total() -> int | None:
+    """Memory of the machine [bytes], or the container's limit where that is less; None if the kernel is silent."""
+    lines = _MEMORY.read_text().splitlines() if _MEMORY.exists() else []
+    found = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemTotal:")]
+    limit = _GROUP.read_text().strip() if _GROUP.exists() else "max"
+    return min([*found, *([int(limit)] if limit.isdecimal() else [])], default=None)
+
+
+def killed_for_memory() -> int:
+    """How often the kernel has killed a process for want of memory since it started; 0 where it does not say."""
+    lines = _COUNTERS.read_text().splitlines() if _COUNTERS.exists() else []
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
 
 
 def memory_available() -> int | None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from scalectl.core import units
 from scalectl.core.job import Job, State, Ticket
-from scalectl.executors.executor import Beat, Event, Executor, RunEnded
+from scalectl.executors.executor import Beat, Event, Executor, JobOver, RunEnded
 from scalectl.optim.trunks import trunk_key
 from scalectl.store.layout import Store
-from scalectl.store.live import live, state_of
+from scalectl.store.live import explain, live, state_of
 
 POLL_SECONDS = 0.2
 
@@ -19,13 +21,15 @@ POLL_SECONDS = 0.2
 class Policy:
     """When to give up, and who may have the cores that are left over.
 
-    retries: attempts in a row without a new checkpoint, for runs whose process died; identical: stop the sweep after so
-    many jobs that failed with the same message, 0 for never; threads: the most that a job may have, given cores that
-    no other job waits for.
+    retries: attempts in a row without a new checkpoint, for runs that were lost, ran out of time or out of memory;
+    identical: stop the sweep after so many jobs that failed with the same message, 0 for never; timeout: seconds
+    without a sign of life after which a job is ended, None for never; threads: the most that a job may have, given
+    cores that no other job waits for.
     """
 
     retries: int = 2
     identical: int = 3
+    timeout: float | None = None
     threads: Callable[[Job], int] = lambda job: job.placement.threads
 
 
@@ -50,47 +54,62 @@ def drive(
     waiting = deque(jobs)
     running: dict[Ticket, Job] = {}
     began: set[Ticket] = set()
+    clocks = _Clocks(policy.timeout)
     retries = _Retries(store, policy.retries)
     failures = _Failures(policy.identical)
-    asked = 0
+    asked, leaving = 0, False
     while waiting or running:
         if stopping() > asked:
-            asked = stopping()
+            asked, leaving = stopping(), True
             waiting.clear()
             if asked > 1:
                 executor.close(kill=True)
                 return
             for ticket in running:
                 executor.cancel(ticket)
-        while waiting and executor.free() >= min(waiting[0].placement.threads, executor.size):
+        while waiting and executor.free() >= min(waiting[0].placement.threads, max(1, executor.size)):
             job = _widened(waiting[0], -(-executor.free() // len(waiting)), policy)
             waiting.popleft()
             running[executor.submit(job)] = job
+        for ticket in clocks.overdue():
+            executor.cancel(ticket)
         for event in executor.poll(POLL_SECONDS):
             halted = None
             if isinstance(event, Beat):
-                began.add(event.ticket)
+                clocks.heard(event.ticket)
+                if event.runs:
+                    began.add(event.ticket)
             elif isinstance(event, RunEnded):
                 if event.state is State.FAILED:
                     halted = failures.count(event.message, next((t for t in running if event.run_id in t), ""))
-            else:
+            elif isinstance(event, JobOver):
                 job = running.pop(event.ticket)
-                if event.died and asked:
-                    event = replace(event, died=False)  # it was told to
-                elif event.died:
-                    if event.ticket not in began:  # it never got as far as its job: so will the next
-                        halted = failures.count(event.message, f"{event.ticket} {len(failures.seen)}")
-                    again = retries.left(job)
-                    if again.runs:
-                        waiting.appendleft(again)
-                elif event.exit_code:
+                late, died = clocks.over(event.ticket), event.died
+                if died:
+                    state, message = (State.TIMEOUT, late) if late else (State.LOST, event.message)
+                    explain(store, [run.run_id for run in job.runs if run.run_id not in event.busy], state, message)
+                    event = replace(event, died=not leaving, message=message)  # one that was told to leave did
+                if event.died and event.ticket not in began and not late:  # nor will the next get as far as its job
+                    halted = failures.count(event.message, f"{event.ticket} {len(failures.seen)}")
+                if event.exit_code:
                     halted = Halted(event.message, event.exit_code)
+                elif event.full:
+                    waiting.append(job)
+                elif not leaving:
+                    dead, large = retries.left(job, all_runs=died or bool(late))
+                    waiting.extendleft([dead] if dead.runs else [])
+                    waiting.extend([large] if large.runs else [])
+                began.discard(event.ticket)
+            elif executor.size == 0:
+                halted = Halted(f"no slot is left: {event.message}", 1)
             yield event
             if halted is not None:
                 yield halted
-                waiting.clear()
+                leaving = True
                 for ticket in running:
                     executor.cancel(ticket)
+        if leaving:
+            waiting.clear()
 
 
 def _widened(job: Job, cores: int, policy: Policy) -> Job:
@@ -115,6 +134,34 @@ class _Failures:
         return Halted(f"{alike} jobs failed alike: {message}", 1) if alike == self.most else None
 
 
+class _Clocks:
+    """When each job was last heard of; a job that was never heard of has no clock: it may wait in a queue."""
+
+    def __init__(self, timeout: float | None) -> None:
+        self.timeout = timeout
+        self.last: dict[Ticket, float] = {}
+        self.late: dict[Ticket, str] = {}
+
+    def heard(self, ticket: Ticket) -> None:
+        """Note a sign of life."""
+        self.last[ticket] = time.monotonic()
+
+    def overdue(self) -> list[Ticket]:
+        """Jobs whose time has just run out."""
+        if self.timeout is None:
+            return []
+        now = time.monotonic()
+        found = [ticket for ticket, then in self.last.items() if now - then > self.timeout and ticket not in self.late]
+        for ticket in found:
+            self.late[ticket] = f"no sign of life for {units.duration(self.timeout)}"
+        return found
+
+    def over(self, ticket: Ticket) -> str:
+        """Forget a job. Returns: why its time ran out, "" if it did not."""
+        self.last.pop(ticket, None)
+        return self.late.pop(ticket, "")
+
+
 class _Retries:
     """Counts attempts in a row that ended without a new checkpoint, run by run."""
 
@@ -124,18 +171,29 @@ class _Retries:
         self.attempts: Counter[str] = Counter()
         self.checkpoints: dict[str, int] = {}
 
-    def left(self, job: Job) -> Job:
-        """The job with the runs that may be tried again; the others stay lost."""
+    def left(self, job: Job, *, all_runs: bool) -> tuple[Job, Job]:
+        """The job with the runs that may be tried again, as two; what is in neither stays as it is.
+
+        Args: all_runs: that have not ended, as where their process died; else those that ran out of memory.
+        Returns: the job without those that ran out of memory, and with them alone, to go through the model one by one.
+        """
         stamps: dict[Hashable, int] = {}  # of a trunk's newest checkpoint: a run that follows one has none of its own
         for run in job.runs:
             path = live(self.store, run.run_id).checkpoint
             stamp = path.stat().st_mtime_ns if path.exists() else 0
             stamps[trunk_key(run)] = max(stamp, stamps.get(trunk_key(run), 0))
-        return replace(job, runs=tuple(run for run in job.runs if self._again(run.run_id, stamps[trunk_key(run)])))
+        states = {run.run_id: state_of(self.store, run.run_id).state for run in job.runs}
+        again = [
+            run
+            for run in job.runs
+            if (states[run.run_id].resumes if all_runs else states[run.run_id] is State.OOM)
+            and self._again(run.run_id, stamps[trunk_key(run)])
+        ]
+        dead = tuple(run for run in again if states[run.run_id] is not State.OOM)
+        large = tuple(run for run in again if states[run.run_id] is State.OOM)
+        return replace(job, runs=dead), replace(job, runs=large, placement=replace(job.placement, rows=1))
 
     def _again(self, run_id: str, stamp: int) -> bool:
-        if not state_of(self.store, run_id).state.resumes:
-            return False
         if stamp != self.checkpoints.get(run_id, 0):
             self.checkpoints[run_id] = stamp
             self.attempts[run_id] = 0

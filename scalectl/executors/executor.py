@@ -14,7 +14,10 @@ from scalectl.core.job import Job, State, Ticket
 
 @dataclass(frozen=True)
 class Beat:
-    """A sign of life of a job. runs: id -> (step, last loss [nats/token] or None); memory: of its process [bytes]."""
+    """A sign of life of a job.
+
+    runs: id -> (step, last loss [nats/token] or None), empty until it has begun; memory: of its process [bytes].
+    """
 
     ticket: Ticket
     slot: int
@@ -40,7 +43,8 @@ class JobOver:
     """A job left its slot.
 
     died: its process ended without a word, with `message` from its standard error; exit_code: of an error that
-    concerns every run, such as a full disk, 0 for none; busy: runs that another process is training.
+    concerns every run, such as a full disk, 0 for none; busy: runs that another process is training; full: nothing was
+    begun, since others hold the memory of the device.
     """
 
     ticket: Ticket
@@ -48,9 +52,19 @@ class JobOver:
     exit_code: int = 0
     message: str = ""
     busy: tuple[str, ...] = field(default=())
+    full: bool = False
 
 
-Event = Beat | RunEnded | JobOver
+@dataclass(frozen=True)
+class SlotClosed:
+    """A slot gets no more jobs. device: of the slot; message: its last error."""
+
+    slot: int
+    device: str
+    message: str
+
+
+Event = Beat | RunEnded | JobOver | SlotClosed
 
 
 class Executor(Protocol):
@@ -58,7 +72,7 @@ class Executor(Protocol):
 
     @property
     def size(self) -> int:
-        """Slots in all."""
+        """Slots in all, without those that were closed."""
         ...
 
     def free(self) -> int:
@@ -74,7 +88,7 @@ class Executor(Protocol):
         ...
 
     def cancel(self, ticket: Ticket) -> None:
-        """Ask a job to checkpoint and leave."""
+        """Ask a job to checkpoint and leave; one that does not is killed."""
         ...
 
     def close(self, *, kill: bool = False) -> None:

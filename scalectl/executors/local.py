@@ -13,15 +13,20 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
 from scalectl.core.job import Job, State, Ticket
-from scalectl.core.machine import cpu_name
-from scalectl.executors.executor import Beat, Event, JobOver, RunEnded
+from scalectl.core.machine import cpu_name, killed_for_memory, memory_total
+from scalectl.executors.executor import Beat, Event, JobOver, RunEnded, SlotClosed
+from scalectl.executors.family import MARK, alive, end_family, new_mark
 
-GRACE_SECONDS = 10.0  # between asking a worker to end and killing it
+GRACE_SECONDS = 10.0  # between asking a worker to end and killing it, if it does not answer
+CHECKPOINT_SECONDS = 120.0  # for one that answers that it checkpoints; ours: 10 GB of parameters on a slow disk
+FULL_SECONDS = 15.0  # before a device whose memory others hold is tried again; ours
+DEVICE_ERRORS = 2  # of a slot, before it is closed
 
 # glibc gives tensors above 128 KiB fresh pages from the kernel at every step; kept in the heap they cost nothing.
 # Measured: three models of width 8 in one step, 48.5 -> 38.3 ms. 32 MiB is the largest threshold that glibc takes.
@@ -86,15 +91,18 @@ def device_name(device: str) -> str:
     return (listed.splitlines() or ["cuda"])[0].strip()
 
 
-def start(module: str, *arguments: str, errors: IO[bytes]) -> subprocess.Popen[str]:
-    """A process that trains or measures: one thread, memory kept, lines in and out. It dies with the calling thread."""
+def start(module: str, *arguments: str, errors: IO[bytes], mark: str = "") -> subprocess.Popen[str]:
+    """A process that trains or measures: one thread, memory kept, lines in and out. It dies with the calling thread.
+
+    Args: mark: by which all that descend from it are found.
+    """
     return subprocess.Popen(
         [sys.executable, "-m", module, *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=errors,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **ALLOCATOR},
+        env={**os.environ, "OMP_NUM_THREADS": "1", **ALLOCATOR, MARK: mark or new_mark()},
         start_new_session=True,  # Ctrl-C reaches the orchestrator alone, and the group can be killed as one
     )
 
@@ -104,32 +112,50 @@ class _Worker:
     slot: int
     process: subprocess.Popen[str]
     errors: IO[bytes]
+    mark: str
+    oom_kills: int  # of the machine, when it started
     ticket: Ticket | None = None
     lent: tuple[int, ...] = ()  # further slots whose cores its job takes
     busy: list[str] = field(default_factory=list)
     refused: tuple[int, str] = (0, "")
+    full: str = ""
+    broken: str = ""  # what its device failed with
+    resident: int = 0  # memory of the process when it was last seen [bytes]
+    deadline: float | None = None  # clock [s] at which it is killed
+    swept: bool = False  # whether what descends from it was killed after its end
 
 
 class LocalExecutor:
-    """One worker per slot, started when a job needs it and kept for the next one."""
+    """One worker per slot, started when a job needs it and kept for the next one.
 
-    def __init__(self, root: Path, places: tuple[Slot, ...]) -> None:
+    Args: detached: workers that outlive this process go on to the end of their job.
+    """
+
+    def __init__(self, root: Path, places: tuple[Slot, ...], *, detached: bool = False) -> None:
         self.root = root
         self.places = places
+        self.detached = detached
+        self.failures: Counter[int] = Counter()  # device errors by slot
+        self.resting: dict[int, float] = {}  # slots whose device is full, until this clock [s]
         self.workers: dict[int, _Worker] = {}
         self.inbox: queue.Queue[tuple[int, str | None]] = queue.Queue()
 
     @property
     def size(self) -> int:
-        """Slots in all."""
-        return len(self.places)
+        """Slots in all, without those that were closed."""
+        return len(self.places) - len(self._closed())
+
+    def _closed(self) -> set[int]:
+        return {index for index, count in self.failures.items() if count >= DEVICE_ERRORS}
 
     def free(self) -> int:
         """Slots without a job."""
         return len(self._free())
 
     def _free(self) -> list[int]:
-        taken = {index for index, worker in self.workers.items() if worker.ticket is not None}
+        clock = time.monotonic()
+        taken = self._closed() | {index for index, until in self.resting.items() if until > clock}
+        taken |= {index for index, worker in self.workers.items() if worker.ticket is not None}
         taken |= {index for worker in self.workers.values() if worker.ticket is not None for index in worker.lent}
         return [index for index in range(len(self.places)) if index not in taken]
 
@@ -164,6 +190,7 @@ class LocalExecutor:
 
     def poll(self, seconds: float) -> list[Event]:
         """Messages of the workers, as events."""
+        self._watch()
         events: list[Event] = []
         waiting = []
         with contextlib.suppress(queue.Empty):
@@ -172,42 +199,57 @@ class LocalExecutor:
                 waiting.append(self.inbox.get_nowait())
         for index, line in waiting:
             worker = self.workers.get(index)
-            if worker is not None:
-                event = self._buried(worker) if line is None else self._event(worker, _message(line))
+            if worker is not None and line is None:
+                events += self._buried(worker)
+            elif worker is not None and line is not None:
+                event = self._event(worker, _message(line))
                 if event is not None:
                     events.append(event)
         return events
 
-    def cancel(self, ticket: Ticket) -> None:
-        """SIGTERM to the job's worker: it checkpoints at the next step and ends."""
+    def _watch(self) -> None:
+        """Kill workers that were asked to end and did not, and what outlived one that ended.
+
+        A child of a worker may hold its output open, so the end of the output alone does not tell.
+        """
         for worker in self.workers.values():
-            if worker.ticket == ticket and worker.process.poll() is None:
+            if not worker.swept and not alive(worker.process.pid):
+                worker.swept = True
+                end_family(worker.process.pid, worker.mark)
+            elif worker.deadline is not None and time.monotonic() > worker.deadline:
+                worker.deadline = None
+                end_family(worker.process.pid, worker.mark)
+
+    def cancel(self, ticket: Ticket) -> None:
+        """SIGTERM to the job's worker: it checkpoints at the next step and ends, or is killed after ten seconds."""
+        for worker in self.workers.values():
+            if worker.ticket == ticket and worker.deadline is None and alive(worker.process.pid):
                 worker.process.terminate()
+                worker.deadline = time.monotonic() + GRACE_SECONDS
 
     def close(self, *, kill: bool = False) -> None:
         """End every worker: idle ones by the end of their input, busy ones by SIGTERM, SIGKILL after ten seconds."""
         for worker in self.workers.values():
             if kill:
-                self._kill(worker)
+                end_family(worker.process.pid, worker.mark)
             elif worker.ticket is not None:
                 worker.process.terminate()
             _close(worker)
         deadline = time.monotonic() + GRACE_SECONDS
         for worker in self.workers.values():
-            try:
-                worker.process.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                self._kill(worker)
-                worker.process.wait()
+            while alive(worker.process.pid) and time.monotonic() < deadline:
+                time.sleep(0.02)
+            end_family(worker.process.pid, worker.mark)
+            worker.process.wait()
             worker.errors.close()
         self.workers.clear()
 
     def _start(self, index: int) -> _Worker:
         errors = tempfile.TemporaryFile()  # noqa: SIM115 closed with the worker
-        process = start(
-            "scalectl.train.worker", str(self.root), str(os.getpid()), self.places[index].core, errors=errors
-        )
-        worker = _Worker(index, process, errors)
+        mark = new_mark()
+        how = [str(self.root), str(os.getpid()), self.places[index].core, *(["detached"] if self.detached else [])]
+        process = start("scalectl.train.worker", *how, errors=errors, mark=mark)
+        worker = _Worker(index, process, errors, mark, killed_for_memory())
         threading.Thread(target=self._read, args=(index, process), daemon=True).start()
         return worker
 
@@ -224,7 +266,17 @@ class LocalExecutor:
             return None
         if kind == "beat":
             runs = {run_id: (int(step), loss) for run_id, (step, loss) in message["runs"].items()}
+            worker.resident = message["resident"]
             return Beat(worker.ticket, worker.slot, runs, message["tokens_per_second"], message["memory"])
+        if kind == "received":
+            return Beat(worker.ticket, worker.slot, {}, 0.0, 0)
+        if kind == "stopping" and worker.deadline is not None:
+            worker.deadline = time.monotonic() + CHECKPOINT_SECONDS
+        if kind == "device":
+            worker.broken = message["message"]
+        if kind == "full":
+            worker.full = message["message"]
+            self.resting[worker.slot] = time.monotonic() + FULL_SECONDS
         if kind == "began":
             return Beat(worker.ticket, worker.slot, {r: (step, None) for r, step in message["runs"].items()}, 0.0, 0)
         if kind == "ended":
@@ -236,13 +288,15 @@ class LocalExecutor:
             worker.refused = (message["exit_code"], message["message"])
         if kind == "over":
             code, why = worker.refused
-            over = JobOver(worker.ticket, exit_code=code, message=why, busy=tuple(worker.busy))
-            worker.ticket, worker.refused, worker.busy = None, (0, ""), []
+            busy = tuple(worker.busy)
+            over = JobOver(worker.ticket, False, code, why or worker.full, busy, bool(worker.full))
+            worker.ticket, worker.refused, worker.busy, worker.full = None, (0, ""), [], ""
             return over
         return None
 
-    def _buried(self, worker: _Worker) -> Event | None:
+    def _buried(self, worker: _Worker) -> list[Event]:
         """A worker's output ended: it is gone. Its slot starts a new one when a job needs it."""
+        end_family(worker.process.pid, worker.mark)
         code = worker.process.wait()
         _close(worker)
         worker.errors.seek(0, os.SEEK_END)
@@ -250,20 +304,33 @@ class LocalExecutor:
         said = worker.errors.read().decode(errors="replace").strip().splitlines()
         worker.errors.close()
         del self.workers[worker.slot]
-        if worker.ticket is None:
-            return None
-        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-        return JobOver(worker.ticket, died=True, message="; ".join([f"worker {how}", *said[-1:]]))
+        events: list[Event] = []
+        if worker.broken:
+            self.failures[worker.slot] += 1
+            if worker.slot in self._closed():
+                events.append(SlotClosed(worker.slot, self.places[worker.slot].device, worker.broken))
+        if worker.ticket is not None:
+            message = worker.broken or "; ".join([_death(worker, code), *said[-1:]])
+            events.append(JobOver(worker.ticket, died=True, message=message, busy=tuple(worker.busy)))
+        return events
 
     @staticmethod
     def _stdin(worker: _Worker) -> IO[str]:
         assert worker.process.stdin is not None
         return worker.process.stdin
 
-    @staticmethod
-    def _kill(worker: _Worker) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(worker.process.pid, signal.SIGKILL)
+
+def _death(worker: _Worker, code: int) -> str:
+    """How a process ended; of one that was killed, the memory it was last seen with."""
+    if code >= 0:
+        return f"worker ended with code {code}"
+    how = "killed" if -code == signal.SIGKILL else f"killed by {signal.Signals(-code).name}"
+    total = memory_total()
+    if worker.resident and total:
+        how += f"; last seen {worker.resident / 2**30:.3g} of {total / 2**30:.3g} GiB"
+    if -code == signal.SIGKILL and killed_for_memory() > worker.oom_kills:
+        how += "; the system ran out of memory"
+    return how
 
 
 def _message(line: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from scalectl.core import fault
 from scalectl.core.errors import BudgetRefused, StoreError, disk_is_full
 
 _TEMPORARY = re.compile(r"\..+\.[0-9]+-[0-9a-f]+\.tmp")  # as `temporary_name` makes them
@@ -101,6 +102,8 @@ def atomic_write(path: Path, content: Content, *, durable: bool = True) -> None:
                 file.flush()
                 if durable:
                     os.fsync(file.fileno())
+            if fault.PLANNED and path.name == "checkpoint":
+                fault.hit("worker.checkpoint")
             os.replace(temporary, path)
         except BaseException:
             with contextlib.suppress(OSError):

@@ -25,7 +25,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from scalectl.core.errors import BudgetRefused, StoreBusy
+from scalectl.core import fault
+from scalectl.core.errors import BudgetRefused, StoreBusy, StoreError
 from scalectl.core.job import State
 from scalectl.core.rows import Row
 from scalectl.store.files import atomic_write, temporary_name, writing
@@ -43,6 +44,16 @@ _CLAIM_TRIES = 16
 _TAIL = 65_536  # bytes; the last row is looked for in this much of rows.jsonl
 
 
+class Keeper(NamedTuple):
+    """The process that started a holder and takes its runs over when it is gone. started: in clock ticks since boot."""
+
+    pid: int
+    started: int
+
+
+NOBODY = Keeper(0, 0)
+
+
 @dataclass(frozen=True)
 class Holder:
     """The process behind a claim.
@@ -50,7 +61,8 @@ class Holder:
     host: machine, boot and process namespace, equal exactly when a pid means the same process for both sides;
     started: start of the process in clock ticks since boot, which no change of the clock moves;
     token: random, so that no two claims are equal; heartbeat: Unix time [s] of the last sign of life;
-    released: given up.
+    released: given up; keeper, keeper_started: of the process that would take it over if the holder outlived it, 0 for
+    a holder that dies with whoever started it.
     """
 
     host: str
@@ -59,6 +71,13 @@ class Holder:
     token: str
     heartbeat: float
     released: bool = False
+    keeper: int = 0
+    keeper_started: int = 0
+
+    def orphaned(self, host: str, now: float) -> bool:
+        """Whether the holder goes on although its keeper is gone, as seen from `host`."""
+        kept = not self.keeper or process_start(self.keeper) == self.keeper_started
+        return self.host == host and not kept and self.alive(host, now)
 
     def alive(self, host: str, now: float) -> bool:
         """Whether the holder still has the run, as seen from `host` at Unix time `now` [s].
@@ -144,10 +163,11 @@ class Live:
         """What the trainer printed."""
         return self.folder / "log"
 
-    def claim(self, host: str | None = None, now: float | None = None) -> Claim:
+    def claim(self, host: str | None = None, now: float | None = None, keeper: Keeper = NOBODY) -> Claim:
         """Take the run for this process.
 
-        Args: host, now: identity and Unix time [s] to claim with; for tests of several hosts on one folder.
+        Args: host, now: identity and Unix time [s] to claim with; for tests of several hosts on one folder; keeper: who
+        takes this process over if it goes on without the one that started it.
         Raises: StoreBusy if a living process holds it; StoreError or BudgetRefused if the folder cannot be written.
         """
         here = host_identity() if host is None else host
@@ -161,14 +181,14 @@ class Live:
                 except FileNotFoundError:
                     continue
                 try:
-                    claim = self._claim(folder, here, time_now)
+                    claim = self._claim(folder, here, time_now, keeper)
                 finally:
                     os.close(folder)
                 if claim is not None:
                     return claim
         raise self._busy(self.holder())
 
-    def _claim(self, folder: int, host: str, now: float) -> Claim | None:
+    def _claim(self, folder: int, host: str, now: float, keeper: Keeper) -> Claim | None:
         """Take the run in the open folder; None if that was cleared away meanwhile.
 
         Raises: StoreBusy if a living process holds it.
@@ -179,7 +199,8 @@ class Live:
             if holder is not None and holder.alive(host, now):
                 raise self._busy(holder)
         started = process_start(os.getpid())
-        claim = Claim(self.folder, number + 1, Holder(host, os.getpid(), started or 0, secrets.token_hex(8), now))
+        holder = Holder(host, os.getpid(), started or 0, secrets.token_hex(8), now, False, *keeper)
+        claim = Claim(self.folder, number + 1, holder)
         if not self._link(claim, folder):
             return None
         # What an earlier holder left as its reason is over; a marker from now on is this holder's.
@@ -256,6 +277,8 @@ class Live:
                 os.lseek(handle, end, os.SEEK_SET)
                 try:
                     written = 0
+                    if fault.PLANNED:
+                        _torn(handle, content)
                     while written < len(content):
                         written += os.write(handle, content[written:])
                 except OSError:
@@ -385,7 +408,7 @@ def live(store: Store, run_id: str) -> Live:
     return Live(run_id, store.live_folder(run_id))
 
 
-def begin(store: Store, run_id: str) -> tuple[Live, Claim] | None:
+def begin(store: Store, run_id: str, keeper: Keeper = NOBODY) -> tuple[Live, Claim] | None:
     """Claim a run that is not settled; None if it is done or diverged.
 
     The file is looked for after the claim is taken: a rival may have finished the run a moment ago, and who looks first
@@ -394,11 +417,20 @@ def begin(store: Store, run_id: str) -> tuple[Live, Claim] | None:
     Raises: StoreBusy if a living process holds it; as `Live.claim`.
     """
     folder = live(store, run_id)
-    claim = folder.claim()
+    claim = folder.claim(keeper=keeper)
     if state_of(store, run_id).state.final:
         folder.clear()
         return None
     return folder, claim
+
+
+def explain(store: Store, run_ids: Iterable[str], state: State, message: str) -> None:
+    """Record why the process of these runs ended, as whoever started it saw it; only of runs that are lost."""
+    for run_id in run_ids:
+        held = state_of(store, run_id)
+        if held.state is State.LOST:
+            with contextlib.suppress(BudgetRefused, StoreError):  # a full disk keeps the shorter story
+                live(store, run_id).mark(state, message, held.step)
 
 
 def tidy(store: Store, run_ids: Iterable[str]) -> None:
@@ -532,6 +564,13 @@ def _row(line: bytes) -> Row | None:
     except (ValueError, KeyError, TypeError):
         return None
     return row if all(map(math.isfinite, (row.value, row.flops, row.seconds))) else None
+
+
+def _torn(handle: int, content: bytes) -> None:
+    """Where a fault is planned here, half of the content is written first and taken back if the process lives on."""
+    half = os.write(handle, content[: len(content) // 2])
+    fault.hit("worker.rows")
+    os.lseek(handle, -half, os.SEEK_CUR)
 
 
 def _whole_lines(handle: int) -> int:

@@ -48,12 +48,13 @@ class Budget:
 class OnError:
     """When to give up.
 
-    retries: consecutive attempts without a new checkpoint, of runs whose process died (lost); runs that ended by
-    timeout or oom are tried again by the next sweep; stop_after_identical: failures.
+    retries: consecutive attempts without a new checkpoint, of runs that were lost, timed out or ran out of memory;
+    stop_after_identical: failures; timeout: seconds without a sign of life after which a job is ended, 0 for never.
     """
 
     retries: int = 2
     stop_after_identical: int = 3
+    timeout: float = 1800.0  # ours: beyond compiling a model, or one evaluation on much text
 
 
 @dataclass(frozen=True)

@@ -12,20 +12,22 @@ from typing import Any
 
 import torch
 
+from scalectl.core import fault
 from scalectl.core.cost import CONVENTIONS
-from scalectl.core.errors import ScalectlError, StoreBusy
+from scalectl.core.errors import DeviceError, ScalectlError, StoreBusy
 from scalectl.core.job import Job, State
 from scalectl.core.rows import Row
 from scalectl.core.run import RunConfig
+from scalectl.core.units import size
 from scalectl.models import ledger_of
 from scalectl.optim.trunks import split_step
 from scalectl.store import live
 from scalectl.store.layout import Store
-from scalectl.store.live import Claim, Live
+from scalectl.store.live import NOBODY, Claim, Keeper, Live
 from scalectl.store.writer import write_run
 from scalectl.tasks import TASKS
 from scalectl.train import checkpoint
-from scalectl.train.device import admitted, free_bytes, out_of_memory
+from scalectl.train.device import admitted, crowded, device_failed, free_bytes, out_of_memory, row_bytes
 from scalectl.train.loop import Ended, Progress, Split, Trainer
 from scalectl.train.provenance import now, provenance
 
@@ -40,14 +42,18 @@ class Attempt:
     """Trains a job in this process until it ends or is asked to stop.
 
     Args: store: where rows go; tell: receives one message per event (`began`, `beat`, `ended`, `busy`);
-    stopping: asked before every step; once true, every run is checkpointed and left paused.
+    stopping: asked before every step; once true, every run is checkpointed and left paused; keeper: who takes the runs
+    over if this process outlives it.
     """
 
-    def __init__(self, store: Store, job: Job, tell: Tell, stopping: Callable[[], bool]) -> None:
+    def __init__(
+        self, store: Store, job: Job, tell: Tell, stopping: Callable[[], bool], keeper: Keeper = NOBODY
+    ) -> None:
         self.store = store
         self.job = job
         self.tell = tell
         self.stopping = stopping
+        self.keeper = keeper
         self.runs: dict[str, RunConfig] = {}
         self.lives: dict[str, Live] = {}
         self.claims: dict[str, Claim] = {}
@@ -62,9 +68,17 @@ class Attempt:
     def run(self) -> None:
         """Train to the end, or to the request to stop. Errors of the code end the runs as failed.
 
-        Raises: BudgetRefused or StoreError if the store cannot take what is measured; the runs are left paused.
+        Where others hold the memory of the device, nothing is begun, and `full` is told.
+
+        Raises: BudgetRefused or StoreError if the store cannot take what is measured: the runs are left paused;
+        DeviceError if the device failed: the runs are left lost, and this process has to end.
         """
+        device = torch.device(self.job.placement.device)
         try:
+            full = crowded(self.job.runs[0], self.job.placement, device)
+            if full:
+                self.tell({"event": "full", "message": full})
+                return
             begin = self._claim()
             if not self.runs:
                 return
@@ -72,9 +86,15 @@ class Attempt:
         except ScalectlError as error:  # a full disk, say: earlier checkpoints are whole, the runs can go on later
             self._stand_still(State.PAUSED, error.what)
             raise
-        except Exception as error:  # noqa: BLE001 whatever the code did, its runs have failed and say why
+        except Exception as error:  # whatever the code did, its runs have failed and say why
             if out_of_memory(error):
-                self._stand_still(State.OOM, str(error).splitlines()[0])
+                least = row_bytes(self.job.runs[0], replace(self.job.placement, micro_batch=1))
+                said = f"one sequence at a time needs about {size(least)}; {str(error).splitlines()[0][:200]}"
+                self._stand_still(State.OOM, said)
+            elif device_failed(error):
+                message = f"{self.job.placement.device} failed: {str(error).splitlines()[0][:200]}"
+                self._stand_still(State.LOST, message)
+                raise DeviceError(message) from error
             else:
                 self._fail(error)
 
@@ -82,7 +102,7 @@ class Attempt:
         begin = {}
         for run in self.job.runs:
             try:
-                begun = live.begin(self.store, run.run_id)
+                begun = live.begin(self.store, run.run_id, self.keeper)
             except StoreBusy as busy:
                 self.tell({"event": "busy", "run_id": run.run_id, "message": busy.what})
                 continue
@@ -124,11 +144,15 @@ class Attempt:
         tokens = 0  # before the last beat
         while trainer.running:
             if self.stopping():
+                self.tell({"event": "stopping"})
                 self._checkpoint(trainer, trainer.active)
                 self._stand_still(State.PAUSED, "stopped at a checkpoint")
                 return
             seated = [seat.run_id for seat in trainer.seats]
+            before = min(seat.step for seat in trainer.seats) if fault.PLANNED else 0
             events = trainer.step()
+            if fault.PLANNED and trainer.seats:
+                fault.hit("worker.after_step", max(seat.step for seat in trainer.seats), since=before)
             for note in trainer.notes():
                 self.placement = replace(self.placement, micro_batch=trainer.engine.micro_batch)
                 for run_id in seated:
@@ -143,6 +167,7 @@ class Attempt:
                         "runs": {seat.run_id: [seat.step, _finite(seat.last_loss)] for seat in trainer.seats},
                         "tokens_per_second": (trainer.tokens - tokens) / max(clock - since, 1e-9),
                         "memory": _memory(trainer.engine.device),
+                        "resident": _memory(torch.device("cpu")),
                     }
                 )
                 since, beat, tokens = clock, clock, trainer.tokens
@@ -229,7 +254,11 @@ class Attempt:
         for note in notes:
             self._log(run_id, note)
         about = provenance(self.placement, self.pack, self.started, self.split.get(run_id, 0))
+        if fault.PLANNED:
+            fault.hit("worker.before_file", step)
         write_run(self.store, run, rows, state, about, index_columns(run, step, about), message)
+        if fault.PLANNED:
+            fault.hit("worker.after_file", step)
         self._log(run_id, f"{state} at step {step} {message}".rstrip())
         if state is State.FAILED:
             self.claims[run_id].release()

@@ -19,11 +19,22 @@ from scalectl.optim import OPTIMIZERS
 
 RESERVE = 0.08  # of a GPU's memory, left for its context, libraries and fragments; ours, unmeasured
 CPU_OUT_OF_MEMORY = "DefaultCPUAllocator: can't allocate memory"  # torch raises a bare RuntimeError
+GPU_OUT_OF_MEMORY = "CUDA error: out of memory"  # where not even a context fits beside what others hold
 
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, of a GPU or of the machine."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or CPU_OUT_OF_MEMORY in str(error)
+    said = str(error)
+    return (
+        isinstance(error, torch.OutOfMemoryError | MemoryError)
+        or CPU_OUT_OF_MEMORY in said
+        or GPU_OUT_OF_MEMORY in said
+    )
+
+
+def device_failed(error: BaseException) -> bool:
+    """Whether an error is that of a device that serves this process no longer: lost, or poisoned by a failed kernel."""
+    return not out_of_memory(error) and (isinstance(error, torch.AcceleratorError) or "CUDA error" in str(error))
 
 
 def free_bytes(device: torch.device) -> int | None:
@@ -35,23 +46,43 @@ def free_bytes(device: torch.device) -> int | None:
     return int(free + idle - RESERVE * total)
 
 
-def admitted(runs: Sequence[RunConfig], placement: Placement, free: int | None) -> tuple[Placement, str]:
-    """As many rows in one step as memory takes by what shapes predict, and at least one; the others wait their turn.
-
-    Args: runs: of one pack; free: bytes that it may take, None for no limit.
-    Returns: the placement, and what was changed, for the log.
-    """
-    run, asked = runs[0], placement.rows or len(runs)
+def row_bytes(run: RunConfig, placement: Placement) -> int:
+    """Memory that one row takes in training by what shapes predict [bytes]."""
     tensors = ledger_of(run.model).tensors
     tokens = min(placement.micro_batch or run.sequences, run.sequences) * run.context
     optimizer = OPTIMIZERS[run.optim.name]
-    each = ledger_of(run.model).train_bytes(
+    return ledger_of(run.model).train_bytes(
         tokens,
         run.precision,
         state=sum(optimizer.state(tensors)),
         scratch=optimizer.scratch(tensors),
         recompute=placement.recompute,
     )
+
+
+def crowded(run: RunConfig, placement: Placement, device: torch.device) -> str:
+    """Why the run has to wait for a device: others hold the memory that it needs at least; "" to begin."""
+    if device.type != "cuda":
+        return ""
+    try:
+        free, total = torch.cuda.mem_get_info(device)
+    except RuntimeError as error:  # the first question opens a context, which takes memory of its own
+        if not out_of_memory(error):
+            raise
+        return f"{device} has no memory left for another process"
+    least = row_bytes(run, replace(placement, micro_batch=1))
+    if least <= free - RESERVE * total or least > (1 - RESERVE) * total:
+        return ""
+    return f"{device} has {size(free)} free of {size(total)}, and a model needs {size(least)}"
+
+
+def admitted(runs: Sequence[RunConfig], placement: Placement, free: int | None) -> tuple[Placement, str]:
+    """As many rows in one step as memory takes by what shapes predict, and at least one; the others wait their turn.
+
+    Args: runs: of one pack; free: bytes that it may take, None for no limit.
+    Returns: the placement, and what was changed, for the log.
+    """
+    asked, each = placement.rows or len(runs), row_bytes(runs[0], placement)
     fits = asked if free is None else max(1, free // each)
     if fits >= asked:
         return placement, ""

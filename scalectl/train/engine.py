@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from scalectl.core import fault
 from scalectl.core.job import Placement
 from scalectl.core.run import Foreign, RunConfig
 from scalectl.models import MODELS, ledger_of
@@ -89,6 +90,7 @@ class Engine:
 
     def __init__(self, runs: Sequence[RunConfig], rows: Sequence[pop.Row], data: Data, placement: Placement) -> None:
         self.notes: list[str] = []  # what had to be changed on the way, for the log
+        self.taking = 0  # the step that is being taken
         self.run = runs[0]
         self.data = data
         set_rounding(self.run.precision)
@@ -144,6 +146,7 @@ class Engine:
     def _step(self, turn_K: Sequence[Turn]) -> Tensor:
         """One step of every row; losses of shape (K,)."""
         seeds, steps = [run.seed for run in self.runs], [turn.step for turn in turn_K]
+        self.taking = max(steps) + 1
         batches = self.data.batches(seeds, steps, self.run.sequences, self.run.context)
         return self.update(
             torch.from_numpy(batches).to(self.device),
@@ -189,6 +192,8 @@ class Engine:
 
     def _gradients(self, tokens_KBT1: Tensor) -> Tensor:
         """Forward and backward of every row, in micro-batches; losses of shape (K,), float64."""
+        if fault.PLANNED:
+            fault.hit("engine.gradients", self.taking)
         people = self.population
         people.refresh()
         sequences = tokens_KBT1.shape[1]

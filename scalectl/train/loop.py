@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from scalectl.core import fault
 from scalectl.core.job import Job, State
 from scalectl.core.rows import HELD_OUT, LOSS, TRAIN, Row
 from scalectl.core.run import RunConfig
@@ -191,6 +192,8 @@ class Trainer:
         losses_SK = self.engine.learn([[seat.turn(ahead) for seat in self.seats] for ahead in range(count)])
         ends: list[Ended] = []
         for k, seat in enumerate(self.seats):
+            if fault.PLANNED and fault.hit("engine.loss", seat.step + count, since=seat.step) == "nan":
+                losses_SK[-1, k] = math.nan
             for loss in losses_SK[:, k].tolist():
                 if not math.isfinite(loss):
                     before = "the start" if math.isnan(seat.last_loss) else f"{seat.last_loss:.3g}"

@@ -1,12 +1,16 @@
 """A worker process: long-lived, pinned, single-threaded; jobs come in as JSON lines, messages go out as JSON lines.
 
-    python -m scalectl.train.worker STORE PARENT CPU|-   jobs on stdin, messages on stdout, everything printed on stderr
+    python -m scalectl.train.worker STORE PARENT CPU|- [detached]
+
+Jobs on stdin, messages on stdout, everything printed on stderr. It dies with PARENT, unless it is detached: then it
+ends its job, and whoever sweeps next takes it over.
 
 The store is the truth about every run; messages only feed the progress display.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -16,7 +20,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from scalectl.core.errors import ScalectlError
+from scalectl.core import fault
+from scalectl.core.errors import DeviceError, ScalectlError
 from scalectl.core.job import Job, Placement
 from scalectl.core.run import record, restore
 from scalectl.models import MODELS
@@ -73,7 +78,8 @@ def messages() -> Callable[[Mapping[str, Any]], None]:
     os.dup2(2, 1)
 
     def tell(message: Mapping[str, Any]) -> None:
-        out.write(json.dumps(message) + "\n")
+        with contextlib.suppress(BrokenPipeError):  # nobody listens to a detached worker whose keeper is gone
+            out.write(json.dumps(message) + "\n")
 
     return tell
 
@@ -100,9 +106,15 @@ def spread(placement: Placement) -> None:
     torch.set_num_threads(placement.threads)
 
 
-def main(store_root: str, parent: int, cpu: str) -> None:
+def main(store_root: str, parent: int, cpu: str, *, detached: bool = False) -> None:
     """Serve jobs until stdin ends."""
-    die_with(parent)
+    from scalectl.store.live import NOBODY, Keeper, process_start
+
+    keeper = NOBODY
+    if detached:
+        keeper = Keeper(parent, process_start(parent) or 0)
+    else:
+        die_with(parent)
     stop = _Stop()
     tell = messages()
     settle(cpu)
@@ -113,10 +125,16 @@ def main(store_root: str, parent: int, cpu: str) -> None:
     tell({"event": "ready"})
     for line in iter(sys.stdin.readline, ""):
         stop.busy = True
+        tell({"event": "received"})
+        if fault.PLANNED:
+            fault.hit("worker.received")
         job = decode(line)
         spread(job.placement)
         try:
-            Attempt(store, job, tell, lambda: stop.asked).run()
+            Attempt(store, job, tell, lambda: stop.asked, keeper).run()
+        except DeviceError as error:
+            tell({"event": "device", "message": error.what})
+            os._exit(error.exit_code)  # nothing that this process asks of the device is answered any more
         except ScalectlError as error:
             tell({"event": "refused", "exit_code": error.exit_code, "message": str(error)})
         tell({"event": "over"})
@@ -126,4 +144,4 @@ def main(store_root: str, parent: int, cpu: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), sys.argv[3])
+    main(sys.argv[1], int(sys.argv[2]), sys.argv[3], detached=sys.argv[4:] == ["detached"])

@@ -108,7 +108,7 @@ def test_workers_that_die_before_their_job_begins_stop_the_sweep(store, executor
 
 
 def test_a_killed_worker_loses_its_run_which_goes_on_from_its_checkpoint_bit_equal(store, executor, tmp_path):
-    run = run_of(steps=4_000)
+    run = run_of(steps=1_200)
     killed = False
     events = []
     for event in drive([job_of(run, checkpoint_seconds=0.2)], executor, store, Policy(retries=2), lambda: 0):
@@ -117,7 +117,7 @@ def test_a_killed_worker_loses_its_run_which_goes_on_from_its_checkpoint_bit_equ
             killed = True
             os.kill(worker_pids(executor)[0], signal.SIGKILL)
     assert killed
-    assert any(isinstance(event, JobOver) and event.died and "SIGKILL" in event.message for event in events)
+    assert any(isinstance(event, JobOver) and event.died and "killed; last seen" in event.message for event in events)
     assert state_of(store, run.run_id).state is State.DONE
     other = open_store(tmp_path / "quiet")
     other.prepare()
@@ -134,7 +134,7 @@ def test_a_run_whose_process_always_dies_is_tried_a_bounded_number_of_times(stor
     run = run_of(steps=100_000)
     deaths = 0
     for event in drive([job_of(run, checkpoint_seconds=1e9)], executor, store, Policy(retries=2), lambda: 0):
-        if isinstance(event, Beat) and worker_pids(executor):
+        if isinstance(event, Beat) and event.runs and worker_pids(executor):
             os.kill(worker_pids(executor)[0], signal.SIGKILL)
         deaths += isinstance(event, JobOver) and event.died
     assert deaths == 3
