@@ -15,7 +15,7 @@ from scalectl.core.units import counted
 from scalectl.fit.against import Comparison, compare
 from scalectl.fit.approaches import Approach, approaches
 from scalectl.fit.objective import parse_objective
-from scalectl.laws import LAWS
+from scalectl.laws import LAWS, untied
 from scalectl.report.views import FitView, StatedExponent
 from scalectl.store.points import curve_points
 
@@ -41,7 +41,7 @@ def beside(view: FitView, request: Request, result: Result, *, approach: str | N
 
 def _joint(result: Result) -> Fitted:
     for held in result.fitted:
-        if set(held.fit.law.axes) == {"N", "D"} and {"alpha", "beta"} <= set(held.fit.law.names):
+        if set(held.fit.law.axes) == {"N", "D"} and {"alpha", "beta"} <= set(untied(held.fit.law, held.fit.theta)):
             return held
     raise UsageError(
         f"the approaches need a law of N and D beside them; fitted: {', '.join(h.summary.law for h in result.fitted)}",

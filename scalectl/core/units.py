@@ -101,14 +101,27 @@ def estimate(value: float, low: float, high: float) -> tuple[str, str, str]:
 def estimate_scaled(
     value: float, low: float, high: float, show: Callable[[float], str] = count
 ) -> tuple[str, str, str]:
-    """Like `estimate` for quantities over many decades: each number with its own prefix, "4.1 B".
+    """Like `estimate` for quantities over many decades: all with the prefix of the value, "4.1 B".
 
     Bounds are rounded outwards to two digits; below one of what is counted to 0 and 1, from UNREACHABLE on to infinity.
     Args: show: `count` for parameters and tokens, `si` for FLOP.
     """
     down = float(_outwards(low, 2, down=True)) if low >= 1 else 0.0
     up = float(_outwards(max(high, 1.0), 2, down=False)) if high <= UNREACHABLE else math.inf
-    return "<1" if 0 < value < 1 else show(value), show(down), show(up)
+    shown = "<1" if 0 < value < 1 else show(value)
+    if not math.isfinite(value):
+        return shown, show(down), show(up)
+    prefix = shown.partition(" ")[2]
+    power = (_COUNT if show is count else _LARGE).index(prefix)
+
+    def end(bound: float) -> str:
+        small = bound / 1000.0**power
+        if bound == 0 or math.isinf(bound):
+            return f"{bound:g}"
+        text = _plain(small, 2) if 0.001 <= small < 10_000 else exponential(small)
+        return f"{text} {prefix}".strip()
+
+    return shown, end(down), end(up)
 
 
 def measured(value: float, error: float) -> tuple[str, str]:

@@ -25,6 +25,7 @@ from scalectl.core.errors import FitError
 from scalectl.core.rows import Floats, Points
 from scalectl.core.units import counted
 from scalectl.fit.bootstrap import Draws
+from scalectl.fit.describe import optimal
 from scalectl.fit.estimate import Fit
 from scalectl.fit.predict import FLOPS_PER_PARAMETER_TOKEN
 from scalectl.fit.stats import interval
@@ -321,18 +322,10 @@ def _second(points: Points, joint: Fit, level: float, rng: np.random.Generator, 
 
 
 def _third(joint: Fit, draws: Draws | None, level: float) -> Approach:
-    a, b = _law_exponents(joint)
-    if draws is None:
-        return Approach(3, "joint fit", a, b, UNKNOWN, UNKNOWN, level, "run", len(joint.points))
-    theta = draws.theta()
-    alpha, beta = theta["alpha"][:, 0], theta["beta"][:, 0]
-    both = [interval(x / (alpha + beta), draws, level, 0.0, 1.0) for x in (beta, alpha)]
-    return Approach(3, "joint fit", a, b, both[0], both[1], level, draws.unit, draws.units)
-
-
-def _law_exponents(joint: Fit) -> tuple[float, float]:
-    alpha, beta = joint.theta["alpha"], joint.theta["beta"]
-    return beta / (alpha + beta), alpha / (alpha + beta)
+    point, intervals = optimal(joint, draws, level)
+    a, b = (intervals.get(name, UNKNOWN) for name in "ab")
+    over = ("run", len(joint.points)) if draws is None else (draws.unit, draws.units)
+    return Approach(3, "joint fit", point["a"], point["b"], a, b, level, *over)
 
 
 def _resampled(frontier: Frontier, units: npt.NDArray[np.int64], rng: np.random.Generator, resamples: int) -> Floats:
@@ -361,13 +354,14 @@ def _intervals(values: Floats, units: int, level: float) -> tuple[Interval, Inte
     if not len(values):
         return UNKNOWN, UNKNOWN
     held = Draws(("a", "b"), values, "run", units, units - 2, 0, 1.0)
-    return interval(values[:, 0], held, level), interval(values[:, 1], held, level)
+    a, b = (interval(column, held, level, scale="linear") for column in values.T)
+    return a, b
 
 
 def _bias(read: Callable[[Points], Frontier], points: Points, joint: Fit) -> float | None:
     exact = np.asarray(joint.law.predict(joint.theta, points), dtype=np.float64)
     try:
-        return read(replace(points, L=exact)).exponents()[0] - _law_exponents(joint)[0]
+        return read(replace(points, L=exact)).exponents()[0] - optimal(joint, None, 0.95)[0]["a"]
     except FitError:
         return None
 

@@ -22,9 +22,9 @@ from scalectl.fit.stats import (
     aicc,
     confint,
     doubling,
-    interval,
     misfit,
     optimal_exponents,
+    optimal_intervals,
     outliers,
     seed_noise,
 )
@@ -100,7 +100,7 @@ def describe(
     else:
         one = holdout(fitted) if hold is None else holdout(fitted, hold[1], hold[0])
         held_out = () if one is None else (one,)
-    optimal, optimal_intervals = _optimal(fitted, chief, level)
+    exponents, exponent_intervals = optimal(fitted, chief, level)
     far = outliers(fitted)
     summary = Summary(
         law=law.name,
@@ -129,8 +129,8 @@ def describe(
         aicc=aicc(fitted),
         holdout=held_out,
         doubling=_doubling(fitted, intervals) if law.names == ("A", "alpha") else None,
-        optimal=optimal,
-        optimal_intervals=optimal_intervals,
+        optimal=exponents,
+        optimal_intervals=exponent_intervals,
         seed_noise=seed_noise(fitted),
         misfit=misfit(fitted),
         outliers=far,
@@ -227,7 +227,8 @@ def _doubling(fitted: Fit, intervals: Mapping[str, Interval]) -> tuple[float, fl
     return float(doubling(alpha)), *((float(doubling(low)), float(doubling(high))) if known else (low, high))
 
 
-def _optimal(fitted: Fit, draws: Draws | None, level: float) -> tuple[dict[str, float], dict[str, Interval]]:
+def optimal(fitted: Fit, draws: Draws | None, level: float) -> tuple[dict[str, float], dict[str, Interval]]:
+    """Exponents a and b of N* and D* with their intervals, by name; none of a law that has no α and β."""
     point = untied(fitted.law, fitted.theta)
     if fitted.law.axes != ("N", "D") or not {"alpha", "beta"} <= set(point):
         return {}, {}
@@ -235,9 +236,8 @@ def _optimal(fitted: Fit, draws: Draws | None, level: float) -> tuple[dict[str, 
     found = {"a": float(a), "b": float(b)}
     if draws is None:
         return found, {}
-    theta = untied(fitted.law, draws.theta())
-    drawn = optimal_exponents(theta["alpha"][:, 0], theta["beta"][:, 0])
-    return found, {name: interval(values, draws, level, 0.0, 1.0) for name, values in zip("ab", drawn, strict=True)}
+    drawn = untied(fitted.law, draws.known())
+    return found, dict(zip("ab", optimal_intervals(drawn["alpha"], drawn["beta"], draws, level), strict=True))
 
 
 def _not_identified(fitted: Fit, unsure: Sequence[str], intervals: Mapping[str, Interval], spare: int) -> str:

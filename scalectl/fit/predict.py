@@ -88,8 +88,7 @@ def allocate(fitted: Fit, draws: Draws, level: float, C: float) -> Allocation:
     if not (math.isfinite(C) and C > 0):
         raise UsageError(f"C={C:g} is not a positive budget in FLOP")
     best_N, best_D = optimum(fitted.law, {k: np.array([[v]]) for k, v in fitted.theta.items()}, C, fitted)
-    draw_N, draw_D = optimum(fitted.law, draws.theta(), C, fitted)
-    losses = np.asarray(fitted.law.predict(draws.theta(), where(N=draw_N, D=draw_D)), dtype=np.float64)[:, 0]
+    draw_N, draw_D, losses = _frontier(fitted.law, draws, C, fitted)
     loss = float(fitted.law.predict(fitted.theta, where(N=best_N[0], D=best_D[0]))[0])
     at = {"C": C}
     far = {"C": beyond(fitted, "C", C)}
@@ -100,8 +99,8 @@ def allocate(fitted: Fit, draws: Draws, level: float, C: float) -> Allocation:
 
     return Allocation(
         C=C,
-        N=part("N", float(best_N[0, 0]), draw_N[:, 0]),
-        D=part("D", float(best_D[0, 0]), draw_D[:, 0]),
+        N=part("N", float(best_N[0, 0]), draw_N),
+        D=part("D", float(best_D[0, 0]), draw_D),
         L=part("L", loss, losses),
     )
 
@@ -122,6 +121,24 @@ def optimum(law: Law, theta: Theta, C: Any, fitted: Fit) -> tuple[Floats, Floats
     shape = np.broadcast_shapes(*(np.shape(values) for values in theta.values()), np.shape(C))
     ln_N = _bisect(lambda x: slope(x) > 0, np.full(shape, middle - REACH), np.full(shape, middle + REACH))
     return np.exp(ln_N), np.exp(product - ln_N)
+
+
+@np.errstate(all="ignore")
+def _frontier(law: Law, draws: Draws, C: float, fitted: Fit) -> tuple[Floats, Floats, Floats]:
+    """N*, D* and the loss there by draw, each (draws,).
+
+    Where a draw's loss does not depend on N it is lowest at no N and endless D, short of sizes that the points cannot
+    speak of, and the other way round: those ends are open, whatever exponent the optimiser left behind.
+    """
+    N, D = (held[:, 0] for held in optimum(law, draws.theta(), C, fitted))
+    losses = np.asarray(law.predict(draws.theta(), where(N=N[:, None], D=D[:, None])), dtype=np.float64)[:, 0]
+    nowhere = np.full((len(draws), 1), 1e300)
+    floor = np.asarray(law.predict(draws.theta(), where(N=nowhere, D=nowhere)), dtype=np.float64)[:, 0]
+    for axis, none, endless in (("N", N, D), ("D", D, N)):
+        blind = draws.blind.get(axis, np.zeros(len(draws), dtype=bool))
+        none[blind], endless[blind] = -math.inf, math.inf
+        losses[blind] = floor[blind]
+    return N, D, losses
 
 
 def reach(fitted: Fit, draws: Draws, level: float, loss: float, **given: float) -> Prediction:
@@ -156,6 +173,9 @@ def reach(fitted: Fit, draws: Draws, level: float, loss: float, **given: float) 
 
     value = float(solve({k: np.array([[v]]) for k, v in fitted.theta.items()})[0, 0])
     values = solve(draws.theta())[:, 0]
+    if what == "C" and law.axes != ("C",):
+        for blind in draws.blind.values():  # then any budget will do, as in `_frontier`
+            values[blind & np.isfinite(values)] = -math.inf
     low, high = interval(values, draws, level, low=0.0)
     return Prediction(
         what=what,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from statistics import NormalDist
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -60,45 +62,84 @@ def stretch(draws: Draws, level: float) -> float:
     return student_quantile(upper, draws.spare) / NormalDist().inv_cdf(upper)
 
 
-def interval(values: Floats, draws: Draws, level: float, low: float = -math.inf, high: float = math.inf) -> Interval:
+def interval(
+    values: Floats,
+    draws: Draws,
+    level: float,
+    low: float = -math.inf,
+    high: float = math.inf,
+    scale: Scale | None = None,
+) -> Interval:
     """Percentile interval of any quantity computed per draw, widened for few units, cut to low..high.
 
-    Args: values: (draws,); infinite where a draw does not allow the quantity; level: confidence, such as .95.
-    Quantities that are always positive are widened on the log scale.
+    Args: values: (draws,); infinite where a draw does not allow the quantity, NaN where it leaves it open: such a draw
+    lies beyond either end, so that a few of them move both ends outwards and (1 - level) / 2 of them open both; level:
+    confidence, such as .95; scale: on which it is widened, logarithmic for what is always positive and linear for all
+    else if None.
     """
     if not 0 < level < 1:
         raise UsageError(f"level {level:g} is not between 0 and 1", remedy="0.95 is usual")
     factor = stretch(draws, level)
-    if np.isnan(values).any() or not math.isfinite(factor):
+    known = values[~np.isnan(values)]
+    if not known.size or not math.isfinite(factor):
         return low, high
-    bottom, middle, top = np.sort(values)[_ranks(len(values), level)]
-    positive = bool((values > 0).all())
-    if positive:
-        with np.errstate(divide="ignore"):
-            bottom, middle, top = np.log(bottom), np.log(middle), np.log(top)
-    if not np.isfinite(middle):
+    if scale is None:
+        scale = "log" if bool((known[np.isfinite(known)] > 0).all()) else "linear"
+    there, back = SCALES[scale]
+    first, last = _ranks(len(values), level)
+    bottom = there(float(np.sort(np.where(np.isnan(values), -math.inf, values))[first]))
+    top = there(float(np.sort(np.where(np.isnan(values), math.inf, values))[last]))
+    with np.errstate(invalid="ignore"):
+        middle = there(float(np.median(known)))
+    if not math.isfinite(middle):
         return low, high
-    wide = [middle - factor * (middle - bottom), middle + factor * (top - middle)]
-    if positive:
-        wide = [math.exp(min(x, 700.0)) if math.isfinite(x) else (math.inf if x > 0 else 0.0) for x in wide]
-    return max(low, float(wide[0])), min(high, float(wide[1]))
+    ends = back(middle - factor * (middle - bottom)), back(middle + factor * (top - middle))
+    return max(low, ends[0]), min(high, ends[1])
 
 
-def _ranks(n: int, level: float) -> npt.NDArray[np.int64]:
+def _log(x: float) -> float:
+    return math.log(x) if 0 < x < math.inf else (math.inf if x > 0 else -math.inf)
+
+
+def _exp(x: float) -> float:
+    return math.exp(min(x, 700.0)) if math.isfinite(x) else (math.inf if x > 0 else 0.0)
+
+
+def _logit(x: float) -> float:
+    return math.log(x) - math.log1p(-x) if 0 < x < 1 else (math.inf if x > 0.5 else -math.inf)
+
+
+def _share(x: float) -> float:
+    return 1 / (1 + _exp(-x))
+
+
+Scale = Literal["linear", "log", "share"]
+SCALES: dict[Scale, tuple[Callable[[float], float], Callable[[float], float]]] = {
+    "linear": (float, float),
+    "log": (_log, _exp),
+    "share": (_logit, _share),  # of what lies between 0 and 1, so that a share and the rest are mirror images
+}
+
+
+def _ranks(n: int, level: float) -> tuple[int, int]:
     # Whole ranks, outwards: an interval never interpolates into an infinite draw, and never narrows.
     tail = (1 - level) / 2 * (n - 1)
-    return np.array([math.floor(tail + 1e-9), n // 2, math.ceil(n - 1 - tail - 1e-9)])
+    return math.floor(tail + 1e-9), math.ceil(n - 1 - tail - 1e-9)
 
 
 def confint(draws: Draws, level: float, fitted: Fit) -> dict[str, Interval]:
-    """Interval of every free parameter by name, inside the law's bounds; a floor stays below the lowest fitted loss."""
+    """Interval of every free parameter by name, inside the law's bounds; a floor stays below the lowest fitted loss.
+
+    An end that is open stays so: a bound on the search is no bound on what the draws allow.
+    """
     lowest = float(np.min(fitted.law.predict(fitted.theta, fitted.points)))
     found = {}
-    for k, name in enumerate(draws.names):
+    for name, values in draws.known().items():
         if name not in fitted.fixed:
             parameter = fitted.law.parameter(name)
-            high = min(parameter.high, lowest) if parameter.floor else parameter.high
-            found[name] = interval(draws.values[:, k], draws, level, parameter.low, high)
+            low, high = interval(values, draws, level, parameter.low)
+            highest = min(parameter.high, lowest) if parameter.floor else parameter.high
+            found[name] = low, high if math.isinf(high) and not parameter.floor else min(high, highest)
     return found
 
 
@@ -112,6 +153,12 @@ def optimal_exponents(alpha: Floats | float, beta: Floats | float) -> tuple[Floa
     total = np.asarray(alpha) + np.asarray(beta)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.asarray(beta / total), np.asarray(alpha / total)
+
+
+def optimal_intervals(alpha: Floats, beta: Floats, draws: Draws, level: float) -> tuple[Interval, Interval]:
+    """Of a and b, from α and β of each draw (draws,): mirror images, since a + b = 1."""
+    low, high = interval(optimal_exponents(alpha, beta)[0], draws, level, 0.0, 1.0, "share")
+    return (low, high), (1 - high, 1 - low)
 
 
 def aicc(fitted: Fit) -> float:

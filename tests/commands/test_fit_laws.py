@@ -50,6 +50,12 @@ def test_a_tie_that_means_nothing_is_said(scalectl, surface, flags, said):
     assert said in done.stderr
 
 
+def test_the_third_approach_reads_tied_exponents(scalectl, surface):
+    flags = ["--approach", 3, "--tie", "alpha=beta", "--bootstrap", 100]
+    held = json.loads(scalectl("fit", "runs.csv", *flags, "--json", cwd=surface).stdout)["approaches"][0]
+    assert (held["a"], held["b"], held["a_interval"]) == (0.5, 0.5, [0.5, 0.5])
+
+
 def facts(scalectl, folder, *flags):
     return json.loads(scalectl("fit", "runs.csv", *flags, "--bootstrap", 100, "--json", cwd=folder).stdout)
 

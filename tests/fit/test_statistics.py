@@ -11,8 +11,10 @@ from numpy.testing import assert_allclose
 from scalectl.core.errors import FitError, UsageError
 from scalectl.core.rows import Points
 from scalectl.fit.bootstrap import Draws, bootstrap, sizes
+from scalectl.fit.describe import optimal
 from scalectl.fit.estimate import fit
 from scalectl.fit.objective import LAD, LOG_MSE, MSE, Huber
+from scalectl.fit.predict import allocate
 from scalectl.fit.profile import profile
 from scalectl.fit.stats import (
     aicc,
@@ -21,12 +23,13 @@ from scalectl.fit.stats import (
     interval,
     misfit,
     optimal_exponents,
+    optimal_intervals,
     outliers,
     seed_noise,
     stretch,
     student_quantile,
 )
-from scalectl.laws import LAWS, law_on
+from scalectl.laws import LAWS, law_on, where
 
 SIZES = np.array([2e3, 8e3, 3.2e4, 1.3e5, 5e5])
 POWER, POWER_CONSTANT = LAWS["power"], LAWS["power+constant"]
@@ -151,6 +154,45 @@ def test_infinite_draws_open_an_interval():
     low, high = interval(values, some_draws(values), 0.95)
     assert 2.9 < low < 3.5
     assert high == math.inf
+
+
+def test_a_draw_that_leaves_a_quantity_open_counts_beyond_both_ends():
+    values = np.linspace(1.0, 2.0, 100)
+    whole = interval(values, some_draws(values), 0.9)
+    few, many = values.copy(), values.copy()
+    few[40:44], many[40:46] = np.nan, np.nan
+    some = interval(few, some_draws(few), 0.9)
+    assert 0.99 < some[0] < whole[0] < whole[1] < some[1] < 2.02
+    assert interval(many, some_draws(many), 0.9) == (0.0, math.inf)  # 6 of 100 beyond either end, 5 may be
+    assert interval(many, some_draws(many), 0.9, 0.5, 5.0) == (0.5, 5.0)
+
+
+def test_intervals_of_the_two_optimal_exponents_are_mirror_images():
+    rng = np.random.default_rng(0)
+    alpha, beta = rng.lognormal(-1.2, 0.4, 201), rng.lognormal(-1.5, 0.3, 201)
+    a, b = optimal_intervals(alpha, beta, some_draws(alpha, spare=4), 0.95)
+    assert_allclose([b[0], b[1]], [1 - a[1], 1 - a[0]], rtol=1e-12)
+    b_itself = interval(alpha / (alpha + beta), some_draws(alpha, spare=4), 0.95, 0.0, 1.0, "share")
+    assert_allclose(b, b_itself, rtol=1e-12)
+    assert 0 < a[0] < a[1] < 1
+
+
+def test_the_exponent_of_a_term_that_draws_leave_out_has_open_ends():
+    N, D = (x.ravel() for x in np.meshgrid(np.geomspace(1e4, 1e6, 5), np.geomspace(1e6, 1e8, 5)))
+    law = LAWS["kaplan"]
+    theta = {**law.example, "A": 1e-6}  # the size matters nowhere
+    L = law.predict(theta, where(N=N, D=D)) * np.exp(0.005 * np.random.default_rng(3).standard_normal(25))
+    fitted = fit(law, Points(L=L, N=N, D=D, size=N))
+    draws = bootstrap(fitted, 200, "size", np.random.default_rng(0))
+    assert draws.blind["N"].mean() > 0.03  # more than the 2.5 % that open an end
+    assert not draws.blind["D"].any()
+    found = confint(draws, 0.95, fitted)
+    assert found["alpha"] == (0.0, math.inf)
+    assert 0.5 * theta["beta"] < found["beta"][0] < found["beta"][1] < 2 * theta["beta"]
+    best = allocate(fitted, draws, 0.95, 1e15)
+    assert best.N.interval[0] == 0
+    assert best.D.interval[1] == math.inf
+    assert optimal(fitted, draws, 0.95)[1]["a"] == (0.0, 1.0)
 
 
 @pytest.mark.parametrize("objective", [Huber(), Huber(0.1), MSE, LOG_MSE], ids=str)
