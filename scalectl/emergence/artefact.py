@@ -1,0 +1,156 @@
+"""Whether a jump is made by the metric: a continuous twin of the score then goes straight through it.
+
+Exact match of P places, each right with a probability that grows as a power law, is a product that jumps although
+nothing else does (Schaeffer et al. 2023, arXiv 2304.15004). The twin of a score is the loss behind it,
+-log p(answer), or what the product of its per-position accuracies would be; its log is a line in log N under a smooth
+law, and a hinge where the ability itself appears.
+
+Dimensions: K places along the axis, P positions of an answer, B data sets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from scalectl.core.errors import FitError
+from scalectl.core.rows import Floats
+
+Origin = Literal["metric-driven", "genuine", "undetermined"]
+
+REPRODUCED = 0.05  # largest difference between exact match and the product that counts as none. Ours.
+STRAIGHT = 0.8  # share of the twin's change that a line explains, at least, where it is called one. Ours.
+STEEPER = 2.0  # times steeper after the break than before, at least, where the ability is said to appear. Ours.
+ALPHA = 0.05
+FEWEST = 5  # places; a hinge has four parameters
+DRAWS = 2000
+# Scatter of ln(-log p) that nobody can measure away: a curve that bends by less is straight. Ours.
+LEAST_SCATTER = 0.02
+
+
+@dataclass(frozen=True)
+class Hinge:
+    """A line, or one with a break, through y over x [decades].
+
+    p_value: of the line against the break; knot: where the break begins; before, after: slopes up to it and from it on,
+    to the end or to where the old slope is back; straight: share of the variance of y that the line explains.
+    """
+
+    p_value: float
+    knot: float
+    before: float
+    after: float
+    straight: float
+
+
+@dataclass(frozen=True)
+class Twin:
+    """What a continuous twin says about a jump.
+
+    name: of the twin; place and loss: -log p of the answer there, each (K,); product: of the per-position accuracies,
+    (K,) or None; difference: largest one between it and the score; reproduced: whether that is none.
+    """
+
+    verdict: Origin
+    name: str
+    place: Floats
+    loss: Floats
+    hinge: Hinge
+    product: Floats | None
+    difference: float | None
+    reproduced: bool | None
+    because: str
+
+
+def artefact(
+    place: Floats,
+    score: Floats,
+    rng: np.random.Generator,
+    *,
+    loss: Floats | None = None,
+    name: str = "",
+    positions: Sequence[Floats] = (),
+    items: Floats | None = None,
+) -> Twin:
+    """The verdict of a continuous twin.
+
+    Args: place: along the axis, ascending, (K,); score: exact match there; loss: -log p of the answer [any unit], named
+    `name`, if it is known; positions: accuracies of the P positions, each (K,); items: behind each score.
+    Returns: the twin; it is `loss`, and the product of the positions where that is not known.
+    Raises: FitError without either, with fewer than 5 places, or a loss that is not positive.
+    """
+    product = np.prod(np.stack(list(positions)), axis=0) if positions else None
+    if loss is None:
+        if product is None:
+            raise FitError("no continuous twin is known", remedy="name one: --twin COL")
+        end = np.full(len(score), 1e-3) if items is None else 0.5 / items
+        loss, name = -np.log(np.clip(product, end, 1 - end)), "product of the per-position accuracies"
+    if len(place) < FEWEST:
+        raise FitError(f"{len(place)} sizes are too few to tell a line from a hinge", remedy=f"it takes {FEWEST}")
+    if not (np.isfinite(loss) & (loss > 0)).all():
+        raise FitError(f"{name} is {loss[~(loss > 0)][0]:g} somewhere; -log p of an answer is above 0")
+    found = line_or_hinge(np.log10(place), np.log(loss), rng)
+    difference = None if product is None else float(np.abs(product - score).max())
+    reproduced = None if difference is None else difference <= REPRODUCED
+    verdict, because = _verdict(found, name)
+    if difference is not None:
+        made = "reproduces" if reproduced else "does not reproduce"
+        because += f"; the product of the per-position accuracies {made} the score (within {difference:.2g})"
+    return Twin(verdict, name, place, loss, found, product, difference, reproduced, because)
+
+
+def _verdict(found: Hinge, name: str) -> tuple[Origin, str]:
+    if found.before >= 0 and found.after >= 0:
+        return "undetermined", f"{name} does not improve"
+    steeper = -found.after >= STEEPER * max(-found.before, 0.0)
+    if found.p_value <= ALPHA and steeper:
+        where = f"{10**found.knot:.3g}"
+        return "genuine", f"{name} itself bends at {where}, from slope {found.before:.2g} to {found.after:.2g}"
+    if found.p_value <= ALPHA:
+        return "metric-driven", f"{name} improves before the jump as much as in it, and slower after"
+    if found.straight >= STRAIGHT:
+        explained = f"{100 * found.straight:.0f} %"
+        return "metric-driven", f"{name} is a power law through the jump (a line explains {explained})"
+    return "undetermined", f"{name} scatters too much to tell a line from a hinge (p = {found.p_value:.2g})"
+
+
+def line_or_hinge(x: Floats, y: Floats, rng: np.random.Generator, draws: int = DRAWS) -> Hinge:
+    """A power law against one break, of y = ln(loss) over x = log10 of the axis, both (n,).
+
+    A break is a hinge, with its knot between the second and the last place but one, or a fall of one or two gaps
+    between stretches of one slope. The p-value is by parametric bootstrap at the line, with normal scatter; the
+    statistic, what a break takes off the squares over what it leaves, has no scale.
+    """
+    places = np.unique(x)
+    knots = [(float(knot), np.inf) for knot in np.linspace(places[1], places[-2], 4 * (len(places) - 3) + 1)]
+    knots += [(float(places[k]), float(places[k + gaps])) for gaps in (1, 2) for k in range(1, len(places) - gaps - 1)]
+    line = np.stack([np.ones(len(x)), x], axis=1)
+    bent = [np.clip(x - first, 0.0, last - first) for first, last in knots]
+    bases = [_basis(line)] + [_basis(np.column_stack([line, column])) for column in bent]
+
+    def squares(data: Floats) -> Floats:  # (B, n) to (1 + knots, B)
+        return np.stack([(data**2).sum(1) - ((data @ q) ** 2).sum(1) for q in bases])
+
+    def statistic(left: Floats) -> Floats:
+        hinge = left[1:].min(0)
+        return np.asarray((left[0] - hinge) / (hinge + len(x) * LEAST_SCATTER**2))
+
+    centred = y - y.mean()
+    left = squares(centred[None])
+    fitted = bases[0] @ (bases[0].T @ centred)
+    scatter = np.sqrt(max(left[0][0], 0.0) / max(1, len(x) - 2))
+    simulated = fitted + max(scatter, LEAST_SCATTER) * rng.standard_normal((draws, len(x)))
+    exceeded = int((statistic(squares(simulated)) >= statistic(left)[0]).sum())
+    best = int(left[1:, 0].argmin())
+    design = np.column_stack([line, bent[best]])
+    slopes = np.linalg.lstsq(design, y, rcond=None)[0]
+    whole = float((centred**2).sum())
+    straight = 1 - float(left[0][0]) / whole if whole > 0 else 0.0
+    return Hinge((1 + exceeded) / (1 + draws), knots[best][0], float(slopes[1]), float(slopes[1] + slopes[2]), straight)
+
+
+def _basis(design: Floats) -> Floats:
+    return np.asarray(np.linalg.qr(design)[0])

@@ -1,0 +1,342 @@
+"""Whether a score is flat, rises smoothly, or jumps: likelihood-ratio tests by parametric bootstrap, then gates.
+
+Sources: Wei et al. 2022 (arXiv 2206.07682, absent in small models and present in large ones), Schaeffer et al. 2023
+(arXiv 2304.15004, jumps made by the metric), Hu et al. 2023 (arXiv 2310.03262, smooth laws that look sudden).
+
+Dimensions: B data sets, K places along the axis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from scalectl.core.rows import Floats
+from scalectl.emergence.curve import PRIOR, Curve, dispersion, simulate
+from scalectl.emergence.shapes import (
+    ONSET,
+    Best,
+    Rises,
+    best,
+    breaks,
+    deviance,
+    isotonic,
+    linear,
+    smooth,
+)
+from scalectl.emergence.threshold import Success, Threshold, first_above, success, threshold
+
+INSUFFICIENT, FLAT, SMOOTH = "insufficient", "flat", "smooth"
+COMPATIBLE = "emergent (compatible with a smooth law)"
+BREAK = "emergent (break beyond a smooth law)"
+EDGE, NON_MONOTONE, BIMODAL = "edge", "non-monotone", "bimodal"
+LABELS = (INSUFFICIENT, FLAT, SMOOTH, COMPATIBLE, BREAK, EDGE, NON_MONOTONE, BIMODAL)
+FLAGGED = (COMPATIBLE, BREAK, EDGE, BIMODAL)
+
+FEWEST_PLACES = 5  # a line has two parameters and a break four; fewer leave no scatter to judge by. Ours.
+LEAST_GAIN = 0.1  # emergence.md
+PLATEAU = 0.05  # above the floor that a plateau may lie (emergence.md)
+PLATEAU_PLACES = 2  # at least, below the onset. Ours: one small model is no plateau.
+# The plateau is at least so long beside the rise [decades over decades]. Source: ours; a rise over most of the sizes is
+# no jump. By simulation, of logistics over 2.5 of 3.5 decades 6 % pass at .5, 1 % at .55; of hinges 99 %, at .65 83 %.
+PLATEAU_SHARE = 0.55
+ALPHA = 0.05  # of false discoveries in a family
+FALL = 3.0  # standard errors of a fall that is one. Ours.
+FIRST_DRAWS, MOST_DRAWS, CHUNK = 200, 2000, 200
+WORTH_MORE = 0.05  # a p-value that the first draws put below it is worth the rest
+NEAR_SEEDS = 5  # training seeds near a threshold (emergence.md)
+
+
+@dataclass(frozen=True)
+class Tests:
+    """p-values of a flat curve, a flat or linear one, and the smooth law, against a break; draws: behind them."""
+
+    flat: float
+    linear: float
+    smooth: float
+    draws: int
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one curve is.
+
+    label: one of LABELS; gain: from the smallest to the largest place, of the isotonic fit; phi: over-dispersion; tests
+    and q_value, q_smooth: those of `linear` and `smooth` over the family, None where nothing was tested; threshold:
+    None unless flagged; success: share of seeds that have the ability, by place; because: one sentence.
+    """
+
+    curve: Curve
+    label: str
+    gain: float
+    phi: float
+    tests: Tests | None
+    q_value: float | None
+    q_smooth: float | None
+    threshold: Threshold | None
+    success: Success | None
+    because: str
+
+    @property
+    def flagged(self) -> bool:
+        """Whether the score jumps, by whatever law."""
+        return self.label in FLAGGED
+
+
+@dataclass(frozen=True)
+class Families:
+    """The curves that data over some places are fitted with."""
+
+    linear: Rises
+    smooth: Rises
+    breaks: Rises
+
+    @classmethod
+    def over(cls, x: Floats) -> Families:
+        """Those of the places x [log10 of the axis]."""
+        return cls(linear(x), smooth(x), breaks(x))
+
+
+def detect(
+    curves: Sequence[Curve],
+    rng: np.random.Generator,
+    *,
+    draws: int = MOST_DRAWS,
+    level: float = 0.9,
+) -> list[Verdict]:
+    """Verdicts of the tasks of one family, in the order given.
+
+    Args: curves: never of several families; rng: of the bootstrap; draws: most of them for a task that may jump, others
+    take a tenth; level: of the interval of a midpoint.
+    """
+    most = max(draws, int(2 * len(curves) / ALPHA)) if draws >= MOST_DRAWS else draws  # or no q-value gets below ALPHA
+    streams = rng.spawn(len(curves))
+    seen = [_look(curve, stream, most) for curve, stream in zip(curves, streams, strict=True)]
+    # a task that was too flat to test counts as one that was tested in vain: what it gains decided that
+    asked = [held for held in seen if held.label != INSUFFICIENT]
+    q_linear = discoveries([1.0 if held.tests is None else held.tests.linear for held in asked])
+    q_smooth = discoveries([1.0 if held.tests is None else held.tests.smooth for held in asked])
+    q_of = {id(held): (float(a), float(b)) for held, a, b in zip(asked, q_linear, q_smooth, strict=True)}
+    return [
+        _judge(held if held.tests is None else replace(held, q=q_of[id(held)][0], q_smooth=q_of[id(held)][1]), level)
+        for held in seen
+    ]
+
+
+def discoveries(p_values: Sequence[float]) -> Floats:
+    """q-values of Benjamini and Hochberg 1995, in the order of the p-values."""
+    p = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(p)
+    ratio = p[order] * len(p) / np.arange(1, len(p) + 1)
+    q = np.empty(len(p))
+    q[order] = np.minimum(1.0, np.minimum.accumulate(ratio[::-1])[::-1])
+    return q
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What needs no other curve. label, why: of a curve that needs no test; falls: in words, if it does."""
+
+    curve: Curve
+    gain: float
+    phi: float
+    families: Families | None = None
+    fitted: Best | None = None
+    tests: Tests | None = None
+    falls: str = ""
+    q: float | None = None
+    q_smooth: float | None = None
+    label: str = ""
+    why: str = ""
+
+
+def unable(task: str, family: str, why: str) -> Verdict:
+    """The verdict on a task whose scores are no curve."""
+    nothing = np.full(0, np.nan)
+    curve = Curve(task, family, nothing, nothing, nothing, np.nan, "auto")
+    return Verdict(curve, INSUFFICIENT, np.nan, np.nan, None, None, None, None, None, why)
+
+
+def _look(curve: Curve, rng: np.random.Generator, draws: int) -> _Seen:
+    score, items = curve.score[None], curve.items
+    fitted = isotonic(score, items)[0]
+    gain = float(fitted[-1] - fitted[0])
+    phi = float(dispersion(score, items)[0])
+    if len(curve.place) < FEWEST_PLACES:
+        few = f"{len(curve.place)} sizes; a break takes at least {FEWEST_PLACES}"
+        return _Seen(curve, gain, phi, label=INSUFFICIENT, why=few)
+    if np.ptp(curve.score) == 0:
+        return _Seen(curve, gain, phi, label=FLAT, why=f"every score is {curve.score[0]:.3g}")
+    falls = _falls(curve, phi)
+    if gain < LEAST_GAIN:
+        return _Seen(
+            curve, gain, phi, falls=falls, label=FLAT, why=f"it gains {gain:.2g} from end to end, below {LEAST_GAIN:g}"
+        )
+    families = Families.over(curve.x)
+    tests, fit = run_tests(families, curve.score, items, phi, rng, draws)
+    return _Seen(curve, gain, phi, families, fit, tests, falls)
+
+
+def run_tests(
+    families: Families, score: Floats, items: Floats, phi: float, rng: np.random.Generator, draws: int
+) -> tuple[Tests, Best]:
+    """The likelihood-ratio tests of one curve, and the break that fits it best.
+
+    The statistic is how much of the deviance a break takes off, over what it leaves: its scale is that of the scatter,
+    whatever φ is. Its law under each null comes from data simulated at that null's fit, beta-binomial with φ, and
+    fitted again (chi-square is no law of it: under the null, a threshold is not identified).
+    """
+    score = score[None]
+    alternative = best(families.breaks, score, items)
+    flat = np.array([float(score[0] @ items / items.sum())])
+    nulls = {
+        "flat": np.broadcast_to(flat[:, None], score.shape),
+        "linear": best(families.linear, score, items).predicted(families.linear),
+        "smooth": best(families.smooth, score, items).predicted(families.smooth),
+    }
+    seen = {name: _statistic(name, families, score, items)[0] for name in nulls}
+    exceeded = dict.fromkeys(nulls, 0)
+    done = dict.fromkeys(nulls, 0)
+    wanted = min(FIRST_DRAWS, draws)
+    while True:
+        for name, predicted in nulls.items():
+            while done[name] < wanted:
+                count = min(CHUNK, wanted - done[name])
+                simulated = simulate(predicted[0], items, phi, count, rng)
+                exceeded[name] += int((_statistic(name, families, simulated, items) >= seen[name]).sum())
+                done[name] += count
+        p_values = {name: (1 + exceeded[name]) / (1 + done[name]) for name in nulls}
+        if wanted >= draws or p_values["linear"] > WORTH_MORE or p_values["flat"] > WORTH_MORE:
+            break
+        wanted = draws
+    return Tests(p_values["flat"], p_values["linear"], p_values["smooth"], wanted), alternative
+
+
+def _statistic(null: str, families: Families, score: Floats, items: Floats) -> Floats:
+    """How much better a break is than a null, over what the break leaves, (B,)."""
+    left = best(families.breaks, score, items).deviance
+    if null == "flat":
+        held = deviance(score, items, (score @ items / items.sum())[:, None])
+    else:
+        held = best(getattr(families, null), score, items).deviance
+    return np.asarray((held - left) / (PRIOR + left))
+
+
+def _judge(held: _Seen, level: float) -> Verdict:
+    curve, tests = held.curve, held.tests
+    label, why, where, seeds = held.label, held.why, None, None
+    if held.falls and label != INSUFFICIENT:
+        label, why = NON_MONOTONE, held.falls
+    elif tests is not None:
+        assert held.fitted is not None
+        assert held.families is not None
+        assert held.q is not None
+        assert held.q_smooth is not None
+        gate = _gate(held, held.families, held.fitted)
+        if tests.flat > ALPHA:
+            label, why = FLAT, f"a gain of {held.gain:.2g} is within the scatter (p = {tests.flat:.2g})"
+        elif held.q > ALPHA:
+            label, why = SMOOTH, f"a straight line in the log is as good as a break (q = {held.q:.2g})"
+        elif gate:
+            label, why = SMOOTH, gate
+        else:
+            where = threshold(curve, held.phi, held.families.breaks, level)
+            seeds = success(curve, where)
+            label, why = _jump(curve, where, seeds, held.q_smooth)
+            where, why = _seeded(curve, where, why)
+    return Verdict(curve, label, held.gain, held.phi, tests, held.q, held.q_smooth, where, seeds, why)
+
+
+def _gate(held: _Seen, families: Families, fitted: Best) -> str:
+    """Why a break is no jump; empty if it is one."""
+    curve = held.curve
+    onset, end = rise_of(families.breaks, int(fitted.index[0]), curve.x)
+    below = curve.x <= onset + 1e-9
+    count = int(below.sum())
+    if count < PLATEAU_PLACES:
+        return f"it rises from the start: {count} of {len(below)} sizes lie below the onset"
+    level = float(curve.score[below] @ curve.items[below] / curve.items[below].sum())
+    if level > curve.floor + PLATEAU:
+        return f"below the onset it is {level:.2g}, not within {PLATEAU:g} of the floor {curve.floor:.2g}"
+    if onset - curve.x[0] < PLATEAU_SHARE * (end - onset):
+        return f"it rises over {end - onset:.2g} decades after a plateau of {onset - curve.x[0]:.2g}"
+    if first_above(curve, held.phi) >= len(curve.x):
+        return f"no size is above the floor of {curve.floor:.2g} by {PLATEAU:g} and its error"
+    return ""
+
+
+def rise_of(rises: Rises, index: int, x: Floats) -> tuple[float, float]:
+    """Onset and end of a rise [log10 of the axis], the end inside the places."""
+    middle, scale = float(rises.middle[index]), float(rises.scale[index])
+    if rises.kind[index] == "logistic":
+        return middle - ONSET * scale, min(middle + ONSET * scale, float(x[-1]))
+    if rises.kind[index] == "step":
+        below = x[x <= middle]
+        return float(below[-1]), float(x[len(below)])
+    return middle, float(x[-1])
+
+
+def _jump(curve: Curve, where: Threshold, seeds: Success | None, q_smooth: float) -> tuple[str, str]:
+    above = len(curve.place) - where.first
+    if seeds is not None and seeds.split:
+        place = curve.place[seeds.split[0]]
+        return (
+            BIMODAL,
+            f"at {place:.3g} seeds are of two kinds (p = {seeds.p_value:.2g}): each jumps by luck of its own",
+        )
+    if above == 1:
+        return EDGE, "only the largest size is above: the threshold is a lower bound, and no law can be told"
+    if q_smooth <= ALPHA:
+        return BREAK, f"no smooth law rises so fast (q = {q_smooth:.2g})"
+    return COMPATIBLE, f"absent below, present above; a smooth law rises as fast (q = {q_smooth:.2g})"
+
+
+def _seeded(curve: Curve, where: Threshold, why: str) -> tuple[Threshold | None, str]:
+    """The threshold as far as training seeds allow it."""
+    if curve.fewest_seeds is None:
+        return where, why
+    near = [len(curve.seeds[k]) for k in where.near]
+    if min(near) == 1:
+        return None, f"single seed: threshold not identified; {why}"
+    if min(near) < NEAR_SEEDS:
+        return where, f"{why}; {min(near)} seeds near the threshold, and it takes {NEAR_SEEDS}"
+    return where, why
+
+
+def _falls(curve: Curve, phi: float) -> str:
+    """In words, a fall of at least LEAST_GAIN that errors do not explain; empty without.
+
+    The error is that of the items and of what scatters about the best curve with one turn, so that the fall itself is
+    none of it.
+    """
+    score, items = curve.score[None], curve.items
+    K = len(items)
+    turned: list[npt.NDArray[np.float64]] = []
+    for turn in range(K):
+        for sign in (1.0, -1.0):
+            up = sign * isotonic(sign * score[:, : turn + 1], items[: turn + 1])
+            down = -sign * isotonic(-sign * score[:, turn + 1 :], items[turn + 1 :]) if turn + 1 < K else score[:, :0]
+            turned.append(np.concatenate([up, down], axis=1)[0])
+    curves = np.stack(turned)
+    spread = np.clip(curves, 0.5 / items, 1 - 0.5 / items)
+    pearson = (items * (curve.score - curves) ** 2 / (spread * (1 - spread))).sum(1)
+    kept = curves[int(pearson.argmin())]
+    blocks = 1 + np.count_nonzero(np.abs(np.diff(kept)) > 1e-12)
+    scatter = max(1.0, (PRIOR + float(pearson.min())) / (PRIOR + K - blocks))
+    peak = np.maximum.accumulate(kept)
+    drop = peak - kept
+    last = int(drop.argmax())
+    first = int(kept[: last + 1].argmax())
+    level = kept[[first, last]]
+    same = [kept == value for value in level]
+    worth = np.array([items[mask].sum() for mask in same])
+    error = float(np.sqrt((scatter * np.clip(level * (1 - level), 1e-4, None) / worth).sum()))
+    if drop[last] < LEAST_GAIN or drop[last] < FALL * error:
+        return ""
+    return (
+        f"it falls from {level[0]:.2g} at {curve.place[first]:.3g} to {level[1]:.2g} at {curve.place[last]:.3g}, "
+        f"{drop[last] / error:.1f} errors"
+    )

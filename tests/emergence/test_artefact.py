@@ -1,0 +1,79 @@
+"""A twin tells jumps of the metric from jumps of the model, and says so when it cannot."""
+
+import numpy as np
+import pytest
+
+from scalectl.core.errors import FitError
+from scalectl.emergence.artefact import artefact, line_or_hinge
+
+N = np.geomspace(1e4, 1e7, 8)
+X = np.log10(N) - 4
+
+
+def noisy(y, seed, scatter=0.1):
+    return np.exp(y + scatter * np.random.default_rng(seed).standard_normal(len(y)))
+
+
+TRUTHS = {
+    "a power law": (-0.6 * X, "metric-driven"),
+    "one that levels off": (-0.8 * np.minimum(X, 2), "metric-driven"),
+    "a hinge": (-0.1 * X - 1.2 * np.maximum(0, X - 1.6), "genuine"),
+    "a drop within one gap": (-0.1 * X - 2 * np.clip((X - 1.29) / 0.43, 0, 1), "genuine"),
+}
+
+
+@pytest.mark.parametrize("name", TRUTHS)
+def test_the_twin_says_what_it_is(name):
+    y, verdict = TRUTHS[name]
+    rng = np.random.default_rng(0)
+    found = [artefact(N, np.zeros(8), rng, loss=noisy(y, seed), name="loss").verdict for seed in range(40)]
+    assert found.count(verdict) >= 36, {held: found.count(held) for held in set(found)}
+
+
+def test_six_places_that_each_grow_smoothly_make_a_jump_and_are_seen_through():
+    right = 1 - 0.5 * 10 ** (-0.5 * X)
+    found = artefact(N, right**6, np.random.default_rng(0), positions=[right] * 6)
+    assert found.verdict == "metric-driven"
+    assert found.reproduced
+    assert found.difference == pytest.approx(0, abs=1e-12)
+    alone = artefact(N, right, np.random.default_rng(0), positions=[right] * 6)  # places that are right together
+    assert not alone.reproduced
+    assert "does not reproduce" in alone.because
+
+
+def test_multiplication_trained_here_is_driven_by_its_metric():
+    # emergence.md: exact match of 2 x 2-digit multiplication, which its per-position accuracies reproduce within .02
+    score = np.array([0.057, 0.084, 0.088, 0.237, 0.414, 0.648, 0.655])
+    each = np.repeat(score[None] ** 0.25, 4, axis=0)
+    found = artefact(np.geomspace(1.7e3, 99e3, 7), score + 0.015, np.random.default_rng(0), positions=list(each))
+    assert found.verdict == "metric-driven"
+    assert found.reproduced
+
+
+def test_a_twin_that_says_nothing_is_undetermined():
+    rng = np.random.default_rng(0)
+    assert artefact(N, np.zeros(8), rng, loss=noisy(0 * X, 1, 0.5), name="loss").verdict == "undetermined"
+    assert artefact(N, np.zeros(8), rng, loss=noisy(0.4 * X, 1, 0.02), name="loss").verdict == "undetermined"
+
+
+def test_a_line_is_called_a_break_as_rarely_as_the_level_says():
+    rng = np.random.default_rng(0)
+    p = np.array(
+        [line_or_hinge(X, -0.5 * X + 0.2 * rng.standard_normal(8), rng, draws=200).p_value for _ in range(300)]
+    )
+    assert 0.02 <= (p <= 0.05).mean() <= 0.09
+    assert 0.4 <= (p <= 0.5).mean() <= 0.6
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({}, "no continuous twin"),
+        ({"loss": np.r_[np.ones(7), 0.0], "name": "loss"}, "loss is 0 somewhere"),
+    ],
+)
+def test_a_twin_that_is_none_is_refused(more, said):
+    with pytest.raises(FitError, match=said):
+        artefact(N, np.zeros(8), np.random.default_rng(0), **more)
+    with pytest.raises(FitError, match="4 sizes are too few"):
+        artefact(N[:4], np.zeros(4), np.random.default_rng(0), loss=np.ones(4), name="loss")
