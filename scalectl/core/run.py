@@ -125,6 +125,11 @@ class RunConfig:
         return int(self.model.options.context)
 
     @property
+    def answers(self) -> int:
+        """Tokens at the end of a sequence that alone are judged, 0 for all targets."""
+        return int(getattr(self.model.options, "answers", 0))  # models that know nothing of them judge all
+
+    @property
     def batch_tokens(self) -> int:
         """Tokens in a batch."""
         return self.sequences * self.context

@@ -1,5 +1,6 @@
 """The decoder against independent implementations, and its ledger against what is really there."""
 
+import dataclasses
 import itertools
 import math
 
@@ -197,6 +198,69 @@ def test_flops_equal_torch_flop_counter(o):
     assert 3 * counter.get_total_flops() == ledger(o).flops_per_token() * batch.numel()
 
 
+ANSWERS = [
+    Options(16, 2, 4, 12, 19, answers=4, **changed)
+    for changed in ({}, {"norm_first": False}, {"tie": False, "norm": "rms", "position": "rotary"})
+]
+
+
+@pytest.mark.parametrize("o", ANSWERS, ids=str)
+def test_answers_are_the_last_targets_with_the_losses_that_they_have_among_all(o):
+    held, batch = views(o, (0, 1), std=0.3), tokens(o, k=2, length=o.context + 1)
+    every = dataclasses.replace(o, answers=0)
+    whole = forward.token_losses(held, batch, every).view(2, 3, o.context)[:, :, -4:].flatten(1)
+    assert torch.equal(forward.token_losses(held, batch, o), whole)
+    losses, right = forward.judge(held, batch, o)
+    guess = forward.logits(held, batch[..., :-1], every).view(2, 3, o.context, -1)[:, :, -4:].argmax(-1)
+    assert torch.equal(losses, whole)
+    assert torch.equal(right, (guess == batch[..., -4:]).flatten(1))
+    held = {name: view.requires_grad_() for name, view in held.items()}
+    mine, theirs = (
+        torch.autograd.grad(forward.token_losses(held, batch, options).view(2, 3, -1)[:, :, -4:].sum(), held.values())
+        for options in (o, every)
+    )
+    for one, other in zip(mine, theirs, strict=True):
+        assert (one - other).abs().max() <= 1e-12 * other.abs().max()
+
+
+@pytest.mark.parametrize("o", ANSWERS, ids=str)
+def test_the_head_reads_answers_alone_and_the_ledger_counts_that(o):
+    held = {name: view.to("meta") for name, view in views(o).items()}
+    batch = tokens(o, batch=5).to("meta")
+    with FlopCounterMode(display=False) as counter:
+        forward.logits(held, batch, o)
+    assert 3 * counter.get_total_flops() == pytest.approx(ledger(o).flops_per_token() * batch.numel(), rel=1e-12)
+    every = ledger(dataclasses.replace(o, answers=0)).flops_per_token()
+    assert every - ledger(o).flops_per_token() == pytest.approx(6 * o.vocab * o.d_model * (12 - 4) / 12)
+
+
+GENERATORS = [
+    Options(16, 2, 4, 12, 19, position=position, norm_first=norm_first, window=window)
+    for position, norm_first, window in itertools.product(("learned", "sinusoidal", "rotary"), (True, False), (0, 1, 5))
+]
+
+
+@pytest.mark.parametrize("o", GENERATORS, ids=str)
+def test_cached_decoding_equals_the_full_forward_pass(o, monkeypatch):
+    held, prompts, answers = views(o, (0, 1), std=0.5), tokens(o, k=2, batch=6, length=5), 8
+    seen, read = [], forward._read
+
+    def recorded(*arguments):
+        seen.append(read(*arguments))
+        return seen[-1]
+
+    monkeypatch.setattr(forward, "_read", recorded)
+    written = forward.generate(held, prompts, answers, o)
+    monkeypatch.undo()
+    assert written.shape == (2, 6, answers)
+    assert len(seen) == answers
+    whole = torch.cat([prompts, written], dim=2)
+    full = forward.logits(held, whole[..., :-1], o).view(2, 6, o.context, o.vocab)[:, :, -answers:]
+    assert (torch.stack(seen, dim=2) - full).abs().max() < 1e-11 * full.abs().max()
+    assert torch.equal(written, full.argmax(-1))
+    assert len(written.unique()) > 3  # no symbol repeated for ever
+
+
 def test_training_costs_three_forwards():
     held = {name: view.to("meta").requires_grad_() for name, view in views(SMALL).items()}
     batch = tokens(SMALL, length=SMALL.context + 1).to("meta")
@@ -251,6 +315,9 @@ def test_bad_combinations_name_the_key_and_what_would_do():
     assert {key for key, _ in problems(Options(0, 0, 4, 96, 256))} == {"d_model", "n_layer"}
     assert problems(Options(16, 2, 4, 96, 256, window=96)) == [
         ("window", "96 is no part of context = 96; 0 means all of it")
+    ]
+    assert problems(Options(16, 2, 4, 3, 19, answers=4)) == [
+        ("context", "3 is less than the 4 answer tokens of the task")
     ]
     assert problems(SMALL) == []
 

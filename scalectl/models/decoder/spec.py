@@ -9,7 +9,7 @@ Yang et al. 2022, arXiv 2203.03466, table 8 (muP in the form that allows a tied 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from scalectl.core.cost import Ledger, Tensor
@@ -32,7 +32,8 @@ class Options:
     and head; d_ff: width of the MLP, 0 for 4 d_model; vocab: symbols, set by the task; norm_first: norms before the
     layers and one at the end (GPT-2), or after each residual sum (Vaswani et al. 2017); activation: of the MLP; window:
     tokens that attention sees, a token's own and those just before it, 0 for all;
-    mup_base_width: the width at which muP equals the standard parametrisation, 0 for the standard one at every width.
+    mup_base_width: the width at which muP equals the standard parametrisation, 0 for the standard one at every width;
+    answers: last targets of a sequence that alone are judged, 0 for all, set by the task.
     """
 
     d_model: int
@@ -49,6 +50,12 @@ class Options:
     activation: Literal["gelu_tanh", "gelu", "relu"] = new_field(default="gelu_tanh", as_before="gelu_tanh")
     window: int = new_field(default=0, as_before=0)
     mup_base_width: int = new_field(default=0, as_before=0)
+    answers: int = new_field(default=0, as_before=0)
+
+    @property
+    def judged(self) -> int:
+        """Targets of a sequence that have logits."""
+        return self.answers or self.context
 
     @property
     def d_head(self) -> int:
@@ -86,6 +93,8 @@ def problems(o: Options) -> list[tuple[str, str]]:
     found = [(key, f"{getattr(o, key)} is not a positive number") for key in counts if getattr(o, key) < 1]
     if o.d_ff < 0:
         found.append(("d_ff", f"{o.d_ff} is negative; 0 means 4 d_model"))
+    if o.answers > o.context:
+        found.append(("context", f"{o.context} is less than the {o.answers} answer tokens of the task"))
     if o.window and not 0 < o.window < o.context:
         found.append(("window", f"{o.window} is no part of context = {o.context}; 0 means all of it"))
     if found:
@@ -165,6 +174,7 @@ def ledger(o: Options) -> Ledger:
     derivative; with norms last, both outputs of the norms besides. Beside them stand in the last layer the gradients of
     the hidden layer, or of attention (the residual, the mixture twice, q, k, v twice, the weights of a block) where the
     last norm, the MLP and its norm are gone. Recomputed, each layer keeps its input, and one layer at a time the rest.
+    The last norm and the head are of the judged tokens alone.
     """
     d, hidden = o.d_model, o.d_hidden
     held = weights(o.context, o.window)
@@ -172,11 +182,17 @@ def ledger(o: Options) -> Ledger:
     passing = (8 if o.position == "rotary" else 7) * d + o.n_head * max(held) // o.context
     mlp = hidden if o.activation == "relu" else 2 * hidden
     per_layer = (2 if o.norm_first else 4) * (d + 1) + attention + mlp
-    return Ledger(
+    logits = -(-o.vocab * o.judged // o.context)
+    last = -(-(d + 1) * o.judged // o.context) + logits
+    every = Ledger(
         tensors=tensors(o),
         attention_flops=o.n_layer * 4 * o.context * d,
-        saved_activations=o.n_layer * per_layer + d + 1 + o.vocab,
-        recomputed_activations=o.n_layer * d + per_layer + d + 1 + o.vocab,
-        logits=o.vocab,
+        saved_activations=o.n_layer * per_layer + last,
+        recomputed_activations=o.n_layer * d + per_layer + last,
+        logits=logits,
         passing=max(hidden, passing - mlp),
     )
+    if not o.answers:
+        return every
+    unread = 6 * o.vocab * d * (o.context - o.answers) / o.context
+    return replace(every, counted_flops=every.flops_per_token() - unread)
