@@ -59,6 +59,16 @@ METRICS = (
     Column("loss", "float64", "nats/token", "Mean cross-entropy; on train, the mean since the last row."),
     Column("loss_se", "float64", "nats/token", "Standard error of the held-out loss over sequences."),
     Column("bits_per_byte", "float64", "bits/byte", "Held-out loss per byte of text, comparable across tokenisers."),
+    Column("exact_match", "float64", "", "Share of problems of which every answer token is the most likely one."),
+    Column(
+        "position_accuracy", "float64", "", "Share of answer tokens that are the most likely one, the prompt given."
+    ),
+    Column("position_accuracy_NN", "float64", "", "The same of one place of the answer, from 01."),
+    Column("answer_logprob", "float64", "nats", "Mean log-probability of the whole answer."),
+    Column("generated_match", "float64", "", "Share of problems whose final answer is right when all is generated."),
+    Column("chance", "float64", "", "exact_match of the best answer that does not read the prompt."),
+    Column("generated_chance", "float64", "", "generated_match of the best answer that does not read the prompt."),
+    Column("items", "float64", "problems", "Problems that the scores are shares of."),
 )
 
 INDEX_COLUMNS = (

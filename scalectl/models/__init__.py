@@ -15,6 +15,9 @@ from scalectl.core.run import Foreign, Member
 from scalectl.models.decoder import spec as decoder_spec
 from scalectl.models.foreign import spec as foreign_spec
 
+# Options that the task gives; one whose sequences are problems gives `context` too.
+BY_TASK = ("vocab", "answers")
+
 
 @dataclass(frozen=True)
 class Model:
@@ -22,6 +25,8 @@ class Model:
 
     problems: (key, sentence) for each bad combination of options; ledger: tensors and costs;
     forward: dotted path of the module with `token_losses(views, tokens, options)`, imported by workers only (torch);
+    for tasks with answers it has `judge(views, tokens, options)` besides, losses and whether each answer is the most
+    likely symbol, and for answers that begin with a scratchpad `generate(views, prompts, answers, options)`;
     fingerprint: of the source of a foreign model, empty for the families of scalectl;
     mup_base_width: what `lr = "mup:..."` sets the option of that name to if the file does not; 0: muP is not defined;
     taped: whether its forward does nothing to an activation but by layers of `models.primitives`, so that a CPU's

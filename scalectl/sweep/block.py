@@ -18,7 +18,7 @@ from scalectl.core.errors import ExpressionError
 from scalectl.core.expression import Expression
 from scalectl.core.names import shown
 from scalectl.core.run import Evaluation, Member, RunConfig, Task
-from scalectl.models import Model
+from scalectl.models import BY_TASK, MODELS, Model
 from scalectl.optim import Optimizer
 from scalectl.optim.schedules import SCHEDULES
 from scalectl.optim.schedules import Options as ScheduleOptions
@@ -30,6 +30,7 @@ from scalectl.tasks.windows import Description
 HORIZONS = ("train.tokens", "train.tokens_per_param", "train.flops", "train.steps")
 SEQUENCES = 32  # in a batch when the file gives no batch_tokens; ours: a common size for small models
 SHAPE = ("train.decay", "train.min_decay", "train.final")  # of a schedule, after its warm-up
+FROM_DATA = ("model.vocab", "model.context")  # the context where its sequences are problems
 COUNTS = tuple(f"N_{convention}" for convention in CONVENTIONS)
 DERIVED = (*COUNTS, "D", "C_6nd", "C_exact", "unique_tokens", "epochs", "tokens_per_param")
 
@@ -150,7 +151,7 @@ def readable(fields: Mapping[str, Field]) -> tuple[str, ...]:
     read as in the file: `train.decay` is a share here, and steps in a constraint, which reads the planned run.
     """
     keys = (key for key in fields if key not in HORIZONS)
-    return (*keys, "model.vocab", "train.tokens", "train.steps", *DERIVED)
+    return tuple(dict.fromkeys((*keys, *FROM_DATA, "train.tokens", "train.steps", *DERIVED)))
 
 
 def needs(name: str, block_fields: Mapping[str, Field], horizon: str) -> tuple[str, ...]:
@@ -159,8 +160,8 @@ def needs(name: str, block_fields: Mapping[str, Field], horizon: str) -> tuple[s
     data = tuple(key for key in block_fields if key.startswith("data."))
     counted = horizon in ("train.tokens_per_param", "train.flops")
     table = {
-        "model.vocab": data,
-        **dict.fromkeys(COUNTS, (*model, "model.vocab")),
+        **{name: data for name in FROM_DATA if name not in block_fields},
+        **dict.fromkeys(COUNTS, (*model, *FROM_DATA)),
         "train.steps": ("horizon", "train.batch_tokens", "model.context", *(("N_total",) if counted else ())),
         "train.tokens": ("train.steps",),
         "D": ("train.steps",),
@@ -258,24 +259,34 @@ class _Shared:
         """The horizon's own key goes by "horizon": train.tokens and train.steps are names of what follows from it."""
         return "horizon" if key == self.block.horizon else key
 
-    def model(self, values: tuple[Any, ...], vocab: int) -> tuple[Member, Ledger, dict[str, float]]:
-        if (values, vocab) not in self.models:
+    def model(self, values: tuple[Any, ...], told: Description) -> tuple[Member, Ledger, dict[str, float]]:
+        held = (values, told.vocab, told.answers, told.context)
+        if held not in self.models:
             member = self.block.model
-            given = {name.removeprefix("model."): held for name, held in zip(self.model_names, values, strict=True)}
-            options = member.options(**given, vocab=vocab)
+            given = dict(zip((name.removeprefix("model.") for name in self.model_names), values, strict=True))
+            given["vocab"] = told.vocab
+            if told.answers:
+                if "answers" not in member.options.__dataclass_fields__:
+                    what = f"{member.name} is judged on every token, and the data are problems with answers"
+                    raise _Wrong("model.family", what, f"known: {', '.join(MODELS)}")
+                given |= {"answers": told.answers, "context": told.context}
+            options = member.options(**given)
             for key, what in member.problems(options):
-                raise _Wrong("data.source" if key == "vocab" else f"model.{key}", what)
+                by_task = key in BY_TASK or f"model.{key}" not in self.block.fields
+                raise _Wrong("data.source" if by_task else f"model.{key}", what)
             ledger = member.ledger(options)
             counts: dict[str, float] = {f"N_{convention}": ledger.params(convention) for convention in CONVENTIONS}
             counts["flops_per_token"] = ledger.flops_per_token()
-            self.models[values, vocab] = member.member(options), ledger, counts
-        return self.models[values, vocab]
+            self.models[held] = member.member(options), ledger, counts
+        return self.models[held]
 
     def task(self, values: tuple[Any, ...]) -> tuple[Task, Description]:
         if values not in self.tasks:
             member = self.block.task
             given = {name.removeprefix("data."): held for name, held in zip(self.data_names, values, strict=True)}
             options = member.options(**given)
+            for key, what in member.problems(options):
+                raise _Wrong(f"data.{key}", what)
             d = self.describe(member, options)
             task = Task(member.name, member.version, options, d.fingerprint, self.held_out_tokens, d.origin)
             self.tasks[values] = task, d
@@ -335,11 +346,13 @@ class _Resolution:
         return self.shared.task(self.tuple_of(self.shared.data_names))
 
     def model(self) -> tuple[Member, Ledger, dict[str, float]]:
-        return self.shared.model(self.tuple_of(self.shared.model_names), self.get("model.vocab"))
+        return self.shared.model(self.tuple_of(self.shared.model_names), self.data()[1])
 
     def derive(self, name: str) -> Any:
         if name == "model.vocab":
             return self.data()[1].vocab
+        if name == "model.context":
+            return self.data()[1].context
         if name == "unique_tokens":
             return self.data()[1].train_tokens
         if name in COUNTS:

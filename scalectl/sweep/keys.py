@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 
 from scalectl.core.cost import BYTES
-from scalectl.models import MODELS
+from scalectl.models import BY_TASK, MODELS
 from scalectl.optim import OPTIMIZERS
 from scalectl.optim.schedules import SCHEDULES
 from scalectl.optim.schedules import Options as ScheduleOptions
@@ -38,7 +38,9 @@ def known_keys() -> dict[str, tuple[str, ...]]:
     """Every key of every table, whatever the members: for overrides and for `it belongs into [...]`."""
     found: dict[str, dict[str, None]] = {table: {} for table in TABLES if table != "block"}
     for model in MODELS.values():
-        found["model"] |= dict.fromkeys(("family", *(f for f in model.options.__dataclass_fields__ if f != "vocab")))
+        found["model"] |= dict.fromkeys(
+            ("family", *(f for f in model.options.__dataclass_fields__ if f not in BY_TASK))
+        )
     for task in TASKS.values():
         found["data"] |= dict.fromkeys(task.options.__dataclass_fields__)
     found["train"] |= dict.fromkeys(key.removeprefix("train.") for key in train_fields())

@@ -192,7 +192,8 @@ def _notes(sweep: Sweep, runs: tuple[PlannedRun, ...]) -> list[str]:
     if epochs > 1:
         repeated = sum(planned.epochs > 1 for planned in runs)
         found.append(f"{repeated} of {len(runs)} runs repeat their data, up to {epochs:.3g} epochs")
-    short = [p for p in runs if p.run.task.held_out_tokens > _held_out(sweep, p)]
+    read = [p for p in runs if not p.run.answers]  # problems are judged as far as there are any
+    short = [p for p in read if p.run.task.held_out_tokens > _held_out(sweep, p)]
     if short:
         there = _held_out(sweep, short[0])
         found.append(

@@ -184,7 +184,7 @@ class _Reader:
             entry = base[table].get(key)
             name = default if entry is None else entry.raw
             if isinstance(name, str) and name in members:
-                held = fields_of(members[name].options, table, without=("vocab",))
+                held = fields_of(members[name].options, table, without=self.members.by_task(base["data"].get("source")))
                 required |= {(table, f.key.split(".", 1)[1]) for f in held.values() if f.default is MISSING}
         length = any(name.removeprefix("train.") in base["train"] for name in HORIZONS)
         return length and all(key in base[table] for table, key in required)
@@ -203,7 +203,7 @@ class _Reader:
         fields: dict[str, Field] = {}
         if model is not None:
             fields["model.family"] = Field("model.family", "choice", model.name, (*MODELS, model.name))
-            fields |= fields_of(model.options, "model", without=("vocab",))
+            fields |= fields_of(model.options, "model", without=self.members.by_task(raw["data"].get("source")))
         if task is not None:
             fields |= fields_of(task.options, "data")
             fields["data.source"] = Field("data.source", "text", "stdlib")

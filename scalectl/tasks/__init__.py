@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from scalectl.tasks import hf, markov, text, tokens
+from scalectl.tasks import arithmetic, hf, markov, text, tokens
 from scalectl.tasks.windows import Description
 
 Tokens = npt.NDArray[np.int64]
@@ -34,6 +34,10 @@ class Data(Protocol):
         """The fixed held-out set of at most `tokens` targets, shape (sequences, context + 1)."""
         ...
 
+    def subtasks(self, tokens: int, context: int) -> npt.NDArray[np.int64] | None:
+        """The subtask of each sequence of this set, by its number from 0, shape (sequences,); None for one task."""
+        ...
+
     def bytes_per_token(self, tokens_BT1: Tokens) -> float | None:
         """Bytes of text that a target of these windows stands for, on average; None if the data are no text."""
         ...
@@ -44,7 +48,9 @@ class TaskMember:
     """A task: name, version, options, the sources that it answers to, and its two functions.
 
     describe(options) -> Description without opening more than it must; open_data(options) -> Data.
-    floor(options, context): loss of the ideal predictor [nats/token] where it is known, else None.
+    floor(options, context): loss of the ideal predictor [nats/token] where it is known, else None;
+    problems(options): (key, sentence) for each bad combination of options;
+    asks: whether its sequences are problems with answers, which set the context of a model.
     """
 
     name: str
@@ -55,6 +61,8 @@ class TaskMember:
     describe: Callable[[Any], Description]
     open_data: Callable[[Any], Data]
     floor: Callable[[Any, int], float | None]
+    problems: Callable[[Any], list[tuple[str, str]]] = lambda _: []
+    asks: bool = False
 
 
 TASKS: dict[str, TaskMember] = {
@@ -83,6 +91,18 @@ TASKS: dict[str, TaskMember] = {
         TaskMember("hf", 1, hf.Options, hf.accepts, "hf:NAME#COLUMN", hf.describe, hf.open_data, text.floor),
         TaskMember(
             "markov", 1, markov.Options, markov.accepts, "markov", markov.describe, markov.open_data, markov.floor
+        ),
+        TaskMember(
+            "arithmetic",
+            1,
+            arithmetic.Options,
+            arithmetic.accepts,
+            arithmetic.SOURCE,
+            arithmetic.describe,
+            arithmetic.open_data,
+            arithmetic.floor,
+            arithmetic.bad_options,
+            asks=True,
         ),
     )
 }

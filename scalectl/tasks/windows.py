@@ -26,6 +26,11 @@ class Description:
     vocab: symbols; fingerprint: digest of everything a run could see; origin: what else names it;
     train_tokens: distinct training tokens; held_out_tokens: tokens kept apart; segment: tokens in one segment, which
     no window crosses, None where all of the text is one.
+
+    Of a task with answers a segment is one problem, and the context of a model follows from it. answers: tokens at its
+    end that alone are judged; final: of these the last ones that are asked for, where a scratchpad comes first, else 0;
+    chance: how often the best answer is right that does not read the prompt, generated_chance: how often its final
+    tokens are; subtasks: share of each of them among training problems, () for one task.
     """
 
     vocab: int
@@ -34,6 +39,16 @@ class Description:
     train_tokens: int
     held_out_tokens: int
     segment: int | None = None
+    answers: int = 0
+    final: int = 0
+    chance: float | None = None
+    generated_chance: float | None = None
+    subtasks: tuple[float, ...] = ()
+
+    @property
+    def context(self) -> int | None:
+        """Inputs of one problem; None where models choose."""
+        return self.segment - 1 if self.segment and self.answers else None
 
     @property
     def longest(self) -> int:
@@ -78,12 +93,14 @@ class Windows:
     """A training array and a held-out array.
 
     train, held: integer arrays of shape (segments, length), contiguous, in memory or mapped from a file;
-    token_bytes: bytes of text that each symbol stands for, shape (vocab,), None if the data are no text.
+    token_bytes: bytes of text that each symbol stands for, shape (vocab,), None if the data are no text; subtask: of
+    each held-out segment, by its number from 0, shape (segments,), None for one task.
     """
 
     train: npt.NDArray[Any]
     held: npt.NDArray[Any]
     token_bytes: npt.NDArray[Any] | None = None
+    subtask: npt.NDArray[np.int64] | None = None
 
     def begins(self, seeds: Sequence[int], steps: Sequence[int], sequences: int, context: int) -> npt.NDArray[np.int64]:
         """Where the windows of some batches begin in the flat training array, shape (batches, sequences).
@@ -119,11 +136,22 @@ class Windows:
 
     def held_out(self, tokens: int, context: int) -> npt.NDArray[np.int64]:
         """The fixed held-out set, evenly spread: shape (min(tokens // context, what there is), context + 1)."""
-        per_segment = _per_segment(self.held, context)
-        windows = self.held.shape[0] * per_segment
-        count = min(max(1, tokens // context), windows)
-        begins = _begins(self.held, np.arange(count) * windows // count, per_segment, context)
+        begins = _begins(self.held, self._judged(tokens, context), _per_segment(self.held, context), context)
         return _gather(self.held, begins, context)
+
+    def subtasks(self, tokens: int, context: int) -> npt.NDArray[np.int64] | None:
+        """The subtask of each sequence of this held-out set, shape (sequences,), None for one task."""
+        if self.subtask is None:
+            return None
+        found: npt.NDArray[np.int64] = self.subtask[self._judged(tokens, context) // _per_segment(self.held, context)]
+        return found
+
+    def _judged(self, tokens: int, context: int) -> npt.NDArray[np.int64]:
+        """Numbers of the windows of a held-out set."""
+        windows = self.held.shape[0] * _per_segment(self.held, context)
+        count = min(max(1, tokens // context), windows)
+        numbers: npt.NDArray[np.int64] = np.arange(count, dtype=np.int64) * windows // count
+        return numbers
 
     def bytes_per_token(self, tokens_BT1: npt.NDArray[np.int64]) -> float | None:
         """Bytes of text that a target of these windows stands for, on average; None if the data are no text.

@@ -238,40 +238,75 @@ class Engine:
     def _together(self, k: int, sequences: int) -> list[slice]:
         """Rows of k that go through the model together: on a CPU as many as the caches take, so no pack is too large.
 
-        It moves no number: a row meets no other. Where the tokens of a row are no multiple of ALIGNED (the last of the
-        held-out sequences, or of a batch in micro-batches) the rows go one by one: in company they would begin on other
-        boundaries than alone, and products of matrices round by that.
+        It moves no number: a row meets no other. Where the tokens of a row, or those that are judged, are no multiple
+        of ALIGNED (the last of the held-out sequences, or of a batch in micro-batches) the rows go one by one: in
+        company they would begin on other boundaries than alone, and products of matrices round by that.
         """
         together = k
         if self.device.type == "cpu":
             tokens = sequences * self.run.context
             kept = tokens * ledger_of(self.run.model).saved_activations
-            together = 1 if kept > ROW_ALONE or tokens % ALIGNED else max(1, ROWS_TOGETHER // kept)
+            ragged = tokens % ALIGNED or sequences * self.run.answers % ALIGNED
+            together = 1 if kept > ROW_ALONE or ragged else max(1, ROWS_TOGETHER // kept)
         return [slice(begin, min(begin + together, k)) for begin in range(0, k, together)]
 
     def _column(self, values: Sequence[Any]) -> Tensor:
         return torch.tensor([[float(value)] for value in values], dtype=torch.float64, device=self.device)
 
     def evaluate(self, tokens_BT1: Tensor, due: Sequence[int]) -> npt.NDArray[np.float64]:
-        """Mean loss of each sequence for the rows that are due [nats/token], shape (len(due), B)."""
-        people = self.population
-        people.refresh()
-        whole = len(due) == len(people)
-        compute = people.compute if whole else people.compute[list(due)]
+        """What each sequence says of the rows that are due, shape (len(due), B, 1 + A).
+
+        Returns: the mean loss [nats/token], then for each of the task's A answer tokens 1 where it is the most likely
+        one after all that stands before it, else 0.
+        """
+        compute = self._compute(due)
         joint: npt.NDArray[np.float64] = self._within_memory(lambda: self._judge(compute, tokens_BT1)).cpu().numpy()
         return joint
 
+    def _compute(self, due: Sequence[int]) -> Tensor:
+        """Parameters of the rows that are due, in the compute type, shape (len(due), P)."""
+        people = self.population
+        people.refresh()
+        return people.compute if len(due) == len(people) else people.compute[list(due)]
+
     @torch.no_grad()
     def _judge(self, compute_KP: Tensor, tokens_BT1: Tensor) -> Tensor:
-        """Mean loss of each sequence for these rows, shape (K, B), float64."""
-        K = len(compute_KP)
-        loss_KB = torch.empty((K, len(tokens_BT1)), dtype=torch.float64, device=self.device)
+        """`evaluate` of these rows, shape (K, B, 1 + A), float64."""
+        K, A, options = len(compute_KP), self.run.answers, self.run.model.options
+        found_KBX = torch.empty((K, len(tokens_BT1), 1 + A), dtype=torch.float64, device=self.device)
         for begin in range(0, len(tokens_BT1), self.micro_batch):
             part = tokens_BT1[begin : begin + self.micro_batch].to(self.device)
             for rows in self._together(K, len(part)):
                 tokens_KBT1 = part.expand(len(compute_KP[rows]), -1, -1)
                 views = self.layout.views(compute_KP[rows])
-                losses = self.forward.token_losses(views, tokens_KBT1, self.run.model.options)
-                found = losses.view(*tokens_KBT1.shape[:2], -1).double().mean(dim=2)
-                loss_KB[rows, begin : begin + self.micro_batch] = found
-        return loss_KB
+                found = found_KBX[rows, begin : begin + self.micro_batch]
+                if A:
+                    losses, right = self.forward.judge(views, tokens_KBT1, options)
+                    found[:, :, 1:] = right.view(*tokens_KBT1.shape[:2], A)
+                else:
+                    losses = self.forward.token_losses(views, tokens_KBT1, options)
+                found[:, :, 0] = losses.view(*tokens_KBT1.shape[:2], -1).double().mean(dim=2)
+        return found_KBX
+
+    def generate(self, prompts_BT: Tensor, due: Sequence[int]) -> npt.NDArray[np.int64]:
+        """What the rows that are due answer when they write by themselves: tokens of shape (len(due), B, A)."""
+        compute = self._compute(due)
+        written: npt.NDArray[np.int64] = self._within_memory(lambda: self._write(compute, prompts_BT)).cpu().numpy()
+        return written
+
+    @torch.no_grad()
+    def _write(self, compute_KP: Tensor, prompts_BT: Tensor) -> Tensor:
+        """`generate` of these rows, shape (K, B, A); on a CPU one by one, as each would alone."""
+        found = []
+        for rows_KP in compute_KP.split(1 if self.device.type == "cpu" else len(compute_KP)):
+            parts = [
+                self.forward.generate(
+                    self.layout.views(rows_KP),
+                    part.to(self.device).expand(len(rows_KP), -1, -1),
+                    self.run.answers,
+                    self.run.model.options,
+                )
+                for part in prompts_BT.split(self.micro_batch)
+            ]
+            found.append(torch.cat(parts, dim=1))
+        return torch.cat(found)

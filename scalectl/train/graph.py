@@ -95,7 +95,7 @@ class _Judged(NamedTuple):
 
     asked: Tensor
     tokens_BT1: Tensor
-    joint_KB: Tensor
+    joint_KBX: Tensor
     replay: Work | None = None
 
 
@@ -243,24 +243,29 @@ class GraphEngine(Engine):
         return tokens & 0xFFFF if self.source.dtype == torch.int16 else tokens
 
     def evaluate(self, tokens_BT1: Tensor, due: Sequence[int]) -> npt.NDArray[np.float64]:
-        """Mean loss of each sequence for the runs that are due [nats/token], shape (len(due), B); one copy back."""
+        """What each sequence says of the runs that are due, as `Engine.evaluate`; one copy back."""
         judged = self.judged
         if judged is None or judged.asked is not tokens_BT1:
-            joint = torch.zeros(len(self.population), len(tokens_BT1), dtype=torch.float64, device=self.device)
-            judged = self.judged = _Judged(tokens_BT1, tokens_BT1.to(self.device), joint)
+            shape = (len(self.population), len(tokens_BT1), 1 + self.run.answers)
+            joint_KBX = torch.zeros(shape, dtype=torch.float64, device=self.device)
+            judged = self.judged = _Judged(tokens_BT1, tokens_BT1.to(self.device), joint_KBX)
             self.recorder.warm(self._evaluation(judged))
         else:
             if judged.replay is None:
                 judged = self.judged = judged._replace(replay=self._record(self._evaluation(judged)))
             judged.replay()
-        found: npt.NDArray[np.float64] = judged.joint_KB.cpu().numpy()[[self.at[k] for k in due]]
+        found: npt.NDArray[np.float64] = judged.joint_KBX.cpu().numpy()[[self.at[k] for k in due]]
         return found
+
+    def generate(self, prompts_BT: Tensor, due: Sequence[int]) -> npt.NDArray[np.int64]:
+        """What the runs that are due write, as `Engine.generate`, without a recording: its caches grow."""
+        return super().generate(prompts_BT, [self.at[k] for k in due])
 
     def _evaluation(self, judged: _Judged) -> Work:
         def work() -> None:
             people = self.population
             people.refresh()
-            judged.joint_KB.copy_(self._within_memory(lambda: self._judge(people.compute, judged.tokens_BT1)))
+            judged.joint_KBX.copy_(self._within_memory(lambda: self._judge(people.compute, judged.tokens_BT1)))
 
         return work
 

@@ -8,18 +8,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-import numpy as np
-import torch
-
 from scalectl.core import fault
 from scalectl.core.job import Job, State
-from scalectl.core.rows import HELD_OUT, LOSS, TRAIN, Row
+from scalectl.core.rows import LOSS, TRAIN, Row
 from scalectl.core.run import RunConfig
 from scalectl.models import ledger_of
 from scalectl.optim.schedules import SCHEDULES
 from scalectl.optim.trunks import Trunk, split_step, trunks
 from scalectl.tasks import TASKS, Data
 from scalectl.train.engine import Turn, fresh_row
+from scalectl.train.exam import Exam, Measured
 from scalectl.train.graph import open_engine
 from scalectl.train.population import Row as ModelRow
 
@@ -134,9 +132,7 @@ class Trainer:
             )
         self.uniform = math.log(description.vocab)
         self.data: Data = task.open_data(first.task.options)
-        held_out = self.data.held_out(first.task.held_out_tokens, first.context)
-        self.bytes_per_token = self.data.bytes_per_token(held_out)
-        self.held_out = torch.from_numpy(held_out)
+        self.exam = Exam.of(first, self.data)
         self.room = job.placement.rows or len(job.runs)
         states = dict(begin or {})
         taken = {run: states[run.run_id].step for run in job.runs if run.run_id in states}
@@ -210,12 +206,14 @@ class Trainer:
         rows: list[Row] = []
         for k, measured in zip(due, self._evaluate(due), strict=True):
             seat = self.seats[k]
-            rows += self._measure(seat, measured)
-            if not math.isfinite(measured[0]):
-                message = f"diverged at step {seat.step} (held-out loss {measured[0]})"
+            learnt, loss = seat.train_sum / seat.train_count, measured[0].value
+            rows += self._measure(seat, [Measured(TRAIN, LOSS, learnt), *measured])
+            if not math.isfinite(loss):
+                message = f"diverged at step {seat.step} (held-out loss {loss})"
                 ends.append(Ended(seat.run_id, State.DIVERGED, seat.step, message))
             elif seat.step == seat.run.steps:
-                ends.append(self._finish(seat, measured[0]))
+                # who has learnt few problems by heart is confident and wrong about others, and has not diverged
+                ends.append(self._finish(seat, min(loss, learnt) if self.exam.answers else loss))
         return [*rows, *self._settle({end.run_id: end for end in ends})]
 
     def _settle(self, ends: Mapping[str, Ended]) -> list[Split | Ended]:
@@ -247,30 +245,21 @@ class Trainer:
         message = f"diverged: held-out loss {loss:.4g} at the end, a uniform guess has {self.uniform:.4g}"
         return Ended(seat.run_id, State.DIVERGED, seat.step, message)
 
-    def _evaluate(self, due: Sequence[int]) -> list[tuple[float, float]]:
-        """Held-out loss and its standard error over sequences [nats/token], for the rows that are due."""
+    def _evaluate(self, due: Sequence[int]) -> list[list[Measured]]:
+        """What the held-out set says of the rows that are due."""
         if not due:
             return []
-        losses = self.engine.evaluate(self.held_out, due)
-        count = losses.shape[1]
-        error = losses.std(axis=1, ddof=1) / math.sqrt(count) if count > 1 else np.full(len(due), math.nan)
-        return [(float(mean), float(se)) for mean, se in zip(losses.mean(axis=1), error, strict=True)]
+        judged = self.engine.evaluate(self.exam.tokens_BW, due)
+        written = self.engine.generate(self.exam.prompts_BT, due) if self.exam.final else [None] * len(due)
+        return [self.exam.measure(*held) for held in zip(judged, written, strict=True)]
 
-    def _measure(self, seat: _Seat, held_out: tuple[float, float]) -> list[Row]:
+    def _measure(self, seat: _Seat, measured: Sequence[Measured]) -> list[Row]:
         tokens = seat.step * seat.run.batch_tokens
         seconds = seat.seconds
-        loss, error = held_out
-        values = [
-            (TRAIN, LOSS, seat.train_sum / seat.train_count),
-            (HELD_OUT, LOSS, loss),
-            (HELD_OUT, "loss_se", error),
-        ]
-        if self.bytes_per_token is not None:
-            values.append((HELD_OUT, "bits_per_byte", loss / math.log(2) / self.bytes_per_token))
         seat.train_sum, seat.train_count = 0.0, 0
         return [
             Row(seat.run_id, seat.step, tokens, seat.step * self.flops_per_step, split, metric, value, seconds)
-            for split, metric, value in values
+            for split, metric, value in measured
             if math.isfinite(value)
         ]
 

@@ -60,7 +60,7 @@ class Candidate:
         self.times: list[float] = []
         self.evaluations: list[float] = []
         self.trainer = Trainer(Job(tuple(replace(quiet, seed=seed) for seed in range(k)), placement))
-        self.held_out = self.trainer.held_out[: 4 * run.sequences]
+        self.held_out = self.trainer.exam.tokens_BW[: 4 * run.sequences]
         self.trainer.step()
         self.evaluate()
         begin = self.clock()

@@ -258,7 +258,6 @@ def test_cached_decoding_equals_the_full_forward_pass(o, monkeypatch):
     full = forward.logits(held, whole[..., :-1], o).view(2, 6, o.context, o.vocab)[:, :, -answers:]
     assert (torch.stack(seen, dim=2) - full).abs().max() < 1e-11 * full.abs().max()
     assert torch.equal(written, full.argmax(-1))
-    assert len(written.unique()) > 3  # no symbol repeated for ever
 
 
 def test_training_costs_three_forwards():

@@ -151,7 +151,7 @@ def test_the_tokens_that_a_recorded_evaluation_reads_outlive_it(make_run):
     run = make_run()
     trainer = Trainer(Job((run,), Placement()))
     engine = GraphEngine((run,), (trainer.engine.row(0),), trainer.data, Placement(), recorder=Graph())
-    tokens = trainer.held_out.as_subclass(_Elsewhere)
+    tokens = trainer.exam.tokens_BW.as_subclass(_Elsewhere)
     for _ in range(3):
         engine.evaluate(tokens, [0])
     gc.collect()

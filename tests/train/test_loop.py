@@ -232,7 +232,7 @@ def test_the_held_out_loss_is_the_mean_over_its_tokens_with_the_error_over_seque
     held = torch.from_numpy(TASKS["markov"].open_data(run.task.options).held_out(480, run.context))
     losses = trainer.engine.forward.token_losses(layout.views(state.row.theta[None]), held[None], run.model.options)
     per_sequence = losses.detach().double().view(len(held), -1).mean(1).numpy()
-    mean, error = trainer._evaluate([0])[0]
+    mean, error = (measured.value for measured in trainer._evaluate([0])[0][:2])
     assert mean == pytest.approx(per_sequence.mean(), rel=1e-6)
     assert error == pytest.approx(per_sequence.std(ddof=1) / np.sqrt(len(held)), rel=1e-5)
 

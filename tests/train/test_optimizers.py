@@ -120,7 +120,7 @@ def test_the_planned_state_is_what_a_run_keeps(make_run, name):
 def test_training_lowers_the_loss(make_run, name):
     run = run_with(make_run, name, d_model=32, steps=40, every=40, sequences=8)
     trainer = Trainer(Job((run,), Placement()))
-    first = trainer.engine.evaluate(trainer.held_out, [0]).mean()
+    first = trainer.engine.evaluate(trainer.exam.tokens_BW, [0]).mean()
     rows = [event for event in train(Job((run,), Placement())) if not isinstance(event, Ended)]
     (last,) = [row.value for row in rows if (row.split, row.metric) == ("held-out", "loss")]
     assert last < first - 0.1

@@ -1,0 +1,135 @@
+"""Problems with answers: right, apart, and the same everywhere."""
+
+import numpy as np
+import pytest
+
+from scalectl.tasks import TASKS, arithmetic, problems
+from scalectl.tasks.problems import HELD_OUT_SHARE, hashed
+
+SYMBOLS = "0123456789*="
+PINNED_DRAWN = ["2794*7052=09846", "8617*8913=17530"]
+PINNED_ENUMERATED = ["25*19=044", "32*14=046"]
+PINNED_FINGERPRINT = "sha256:513c47376db256adba7d27606263a94a5aeeddff38a46c9b2c8680e001532d62"
+EXAMS = [task for task in TASKS.values() if task.asks]
+SMALL = {"arithmetic": arithmetic.Options(problems=2_000)}
+
+
+@pytest.mark.parametrize("task", EXAMS, ids=lambda task: task.name)
+def test_problems_are_windows_that_depend_on_seed_and_step_alone(task):
+    options = SMALL[task.name]
+    about, data, again = task.describe(options), task.open_data(options), task.open_data(options)
+    batch = data.batch(3, 17, 8, about.context)
+    assert batch.shape == (8, about.context + 1)
+    assert np.array_equal(batch, again.batch(3, 17, 8, about.context))
+    assert not np.array_equal(batch, data.batch(4, 17, 8, about.context))
+    assert not np.array_equal(batch, data.batch(3, 18, 8, about.context))
+    joint = data.batches([3, 4], [17, 5], 8, about.context)
+    assert np.array_equal(joint, [batch, data.batch(4, 5, 8, about.context)])
+    assert task.accepts(options.source)
+    assert task.problems(options) == []
+
+
+@pytest.mark.parametrize("task", EXAMS, ids=lambda task: task.name)
+def test_the_description_is_that_of_the_problems(task):
+    options = SMALL[task.name]
+    about, data = task.describe(options), task.open_data(options)
+    assert data.train.shape == (about.train_tokens // about.segment, about.segment)
+    assert about.held_out_tokens == data.held.size
+    assert about.reachable(about.context) == len(data.train) * about.context
+    assert max(data.train.max(), data.held.max()) < about.vocab
+    assert 0 < about.answers <= about.context
+    held = data.held_out(100 * about.context, about.context)
+    assert held.shape == (min(100, len(data.held)), about.segment)
+    assert len(data.held_out(10**9, about.context)) == len(data.held)
+
+
+@pytest.mark.parametrize("task", EXAMS, ids=lambda task: task.name)
+def test_no_prompt_is_on_both_sides_and_none_has_two_answers(task):
+    about, data = task.describe(SMALL[task.name]), task.open_data(SMALL[task.name])
+    answers = {}
+    for part in (data.train, data.held):
+        for row in part:
+            prompt, answer = row[: -about.answers].tobytes(), row[-about.answers :].tobytes()
+            assert answers.setdefault(prompt, (answer, part is data.held)) == (answer, part is data.held)
+
+
+def texts(windows):
+    return ["".join(SYMBOLS[t] for t in row) for row in windows]
+
+
+def arithmetic_data(**options):
+    given = arithmetic.Options(**options)
+    about, data = arithmetic.describe(given), arithmetic.open_data(given)
+    assert about.train_tokens == data.train.size
+    assert about.held_out_tokens == data.held.size
+    assert about.context == data.train.shape[1] - 1
+    return about, np.concatenate([data.train, data.held])
+
+
+def number(digits):
+    return int("".join(map(str, digits)))
+
+
+@pytest.mark.parametrize("answer", ["plain", "reversed"])
+@pytest.mark.parametrize("operation", ["add", "sub", "mul"])
+def test_every_sum_difference_and_product_is_right(operation, answer):
+    about, rows = arithmetic_data(operation=operation, answer=answer)
+    assert len({row.tobytes() for row in rows}) == len(rows) == 10_000
+    compute = {"add": lambda a, b: a + b, "sub": lambda a, b: a - b, "mul": lambda a, b: a * b}[operation]
+    for row in rows[::7].tolist():
+        a, sign, b, equals, result = number(row[:2]), row[2], number(row[3:5]), row[5], row[6:]
+        assert (sign, equals, len(result)) == (10, 11, about.answers)
+        result = result[::-1] if answer == "reversed" else result
+        minus = result[0] == 10
+        assert (-1 if minus else 1) * number(result[1:] if minus else result) == compute(a, b)
+    blind = max(np.unique(rows[:, -about.answers :], axis=0, return_counts=True)[1]) / len(rows)
+    assert about.chance == pytest.approx(blind)
+
+
+def test_scratchpads_hold_the_steps():
+    rows = texts(arithmetic_data(operation="add", answer="scratchpad")[1])
+    assert "27*45=2170=072" in rows
+    rows = texts(arithmetic_data(operation="sub", answer="scratchpad")[1])
+    assert "45*27=8110=018" in rows
+    assert "27*45=2081=*18" in rows
+    rows = texts(arithmetic_data(operation="mul", answer="scratchpad")[1])
+    assert "27*45=135108=1215" in rows
+
+
+@pytest.mark.parametrize("digits", [2, 4])
+def test_no_problem_is_on_both_sides_and_fewer_are_a_prefix(digits):
+    many, few = (arithmetic.open_data(arithmetic.Options(digits=digits, problems=n)) for n in (3_000, 500))
+    assert np.array_equal(few.train, many.train[:500])
+    assert np.array_equal(few.held, many.held)
+    sides = [{row.tobytes() for row in part} for part in (many.train, many.held)]
+    assert len(sides[0]) == len(many.train) == 3_000
+    assert len(sides[1]) == len(many.held)
+    assert not sides[0] & sides[1]
+    prompts = [part[:, : 2 * digits + 2] for part in (many.train, many.held)]
+    assert (hashed(prompts[0]) % HELD_OUT_SHARE != 0).all()
+    assert (hashed(prompts[1]) % HELD_OUT_SHARE == 0).all()
+
+
+def test_problems_are_the_same_on_every_machine():
+    data = arithmetic.open_data(arithmetic.Options(digits=4, problems=1_000))
+    assert texts(data.train[:2]) == texts(arithmetic.open_data(arithmetic.Options(digits=4)).train[:2])
+    assert texts(data.train[:2]) == PINNED_DRAWN
+    assert texts(arithmetic.open_data(arithmetic.Options()).train[:2]) == PINNED_ENUMERATED
+    about = arithmetic.describe(arithmetic.Options())
+    assert about.fingerprint == PINNED_FINGERPRINT
+
+
+def test_a_large_space_gives_half_of_itself_at_most():
+    space = problems.Space("test", 3 << 20, lambda n: problems.digits(n, 256, 4), 1, 256)
+    train, held = problems.counts(space, 1 << 30)
+    assert (train, held) == (3 << 19, problems.MOST_HELD_OUT)
+    assert problems.counts(space, None)[0] == problems.ENUMERATED
+
+
+def test_bad_options_name_the_key():
+    bad = TASKS["arithmetic"].problems
+    assert bad(arithmetic.Options(digits=10)) == [
+        ("digits", "10 is not a number of digits from 1 to 9, the most in base 10")
+    ]
+    assert bad(arithmetic.Options(base=1))[0][0] == "base"
+    assert bad(arithmetic.Options()) == []
