@@ -24,7 +24,7 @@ from scalectl.fit.best import Best, best_over
 from scalectl.fit.bootstrap import Draws, Unit
 from scalectl.fit.describe import describe
 from scalectl.fit.diagnose import diagnose
-from scalectl.fit.estimate import Fit
+from scalectl.fit.estimate import Fit, counting
 from scalectl.fit.objective import parse_objective
 from scalectl.fit.predict import Prediction, allocate, asks, predict_loss, reach
 from scalectl.fit.profile import Curve, curve
@@ -157,11 +157,15 @@ def load(request: Request, target: Target, by: str | None = None) -> Points:
     if request.weight is not None:
         name = full_name(request.weight, tuple(points.columns))
         try:
-            points = replace(points, weight=points.columns[name].astype(np.float64))
+            weight = points.columns[name].astype(np.float64)
         except (TypeError, ValueError):
             said = f"--weight {shown(name)} holds what is no number"
             raise UsageError(said, remedy="name a column of numbers") from None
-        notes.append(f"a row counts as often as its {name} says")
+        counts = counting(points, weight)
+        points = replace(points, weight=weight).take(counts)
+        none = len(counts) - len(points)
+        left = f"; {counted(none, 'row')} with 0 left out" if none else ""
+        notes.append(f"a row counts as often as its {name} says{left}")
     if request.group is not None:
         name = full_name(request.group, tuple(points.columns))
         points = replace(points, group=points.columns[name])

@@ -70,6 +70,7 @@ def describe(
     Raises: FitError when the points cannot determine the law.
     """
     fitted = fit(law, points, objective, fix)
+    points = fitted.points
     said = [fitted.advice] if fitted.advice else []
     count = len(np.unique(sizes(law, points)))
     if unit == "size" and count < MIN_SIZES:
@@ -212,7 +213,7 @@ def curve(fitted: Fit, draws: Draws, level: float) -> Curve | None:
 def _without(fitted: Fit, names: Sequence[str]) -> dict[str, float]:
     """Parameters of the fit to all points but these; none without names, or where too few points are left."""
     points = fitted.points
-    ids = points.ids or tuple(map(str, range(len(points))))
+    ids = points.ids or tuple(str(row + 1) for row in range(len(points)))
     try:
         return without(fitted, ~np.isin(ids, names)).theta if names else {}
     except FitError:

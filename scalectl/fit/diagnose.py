@@ -12,7 +12,7 @@ from scalectl.core.errors import FitError
 from scalectl.core.rows import Floats, Points
 from scalectl.core.units import count, si
 from scalectl.fit.bootstrap import sizes
-from scalectl.fit.estimate import Fit, check, refit
+from scalectl.fit.estimate import Fit, check, label, refit
 from scalectl.fit.select import steps
 from scalectl.laws import Law, law_on
 
@@ -67,15 +67,15 @@ def diagnose(fitted: Fit) -> Diagnosis:
     """Residuals and influence of a fit. Leaving out is refitting, warm-started, with a weight of zero."""
     points, law = fitted.points, fitted.law
     residual = np.asarray(law.predict(fitted.theta, points), dtype=np.float64) / points.L - 1
-    label = sizes(law, points)
-    names = [_size_name(law, points, label == k) for k in range(int(label.max()) + 1)]
-    groups = [label == k for k in range(len(names))]
+    index = sizes(law, points)
+    groups = [index == k for k in range(int(index.max()) + 1)]
+    names = [_size_name(law, points, group) for group in groups]
     held = [_determined(fitted, ~group) for group in groups]
     tried = np.arange(len(points))
     if len(points) > MOST_POINTS:
         tried = np.sort(np.argsort(-np.abs(residual))[:MOST_POINTS])
     single = [np.arange(len(points)) == i for i in tried]
-    ids = [points.ids[i] if points.ids else f"row {i + 1}" for i in tried]
+    ids = [label(points, int(i)) for i in tried]
     return Diagnosis(
         law=law.name,
         places=tuple(place for axis in law.axes for place in _places(axis, points, residual)),
@@ -106,6 +106,8 @@ def _value(axis: str, value: float) -> str:
 
 
 def _size_name(law: Law, points: Points, group: Any) -> str:
+    if points.group is not None:
+        return f"group {points.group[group][0]}"
     axis = "N" if "N" in law.axes and points.N is not None else law.axes[0]
     return f"{axis} {_value(axis, float(points.axis(axis)[group].max()))}"
 

@@ -120,13 +120,12 @@ def check(law: Law, points: Points, fix: Mapping[str, float]) -> None:
         least = -LARGEST if score else 1 / LARGEST
         bad = np.flatnonzero(~((values >= least) & (values <= LARGEST)))
         if bad.size:
-            label = points.ids[bad[0]] if points.ids else f"row {bad[0]}"
             what = law.measures if name == "L" else name
             has = "has" if bad.size == 1 else "have"
             raise FitError(
                 f"{bad.size} of {counted(len(points), 'point')} {has} no usable {what} "
                 f"(finite, {'' if score else 'positive, '}below {LARGEST:g}); "
-                f"the first is {label}: {values[bad[0]]:g}",
+                f"the first is {label(points, int(bad[0]))}: {values[bad[0]]:g}",
                 remedy="leave them out with --where; a diverged run has no loss to fit",
             )
     free = [name for name in law.names if name not in fix]
@@ -145,6 +144,28 @@ def check(law: Law, points: Points, fix: Mapping[str, float]) -> None:
             f"the points have {counted(distinct, 'distinct place')}",
             remedy="add runs at other sizes or token budgets, fix a parameter, or choose another --law",
         )
+
+
+def counting(points: Points, weights: Floats) -> npt.NDArray[np.bool_]:
+    """Which points count at all, (n,). Raises: FitError for weights that are none, naming the first."""
+    if weights.shape != (len(points),):
+        raise FitError(f"{counted(len(points), 'point')} cannot have weights of shape {weights.shape}")
+    bad = np.flatnonzero(~((weights >= 0) & (weights <= LARGEST)))
+    if bad.size:
+        raise FitError(
+            f"{bad.size} of {counted(len(points), 'weight')} {'is' if bad.size == 1 else 'are'} no number from 0 up; "
+            f"the first is of {label(points, int(bad[0]))}: {weights[bad[0]]:g}",
+            remedy="leave those rows out with --where, or give them 0, which leaves them out as well",
+        )
+    if not weights.any():
+        raise FitError("every weight is 0: no point counts", remedy="name another column of weights")
+    return np.asarray(weights > 0)
+
+
+def label(points: Points, row: int) -> str:
+    """What to call a point: its id, which in a table is the number of its row from 1."""
+    name = points.ids[row] if points.ids else str(row + 1)
+    return f"row {name}" if name.isdecimal() and len(name) < 10 else name  # longer ones are digests
 
 
 def _more(axis: str, joint: bool) -> str:
@@ -167,14 +188,16 @@ def fit(
 
     Args: points: at least as many distinct places as free parameters; objective: Huber(1e-3) if None; fix: parameters
     held at a value in natural units; weights: (n,), how often each point counts, those of the points if None.
+    Returns: a fit whose points are those that count, where some weigh nothing.
     Raises: FitError for points that cannot determine the law; UsageError for a parameter that is not there.
     """
     objective = replace(objective or Huber(), plain=law.measures == "score")
     fix = dict(fix or {})
-    check(law, points, fix)
     weights = points.weight if weights is None else weights
-    if weights is not None and (weights.shape != (len(points),) or not (weights >= 0).all() or weights.sum() <= 0):
-        raise FitError(f"weights must be {counted(len(points), 'number')}, none negative, not all zero")
+    if weights is not None:
+        counts = counting(points, weights)
+        points, weights = points.take(counts), weights[counts]
+    check(law, points, fix)
     w = np.ones(len(points)) if weights is None else np.asarray(weights, dtype=np.float64)
     problem = pose(law, points, objective, fix)
     if not problem.free:

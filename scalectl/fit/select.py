@@ -53,8 +53,8 @@ def holdout(fitted: Fit, mask: npt.NDArray[np.bool_] | None = None, where: str |
     """Refits without some points and predicts them.
 
     Args: mask: the points held out, (n,); the largest size or budget if None; where: what to call them.
-    Returns: mean of |predicted / measured - 1| there, of a score the mean error by the mean score; None when the rest
-    cannot determine the law.
+    Returns: mean of |predicted / measured - 1| there, by how often each point counts, of a score the mean error by the
+    mean score; None when the rest cannot determine the law.
     """
     name, picked = largest(fitted.law, fitted.points)
     if mask is not None:
@@ -70,10 +70,12 @@ def _predicted(fitted: Fit, known: npt.NDArray[np.bool_], held: npt.NDArray[np.b
     except FitError:
         return None
     there = fitted.points.take(held)
+    worth = np.ones(len(there)) if fitted.weights is None else fitted.weights[held]
     error = np.abs(np.asarray(fitted.law.predict(rest.theta, there), dtype=np.float64) - there.L)
     # A score may be 0, and is then no unit for its error.
-    share = error / (np.abs(there.L).mean() if fitted.law.measures == "score" else there.L)
-    return Holdout(where=name, n=len(there), relative_error=float(share.mean()))
+    score = fitted.law.measures == "score"
+    share = error / (np.average(np.abs(there.L), weights=worth) if score else there.L)
+    return Holdout(where=name, n=len(there), relative_error=float(np.average(share, weights=worth)))
 
 
 def steps(law: Law, points: Points, most: int | None = MOST_STEPS) -> npt.NDArray[np.int64]:

@@ -166,21 +166,28 @@ def aicc(fitted: Fit) -> float:
 
     The likelihood is the one that the objective stands for: Laplace for Huber and LAD (δ is far below the residuals),
     with two slopes where over-estimates count differently, normal for the squares, each with its scale fitted and
-    counted. Infinite when there are too few points.
+    counted. Infinite when there are too few points. Points that count differently are as many as alike ones would be
+    that know the mean as well (Kish 1965, Survey Sampling, section 8.2).
     Source: Hurvich and Tsai 1989 (Biometrika 76).
     """
-    n = len(fitted.points)
+    w = weights_of(fitted)
+    n = float(w.sum() ** 2 / (w**2).sum())
     k = len(fitted.law.names) - len(fitted.fixed) + 1
     if n - k - 1 <= 0:
         return math.inf
     predicted = np.asarray(fitted.law.predict(fitted.theta, fitted.points), dtype=np.float64)
     residual = fitted.objective.residual(predicted, fitted.points.L)
     if math.isfinite(fitted.objective.width):
-        spread = float(fitted.objective.counted(residual, np.abs(residual)).mean())
+        spread = float(fitted.objective.counted(residual, w * np.abs(residual)).sum() / w.sum())
         twice = 2 * n * (1 + math.log((1 + 1 / fitted.objective.ratio) * max(spread, 1e-300)))
     else:
-        twice = n * (1 + math.log(2 * math.pi * max(float((residual**2).mean()), 1e-300)))
+        twice = n * (1 + math.log(2 * math.pi * max(float((w * residual**2).sum() / w.sum()), 1e-300)))
     return twice + 2 * k + 2 * k * (k + 1) / (n - k - 1)
+
+
+def weights_of(fitted: Fit) -> Floats:
+    """How often each point counts, (n,)."""
+    return np.ones(len(fitted.points)) if fitted.weights is None else fitted.weights
 
 
 def cells(law: Law, points: Points) -> npt.NDArray[np.int64]:
@@ -192,16 +199,18 @@ def cells(law: Law, points: Points) -> npt.NDArray[np.int64]:
 def seed_noise(fitted: Fit) -> float | None:
     """Relative standard deviation of the loss between runs of one design point; None without repeated runs.
 
-    Pooled over design points, of log loss (of a score itself); needs no law, only its axes.
+    Pooled over design points, of log loss (of a score itself); needs no law, only its axes. Weights say how much a run
+    is worth, not how noisy it is: the sum of squares is divided by what it is on average for noise of 1.
     """
     index = cells(fitted.law, fitted.points)
     log_loss = np.log(fitted.points.L) if fitted.law.measures == "loss" else fitted.points.L
-    count = np.bincount(index)
-    freedom = len(index) - len(count)
-    if freedom < 1:
+    w = weights_of(fitted)
+    total = np.bincount(index, w)
+    freedom = float(w.sum() - (np.bincount(index, w**2) / total).sum())
+    if len(index) == len(total):
         return None
-    centred = log_loss - (np.bincount(index, log_loss) / count)[index]
-    return math.sqrt(float((centred**2).sum()) / freedom)
+    centred = log_loss - (np.bincount(index, w * log_loss) / total)[index]
+    return math.sqrt(float((w * centred**2).sum()) / freedom)
 
 
 def misfit(fitted: Fit) -> float | None:
@@ -211,11 +220,12 @@ def misfit(fitted: Fit) -> float | None:
     the noise limits the fit.
     """
     index = sizes(fitted.law, fitted.points)
-    count = np.bincount(index)
-    spare = len(count) - max(1, fitted.law.needs - len(fitted.fixed))
+    w = weights_of(fitted)
+    total = np.bincount(index, w)
+    spare = len(total) - max(1, fitted.law.needs - len(fitted.fixed))
     if spare < 1:
         return None
-    means = np.bincount(index, fitted.residuals()) / count
+    means = np.bincount(index, w * fitted.residuals()) / total
     return math.sqrt(float((means**2).sum()) / spare)
 
 
@@ -230,7 +240,7 @@ def robust_deviation(residual: Floats, parameters: int) -> float:
 
 
 def outliers(fitted: Fit) -> tuple[str, ...]:
-    """Ids (row numbers without ids) of points beyond 5 robust deviations of the log residuals, largest first.
+    """Ids (row numbers from 1 without ids) of points beyond 5 robust deviations of the log residuals, largest first.
 
     Deviations below 1e-9 are rounding, not noise: nothing is an outlier among exact points.
     """
@@ -239,4 +249,4 @@ def outliers(fitted: Fit) -> tuple[str, ...]:
     limit = OUTLIER * max(robust_deviation(residual - np.median(residual), free), 1e-9)
     far = np.abs(residual - np.median(residual))
     picked = [int(i) for i in np.argsort(-far) if far[i] > limit]
-    return tuple(fitted.points.ids[i] if fitted.points.ids else str(i) for i in picked)
+    return tuple(fitted.points.ids[i] if fitted.points.ids else str(i + 1) for i in picked)

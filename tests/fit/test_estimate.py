@@ -136,7 +136,7 @@ def test_nonnegative_least_squares_beats_every_feasible_neighbour(seed, k):
 def test_a_point_that_is_not_finite_and_positive_is_refused_and_named(column, value):
     points = ladder()
     getattr(points, column)[4] = value
-    with pytest.raises(FitError, match=r"1 of 15 points has no usable .* the first is row 4"):
+    with pytest.raises(FitError, match=r"1 of 15 points has no usable .* the first is row 5"):
         fit(LAWS["power"], points)
 
 

@@ -1,6 +1,7 @@
 """Resampling, intervals and the verbs over them, on ladders and surfaces whose truth is known."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,10 +13,12 @@ from scalectl.core.errors import FitError, UsageError
 from scalectl.core.rows import Points
 from scalectl.fit.bootstrap import Draws, bootstrap, sizes
 from scalectl.fit.describe import optimal
+from scalectl.fit.diagnose import diagnose
 from scalectl.fit.estimate import fit
 from scalectl.fit.objective import LAD, LOG_MSE, MSE, Huber
 from scalectl.fit.predict import allocate
 from scalectl.fit.profile import profile
+from scalectl.fit.select import holdout
 from scalectl.fit.stats import (
     aicc,
     confint,
@@ -260,3 +263,58 @@ def test_aicc_prefers_the_law_that_made_the_points(objective):
     # One parameter too many wins when it gains more than its penalty of 2.2: in about one case of eight.
     assert plain_wins >= 13
     assert aicc(fit(POWER_CONSTANT, ladder(sizes=SIZES, seeds=1))) == math.inf
+
+
+def weighted(points, weight):
+    return fit(POWER, replace(points, weight=np.asarray(weight, dtype=float)), LOG_MSE)
+
+
+def statistics(fitted):
+    held = holdout(fitted)
+    return [aicc(fitted), misfit(fitted), seed_noise(fitted), held.relative_error, *fitted.theta.values()]
+
+
+def test_points_of_weight_zero_are_as_if_they_were_not_there():
+    points = ladder(misfit=0.004)
+    spoilt = replace(points, L=np.where(np.arange(15) % 5 == 2, 3 * points.L, points.L))
+    keep = np.arange(15) % 5 != 2
+    assert_allclose(statistics(weighted(spoilt, keep)), statistics(fit(POWER, points.take(keep), LOG_MSE)))
+    with pytest.raises(FitError, match=r"needs at least 2 distinct values of N; the points have 1"):
+        weighted(points, np.arange(15) < 3)
+    few = weighted(points, np.arange(15) < 9)
+    assert bootstrap(few, 20, "size", np.random.default_rng(0)).units == 3
+
+
+def test_one_weight_for_all_changes_nothing_and_several_pull_every_statistic():
+    points = ladder(misfit=0.004)
+    plain = statistics(fit(POWER, points, LOG_MSE))
+    assert_allclose(statistics(weighted(points, np.full(15, 7.0))), plain, rtol=1e-7)
+    pulled = statistics(weighted(points, np.tile([1.0, 1.0, 50.0], 5)))
+    assert (np.abs(np.array(pulled) / plain - 1) > 1e-3).all()
+
+
+def test_the_noise_between_seeds_is_known_without_bias_whatever_the_weights():
+    found = [seed_noise(weighted(ladder(0.01, seeds=4, rng=k), np.tile([1.0, 2.0, 4.0, 8.0], 5))) for k in range(200)]
+    assert_allclose(np.sqrt(np.mean(np.square(found))), 0.01, rtol=0.04)  # three standard errors of 200 x 15
+
+
+@pytest.mark.parametrize("wrong", [-1.0, np.nan, np.inf])
+def test_a_weight_that_is_none_is_named_by_its_row(wrong):
+    points = replace(ladder(), ids=())
+    with pytest.raises(FitError, match=r"1 of 15 weights is no number from 0 up; the first is of row 4: "):
+        weighted(points, np.where(np.arange(15) == 3, wrong, 1.0))
+    with pytest.raises(FitError, match="no point counts"):
+        weighted(points, np.zeros(15))
+
+
+def test_points_without_ids_are_numbered_from_one_everywhere():
+    points = ladder(noise=0.001, seeds=5)
+    spoilt = replace(points, ids=(), L=np.where(np.arange(25) == 7, 1.5 * points.L, points.L))
+    fitted = fit(POWER, spoilt, Huber())
+    assert outliers(fitted) == ("8",)
+    assert {one.what for one in diagnose(fitted).points} == {f"row {k}" for k in range(1, 26)}
+
+
+def test_groups_have_their_own_names_in_a_diagnosis():
+    points = replace(ladder(), group=np.resize(np.array(["red", "green", "blue"]), 15))
+    assert {one.what for one in diagnose(fit(POWER, points)).sizes} == {"group red", "group green", "group blue"}
