@@ -444,6 +444,7 @@ def compare(
     flops: Flops = "exact",
     fix: Fix = None,
     bootstrap: Bootstrap = 1000,
+    rows: Rows = 1000,
     unit: Unit = "size",
     seed: Seed = 0,
     level: Level = 0.95,
@@ -456,7 +457,7 @@ def compare(
 
     request = _request(
         target, results, metric, at, law, objective, maps, where, convention, flops, fix, None, None, None, bootstrap,
-        unit, seed, level, everything, best_over=best_over,
+        unit, seed, level, everything, best_over=best_over, rows=rows,
     )  # fmt: skip
     if axis not in get_args(command.Axis):
         raise typer.BadParameter(f"--axis {axis!r} is not known; use {', '.join(get_args(command.Axis))}")

@@ -7,7 +7,17 @@ from typing import Literal
 
 import numpy as np
 
-from scalectl.commands.fit import FEWEST_DRAWS, Request, best_view, choose_best, load, pairs, split
+from scalectl.commands.fit import (
+    FEWEST_DRAWS,
+    Request,
+    best_view,
+    choose_best,
+    load,
+    most_rows,
+    pairs,
+    split,
+    thinned,
+)
 from scalectl.commands.target import find_target
 from scalectl.core.errors import NothingMatched, UsageError
 from scalectl.core.expression import full_name
@@ -58,12 +68,15 @@ def run(request: Request, asked: Asked) -> CompareView:
     target = find_target(request.target, request.results)
     if asked.by is not None:
         column, parts = split(request, target, asked.by)
-        arms = [_arm(show(value, column), part, request, asked.axis) for value, part in parts.items()]
+        most = most_rows(request, target)
+        arms = [_arm(show(value, column), thinned(part, most), request, asked.axis) for value, part in parts.items()]
         arms = _based(arms, asked.base, column)
         apart: tuple[str, ...] = (column,)
     else:
         second = find_target(asked.other, request.results)
-        arms = [_arm(held.name, load(request, held), request, asked.axis) for held in (target, second)]
+        loaded = [thinned(load(request, held), most_rows(request, held)) for held in (target, second)]
+        names = (target.name, second.name)
+        arms = [_arm(name, part, request, asked.axis) for name, part in zip(names, loaded, strict=True)]
         if second.name == target.name:
             raise UsageError(f"{target.name} is compared with itself", remedy="name two sweeps, or use --by")
         apart = ()

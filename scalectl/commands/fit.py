@@ -118,7 +118,7 @@ def run(request: Request, *, choose_rate: bool = False) -> Result:
     extra = unread(points, request.laws)
     if choose_rate and request.best_over is None and len(extra) == 1 and extra[0].startswith("train."):
         request = replace(request, best_over=extra[0])
-    return _fit(request, target, thinned(points, _most(request, target)))
+    return _fit(request, target, thinned(points, most_rows(request, target)))
 
 
 def run_by(request: Request, column: str) -> dict[str, Result]:
@@ -128,7 +128,7 @@ def run_by(request: Request, column: str) -> dict[str, Result]:
     """
     target = find_target(request.target, request.results)
     column, parts = split(request, target, column)
-    most = _most(request, target)
+    most = most_rows(request, target)
     return {f"{column}={value}": _fit(request, target, thinned(part, most)) for value, part in parts.items()}
 
 
@@ -199,7 +199,7 @@ def _load(request: Request, target: Target, by: str | None) -> Points:
     )
 
 
-def _most(request: Request, target: Target) -> int:
+def most_rows(request: Request, target: Target) -> int:
     """Rows to fit at most: all of a published table, and of a grid to choose from, which would get holes."""
     return 0 if target.published or request.best_over else request.rows
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -96,9 +96,9 @@ def _trial(curve: str, law: Law, points: Points, known: np.ndarray, objective: O
     try:
         fitted = fit(law, points.take(known), objective)
     except FitError as error:
-        return Trial(**{**vars(trial), "refused": error.what})
+        return replace(trial, refused=error.what)
     ratio = np.asarray(law.predict(fitted.theta, there), dtype=np.float64) / there.L
-    return Trial(**{**vars(trial), "error": float(np.abs(ratio - 1).mean()), "bias": float((ratio - 1).mean())})
+    return replace(trial, error=float(np.abs(ratio - 1).mean()), bias=float((ratio - 1).mean()))
 
 
 def _score(law: Law, trials: Sequence[Trial], least: Mapping[str, float]) -> Score:

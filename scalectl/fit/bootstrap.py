@@ -6,7 +6,7 @@ warm-started fit and a thousand of them are one array operation.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -113,7 +113,7 @@ def bootstrap(
             raise UsageError("residuals say nothing of the choice between runs", remedy="use --unit size or --unit run")
         values, settled = refit(fitted, measured=_resampled_losses(fitted, n, rng))
         return _draws(fitted, values, settled, unit, units, spare, 0)
-    weights, unusable = _weights(fitted, groups, n, rng)
+    (weights,), unusable = fitting_resamples([fitted], lambda count: [resample(groups, count, rng)], n)
     values, settled = refit(fitted, weights=weights, measured=None if again is None else again(weights))
     return _draws(fitted, values, settled, unit, units, spare, unusable)
 
@@ -171,15 +171,23 @@ def resample(groups: npt.NDArray[np.int64], n: int, rng: np.random.Generator, *,
     return weights
 
 
-def _weights(fitted: Fit, groups: npt.NDArray[np.int64], n: int, rng: np.random.Generator) -> tuple[Floats, int]:
-    weights = resample(groups, n, rng)
-    unusable = 0
+def fitting_resamples(
+    fits: Sequence[Fit], draw: Callable[[int], Sequence[Floats]], n: int
+) -> tuple[Sequence[Floats], int]:
+    """`n` resamples with which every fit can be made again, and how many had to be drawn anew.
+
+    Args: draw: so many resamples of the points of each fit, one array (draws, points) for each.
+    Raises: FitError where hardly any resample will do.
+    """
+    weights, unusable = draw(n), 0
     for _ in range(ATTEMPTS):
-        bad = np.flatnonzero(~usable(fitted, weights))
+        good = np.logical_and.reduce([usable(held, own) for held, own in zip(fits, weights, strict=True)])
+        bad = np.flatnonzero(~good)
         if bad.size == 0:
             return weights, unusable
         unusable += bad.size
-        weights[bad] = resample(groups, bad.size, rng)
+        for own, fresh in zip(weights, draw(bad.size), strict=True):
+            own[bad] = fresh
     raise FitError(
         "resamples of these points almost never have enough distinct sizes to fit",
         remedy="add sizes, or choose a --law with fewer parameters",

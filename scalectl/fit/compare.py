@@ -7,10 +7,11 @@ far the law is off at each: resampling both together keeps what is common to the
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from statistics import NormalDist
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +19,7 @@ import numpy.typing as npt
 from scalectl.core.errors import FitError, UsageError
 from scalectl.core.rows import Floats, Points
 from scalectl.fit.best import Best
-from scalectl.fit.bootstrap import ATTEMPTS, MIN_SIZES, Draws, Unit, resample, usable
+from scalectl.fit.bootstrap import MIN_SIZES, Draws, Unit, fitting_resamples, resample
 from scalectl.fit.estimate import Fit, fit, refit
 from scalectl.fit.objective import Objective
 from scalectl.fit.predict import beyond, cost
@@ -29,7 +30,14 @@ from scalectl.laws.gain import ARM, with_gain
 from scalectl.store.points import places, settings
 
 Ints = npt.NDArray[np.int64]
-Way = Callable[[int, bool], tuple[Floats, Floats]]  # draws, and whether sizes are drawn too -> weights of both arms
+
+
+class Way(Protocol):
+    """How to resample both arms."""
+
+    def __call__(self, n: int, *, whole: bool) -> tuple[Floats, Floats]:
+        """How often the runs of each arm count, (n, points); whole: whether sizes are drawn too."""
+
 
 POWER = 0.8  # share of repeats in which a true saving should show; Cohen 1988, as everywhere
 NOISE_DRAWS = 400  # of the spread that seeds alone make: known to 4 %. Ours.
@@ -150,10 +158,11 @@ def compare(
     spreads: dict[str, float | None] = {}
     middle = (low + high) / 2
     for way, draw in _ways(groups, matched, unit, rng).items():
-        weights = _weights(fits, draw, draws)
+        (one, other), _ = fitting_resamples(fits, partial(draw, whole=True), draws)
+        weights = one, other
         like = Draws(("saving",), np.empty((draws, 0)), unit, units, spare, 0, 1.0)
         intervals[way] = _intervals(arms, fits, shape, weights, at, like, level)
-        spreads[way] = _spread(arms, fits, draw(NOISE_DRAWS, False), middle)
+        spreads[way] = _spread(arms, fits, draw(NOISE_DRAWS, whole=False), middle)
 
     def both(k: int) -> dict[str, Interval | None]:
         return {way: intervals[way][k] if way in intervals else None for way in ("paired", "unpaired")}
@@ -202,14 +211,14 @@ def _ways(groups: tuple[Ints, Ints], matched: Pairing | str, unit: Unit, rng: np
     def drawn(size: Ints, n: int, whole: bool, stream: np.random.Generator) -> Floats:
         return resample(np.arange(len(size)) if whole and unit == "run" else size, n, stream, whole=whole)
 
-    def apart(n: int, whole: bool) -> tuple[Floats, Floats]:
+    def apart(n: int, *, whole: bool) -> tuple[Floats, Floats]:
         return drawn(groups[0], n, whole, streams[0]), drawn(groups[1], n, whole, streams[1])
 
     ways: dict[str, Way] = {"unpaired": apart}
     if isinstance(matched, Pairing):
         pairs = matched
 
-        def together(n: int, whole: bool) -> tuple[Floats, Floats]:
+        def together(n: int, *, whole: bool) -> tuple[Floats, Floats]:
             weights = drawn(pairs.size, n, whole, streams[2])
             return weights[:, pairs.first], weights[:, pairs.second]
 
@@ -318,22 +327,6 @@ def _one_shape(arms: tuple[Arm, Arm], law: Law, objective: Objective, fix: Mappi
         return fit(with_gain(law), replace(joined, **change), objective, fix)
     except FitError:
         return None
-
-
-def _weights(fits: tuple[Fit, Fit], draw: Way, n: int) -> tuple[Floats, Floats]:
-    """Resamples of both arms that can be fitted, each (n, points)."""
-    weights = draw(n, True)
-    for _ in range(ATTEMPTS):
-        good = usable(fits[0], weights[0]) & usable(fits[1], weights[1])
-        bad = np.flatnonzero(~good)
-        if bad.size == 0:
-            return weights
-        for held, fresh in zip(weights, draw(bad.size, True), strict=True):
-            held[bad] = fresh
-    raise FitError(
-        "resamples of these runs almost never have enough distinct sizes to fit",
-        remedy="add sizes, or choose a --law with fewer parameters",
-    )
 
 
 def _drawn_savings(

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from scalectl.commands import compare
 from scalectl.commands.fit import Request, run, run_by, thinned
 from scalectl.core.errors import ScalectlError, UsageError
 from scalectl.core.rows import Points
@@ -114,3 +115,17 @@ def test_a_grid_to_choose_from_is_not_thinned(tmp_path):
     found = run(Request(str(tmp_path / "rates.csv"), str(tmp_path), **flags))
     assert not any("rows:" in note or "missing" in note for note in found.points.notes)
     assert found.answer.fit.theta["alpha"] == pytest.approx(0.1, rel=0.05)
+
+
+def test_very_many_rows_are_compared_by_some_of_them(tmp_path):
+    C = 10 ** np.random.default_rng(0).uniform(11, 15, 4000)
+    recipe = np.where(np.arange(4000) % 2, "old", "new")
+    table = pd.DataFrame({"C": C, "loss": 30 * (C * np.where(recipe == "new", 2.0, 1.0)) ** -0.08})
+    table.assign(recipe=recipe).to_parquet(tmp_path / "many.parquet")
+    request = Request(str(tmp_path / "many.parquet"), str(tmp_path), draws=100, rows=60)
+    view = compare.run(request, compare.Asked(by="recipe"))
+    (held,) = view.comparisons
+    assert (held.first.runs, held.second.runs) == (60, 60)
+    assert [held.first.name, held.second.name] == ["new", "old"]
+    assert held.savings[0].value == pytest.approx(0.5, rel=1e-3)
+    assert any("60 of them are fitted" in note for note in view.notes)

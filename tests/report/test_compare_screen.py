@@ -70,7 +70,17 @@ def test_a_saving_is_claimed_only_where_the_interval_excludes_one():
     assert "rotary saves compute over learned at 2 of 3 losses and learned saves compute over rotary at 1" in crossed
     assert "the curves cross, and the interval excludes 1 on both sides" in crossed
     none = replace(PAIR, savings=(replace(PAIR.savings[0], paired=(0.9, 1.4)),))
-    assert "no saving is shown" in words(replace(VIEW, comparisons=(none,)))
+    alone = words(replace(VIEW, comparisons=(none,)))
+    assert (
+        "no saving is shown at any one loss; rotary saves compute over learned if both curves have one shape" in alone
+    )
+    worse = replace(none, one_shape=SavingView(None, 0.8, (0.7, 0.9), (0.6, 1.2)))
+    assert "learned saves compute over rotary if both" in words(replace(VIEW, comparisons=(worse,)))
+    bent = replace(sure, one_shape=SavingView(None, 1.2, (0.9, 1.5), (0.8, 1.7)))
+    assert "excludes 1; with one shape for both curves it holds 1" in words(replace(VIEW, comparisons=(bent,)))
+    for open_shape in (None, SavingView(None, 1.2, (0.9, 1.5), (0.8, 1.7))):
+        held = replace(none, one_shape=open_shape)
+        assert "no saving is shown: every interval holds 1" in words(replace(VIEW, comparisons=(held,)))
 
 
 def test_runs_that_are_not_paired_have_one_interval_and_a_reason():
@@ -85,12 +95,18 @@ def test_runs_that_are_not_paired_have_one_interval_and_a_reason():
     assert "371 seeds a size unpaired, now 4" in text
 
 
-def test_pairing_that_does_not_help_is_said():
-    assert "pairing does not help" not in words(VIEW)
-    noisy = replace(PAIR, noise_of_pairs=0.0121)
-    assert "pairing does not help: runs of one seed do not share their luck" in words(
+def test_what_pairing_does_not_do_is_said():
+    assert "pairing" not in words(VIEW)
+    noisy = replace(PAIR, noise_of_pairs=0.0121)  # the sizes are off by the same in both
+    assert "pairing helps by the sizes alone: runs of one seed do not share their luck" in words(
         replace(VIEW, comparisons=(noisy,))
     )
+    same = tuple(replace(saving, paired=(1.1, 1.5), unpaired=(1.1, 1.51)) for saving in PAIR.savings)
+    assert "pairing does not help: its intervals are no narrower" in words(
+        replace(VIEW, comparisons=(replace(PAIR, savings=same),))
+    )
+    both = replace(noisy, savings=same)
+    assert "no narrower, and runs of one seed do not share their luck" in words(replace(VIEW, comparisons=(both,)))
 
 
 def test_without_repeated_seeds_the_noise_is_unknown():
