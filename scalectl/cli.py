@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from scalectl.commands.fit import Request
+    from scalectl.commands.score import Asked
     from scalectl.commands.sweep import Prepared
     from scalectl.core.cost import Convention
     from scalectl.core.errors import ScalectlError
@@ -279,10 +280,29 @@ def fit(
     against: Annotated[
         str | None, typer.Option(metavar="published", help="Beside what was published about a ref:NAME.")
     ] = None,
+    kind: Annotated[
+        str | None, typer.Option(metavar="law|score", help="What the metric is [default: by its name].")
+    ] = None,
+    axis: Annotated[str, typer.Option(metavar="N|C|D|step|loss", help="Of a score: what it rises along.")] = "N",
+    items: Annotated[
+        str | None, typer.Option(metavar="COL", help="Of a score: how many items it is a share of.")
+    ] = None,
+    chance: Annotated[str | None, typer.Option(metavar="COL|VALUE", help="Of a score: what guessing gets.")] = None,
+    floor: Annotated[
+        str, typer.Option(metavar="auto|VALUE", help="Of a score: no ability; auto: chance, or the two smallest sizes.")
+    ] = "auto",
+    twin: Annotated[
+        str | None, typer.Option(metavar="COL", help="Of a score: a continuous metric beside it, such as a log-prob.")
+    ] = None,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Simulate how often scores are called jumps, rightly and wrongly.")
+    ] = False,
     everything: Everything = False,
     as_json: Json = False,
 ) -> None:
-    """Fit scaling laws to losses, with an interval on everything."""
+    """Fit scaling laws to losses, and thresholds to scores, with an interval on everything."""
+    if calibrate:
+        raise typer.Exit(_calibrate(seed, as_json))
     from scalectl.commands import fit as command
     from scalectl.report import document, fit_screen, terminal
 
@@ -295,6 +315,12 @@ def fit(
         target, results, metric, at, law, objective, maps, where, convention, flops, fix, tie, weight, group,
         bootstrap, unit, seed, level, everything, holdout, best_over=best_over, rows=rows,
     )  # fmt: skip
+    if kind not in (None, "law", "score"):
+        raise typer.BadParameter(f"--kind {kind!r} is not known; use law or score")
+    if kind == "score" or (kind is None and command.means_score(request)):
+        from scalectl.commands import score
+
+        raise typer.Exit(_thresholds(request, score.Asked(axis, by, items, chance, floor, twin), as_json))  # type: ignore[arg-type]
     found = {"": command.run(request)} if by is None else command.run_by(request, by)
     views = {
         group: command.view(result, diagnostics=diagnostics, profiled=profiled, level=level)
@@ -315,6 +341,37 @@ def fit(
             terminal.emit(fit_screen.fit_lines(view, look), console)
     usable = all(result.answer.summary.status not in command.UNUSABLE for result in found.values())
     raise typer.Exit(0 if usable else 1)
+
+
+def _thresholds(request: Request, asked: Asked, as_json: bool) -> int:
+    """Thresholds of scores; the exit code is 1 where nothing can be said of any task."""
+    from scalectl.commands import score
+    from scalectl.report import document, score_screen, terminal
+
+    view = score.run(request, asked)
+    if as_json:
+        print(document.threshold_document(view))
+    else:
+        console, look = _stdout()
+        terminal.emit(score_screen.threshold_lines(view, look), console)
+    return 0 if view.usable else 1
+
+
+def _calibrate(seed: int, as_json: bool) -> int:
+    """Error rates of the detector; the exit code is 1 where one misses its goal."""
+    from scalectl.emergence.calibrate import DISPERSIONS, KINDS, calibrate
+    from scalectl.report import document, score_screen, terminal
+
+    found = []
+    for rates in calibrate(seed=seed):
+        found.append(rates)
+        _line(f"{len(found)}/{len(KINDS) * len(DISPERSIONS)}  {rates.kind}, φ = {rates.dispersion:g}")
+    if as_json:
+        print(document.document("calibration", {"kinds": found}))
+    else:
+        console, look = _stdout()
+        terminal.emit(score_screen.calibration_lines(found, look), console)
+    return 0 if all(rates.met for rates in found) else 1
 
 
 @app.command()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from scalectl.commands.fit import _mapping, mask_of
+from scalectl.commands.fit import mapping_of, mask_of
 from scalectl.commands.target import find_target, results_store
 from scalectl.core.cost import Convention
 from scalectl.core.errors import NothingMatched, StoreError, UsageError
@@ -57,7 +57,7 @@ def bring(
     sweep = name or path.stem
     store.prepare()
     before = {held.stem for held in store.runs.glob("*.parquet")}
-    notes = import_table(store, path, sweep, _mapping(maps), convention, mask_of(where))
+    notes = import_table(store, path, sweep, mapping_of(maps), convention, mask_of(where))
     runs = set(load_sweep(store, sweep).current)
     return Imported((sweep,), len(runs - before), len(runs & before), notes)
 

@@ -106,6 +106,25 @@ class Result:
         return next(held for held in self.fitted if held.summary.law == self.chosen)
 
 
+# Metrics that are shares of right answers. The losses beside them stay with the laws.
+SCORES = re.compile(r"(.*/)?(exact_match|generated_match|position_accuracy(_\d+)?|accuracy|acc)")
+
+
+def is_score(metric: str) -> bool:
+    """Whether a metric is a share of right answers, by its name."""
+    return SCORES.fullmatch(metric) is not None
+
+
+def means_score(request: Request) -> bool:
+    """Whether a request that does not say so is of a score: its metric is one, or its published table holds scores."""
+    if request.laws:
+        return False
+    named = request.target or ""
+    if named.startswith(references.PREFIX):
+        return references.choose(named.removeprefix(references.PREFIX)).table.holds == "scores"
+    return is_score(request.metric)
+
+
 def run(request: Request, *, choose_rate: bool = False) -> Result:
     """Fit the laws that were asked for, or those that suit the axes that vary.
 
@@ -179,11 +198,11 @@ def _load(request: Request, target: Target, by: str | None) -> Points:
     mask = mask_of(request.where)
     if target.published is not None and target.file is not None:
         return references.points_of(
-            target.published, target.file, request.convention, mapping=_mapping(request.maps), mask=mask, by=by
+            target.published, target.file, request.convention, mapping=mapping_of(request.maps), mask=mask, by=by
         )
     if target.file is not None:
         columns, origin = read_columns(target.file)
-        return columns_points(columns, _mapping(request.maps), mask, origin, request.convention)
+        return columns_points(columns, mapping_of(request.maps), mask, origin, request.convention)
     if request.maps:
         raise UsageError("--map names columns of a file, and a sweep has its own", remedy="leave --map out")
     return load_points(
@@ -543,7 +562,8 @@ def _alike(labels: npt.NDArray[np.int64]) -> int | None:
     return counts.pop() if len(counts) == 1 else None
 
 
-def _mapping(maps: Sequence[str]) -> dict[str, str] | None:
+def mapping_of(maps: Sequence[str]) -> dict[str, str] | None:
+    """AXIS=COLUMN texts as a mapping, None for none. Raises: UsageError."""
     pairs = {}
     for text in maps:
         axis, equals, column = text.partition("=")

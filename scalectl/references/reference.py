@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from scalectl.core.cache import cache_folder
 from scalectl.core.cost import Convention
@@ -63,10 +64,11 @@ class Table:
 
     file: its place below the folder of tables; sha256: of its bytes there; url: where it is served, None where the
     publisher has it in pieces or in a form that is not safe to open, and then `made` says in which (a .jsonl file
-    becomes the CSV table on arrival); columns: names of the columns that are D, C and L; counts: N by convention, an
+    becomes the CSV table on arrival); columns: names of the columns that are D, C and L,
+    or S for a score; counts: N by convention, an
     expression over the columns; None as a key for a count that scalectl has no name for; count_by: a column that says
     how N counts, and the convention of its values; apart: a column whose values are never pooled; note: what its
-    reader has to know; fits, exponents: what was published about it.
+    reader has to know; holds: what is measured; fits, exponents: what was published about it.
     """
 
     file: str
@@ -78,6 +80,7 @@ class Table:
     count_by: tuple[str, Mapping[str, Convention]] | None = None
     apart: str | None = None
     note: str = ""
+    holds: Literal["losses", "scores"] = "losses"
     fits: tuple[Published, ...] = ()
     exponents: tuple[PublishedExponent, ...] = ()
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from scalectl.fit.against import Comparison
 from scalectl.fit.summary import Summary
-from scalectl.report.views import FitView
+from scalectl.report.views import FitView, ThresholdView
 
 VERSION = 1
 
@@ -32,6 +32,22 @@ def fit_document(views: Mapping[str, FitView]) -> str:
     if len(views) == 1 and "" in views:
         return _dump("fit", _fit(views[""]))
     return _dump("fit", {"groups": [{"group": name, **_fit(view)} for name, view in views.items()]})
+
+
+def threshold_document(view: ThresholdView) -> str:
+    """Scores as JSON: the keys that scripts rely on first, then what they rest on."""
+    return _dump(
+        "threshold",
+        {
+            "target": view.target,
+            "axis": view.axis,
+            "tasks": [{name: held for name, held in _plain(task).items() if name != "notes"} for task in view.tasks],
+            "level": view.level,
+            "draws": view.draws,
+            "convention": view.convention,
+            "notes": view.notes,
+        },
+    )
 
 
 def law_facts(held: Summary) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Literal
 from scalectl.core.cost import Convention
 from scalectl.core.job import State
 from scalectl.core.rows import Floats
+from scalectl.emergence.artefact import Origin, Twin
 from scalectl.fit.against import Comparison
 from scalectl.fit.approaches import Approach
 from scalectl.fit.backtest import Score, Trial
@@ -262,6 +263,75 @@ class FitView:
     refused_approaches: Mapping[int, str] = field(default_factory=dict)
     against: tuple[Comparison, ...] = ()
     stated: tuple[StatedExponent, ...] = ()
+
+
+@dataclass(frozen=True)
+class Place:
+    """A score at one place. low, high: Wilson's bounds with the over-dispersion; able: share of seeds that have it."""
+
+    at: float
+    score: float
+    low: float
+    high: float
+    items: float
+    seeds: int | None
+    able: float | None
+    able_interval: Interval | None
+
+
+@dataclass(frozen=True)
+class TaskView:
+    """A verdict on one task in one family; NaN is an open end, None what does not apply.
+
+    label: one of emergence.detector.LABELS; bracket, midpoint, interval: of the threshold, in units of the axis;
+    width_decades: from 10 to 90 % of the rise, at least the spacing of the places, and width_resolved whether it is
+    more; p_value, q_value: of a line against a break; smooth_...: of the smooth law; floor_from: chance, given or auto;
+    success_above: the score from which a seed has the ability.
+    """
+
+    task: str
+    family: str
+    label: str
+    flagged: bool
+    bracket: Interval | None
+    midpoint: float | None
+    interval: Interval | None
+    width_decades: float | None
+    width_resolved: bool | None
+    gain: float
+    p_value: float | None
+    q_value: float | None
+    smooth_p_value: float | None
+    smooth_q_value: float | None
+    draws: int
+    artefact: Origin | None
+    because: str
+    floor: float
+    floor_from: str
+    dispersion: float
+    places: tuple[Place, ...]
+    success_above: float | None = None
+    twin: Twin | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ThresholdView:
+    """Scores of one target along one axis. level: of midpoints; draws: of the bootstrap, at most."""
+
+    target: str
+    axis: Literal["N", "C", "D", "step", "loss"]
+    tasks: tuple[TaskView, ...]
+    level: float
+    draws: int
+    convention: Convention | None = None
+    opening: str = ""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def usable(self) -> bool:
+        """Whether anything could be said of any task."""
+        return any(task.label != "insufficient" for task in self.tasks)
 
 
 @dataclass(frozen=True)

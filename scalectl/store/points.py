@@ -38,7 +38,7 @@ _NEVER_POOLED = {
 
 # Column names that say by themselves what they hold, best first. Words are compared without case; single letters as
 # they are, because n is often a count of items, d a width and c a constant. Source: ours.
-_OBVIOUS = {
+OBVIOUS = {
     "N": ("N", "params", "n_params", "num_params", "parameters", "model_size", "model size"),
     "D": ("D", "tokens", "n_tokens", "num_tokens", "train_tokens", "training tokens"),
     "C": ("C", "flops", "flop", "n_flops", "train_flops", "training flop", "compute"),
@@ -49,7 +49,7 @@ _OBVIOUS = {
 # Axes that only some laws read, and the columns of a run that hold them; of other tables they are named by --map. S is
 # a score, whose loss is then an axis.
 _OTHERS = {"U": "unique_tokens", "width": "model.d_model", "depth": "model.n_layer"}
-_NAMED = (*_OBVIOUS, *_OTHERS, "S")
+_NAMED = (*OBVIOUS, *_OTHERS, "S")
 
 # Config columns that say nothing beyond N, D and seed, or do not touch the numbers.
 _NO_AXIS = ("train.seed", "train.steps", "train.tokens", "data.origin", "eval.every")
@@ -270,7 +270,7 @@ def mapped_points(
         notes.append("an export of scalectl: " + ", ".join(f"{axis} is {name}" for axis, name in found.items()))
     if where is not None:
         kept = _masked(kept, where(_with_mapped(kept, found)))
-    axes = {axis: _numbers(kept[name], name, axis) for axis, name in found.items() if axis != "seed"}
+    axes = {axis: as_numbers(kept[name], name, axis) for axis, name in found.items() if axis != "seed"}
     whole = np.logical_and.reduce([np.isfinite(values) for values in axes.values()])
     if dropped := np.count_nonzero(~whole):
         notes.append(f"rows left out for want of a number in {', '.join(found[axis] for axis in axes)}: {dropped}")
@@ -584,48 +584,56 @@ def _find_columns(columns: Columns, mapping: Mapping[str, str], origin: str) -> 
             several = re.fullmatch(r"([^,=]+),\s*([NDCL]=[^,=]+)(,.*)?", name)
             raise UsageError(
                 f"--map {axis}: {origin} has no column {shown(name)}",
-                where=_listed(columns),
+                where=columns_listed(columns),
                 remedy=f"repeat --map for each axis: --map {axis}={escaped(several[1])} --map {escaped(several[2])}"
                 if several
                 else did_you_mean(name, columns),
             )
         found[axis] = name
     notes = []
-    folded = {name.lower(): name for name in reversed(list(columns))}
-    for axis, candidates in _OBVIOUS.items():
-        if axis in found:
-            continue
-        for candidate in candidates:
-            name = candidate if len(candidate) == 1 else folded.get(candidate, "")
-            if name in columns and name not in found.values():
-                found[axis] = name
-                notes.append(f"{axis} is read from the column {name}")
-                break
+    for axis, candidates in OBVIOUS.items():
+        if axis not in found and (plain := obvious(candidates, columns, found.values())):
+            found[axis] = plain
+            notes.append(f"{axis} is read from the column {plain}")
     unscaled = not {"N", "D", "C", "width", "depth", "S"} & set(found)
     if "L" not in found:
         no_size = "N, D or C, and none " if unscaled else "N, and none " if not {"N", "C"} & set(found) else ""
         raise UsageError(
             f"no column of {origin} is plainly {no_size}the loss",
-            where=_listed(columns),
+            where=columns_listed(columns),
             remedy="name them: --map N=COLUMN --map L=COLUMN" if no_size else "name it: --map L=COLUMN",
         )
     if unscaled:
         raise UsageError(
-            f"no column of {origin} is plainly N, D or C", where=_listed(columns), remedy="name one: --map N=COLUMN"
+            f"no column of {origin} is plainly N, D or C",
+            where=columns_listed(columns),
+            remedy="name one: --map N=COLUMN",
         )
     return found, notes
+
+
+def obvious(candidates: Iterable[str], columns: Iterable[str], taken: Iterable[str] = ()) -> str | None:
+    """The first column, not taken, that is named like a candidate; None without. Case counts for single letters."""
+    names, used = list(columns), set(taken)
+    folded = {name.lower(): name for name in reversed(names)}
+    for candidate in candidates:
+        name = candidate if len(candidate) == 1 else folded.get(candidate, "")
+        if name in names and name not in used:
+            return name
+    return None
 
 
 _LISTED = 12  # names in a message; ours: more than that nobody reads, and an export has a hundred
 
 
-def _listed(columns: Iterable[str]) -> str:
+def columns_listed(columns: Iterable[str]) -> str:
+    """The first dozen names of columns, for a message."""
     names = [escaped(column) for column in columns]
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
     return f"it has {', '.join(names[:_LISTED])}{more}"
 
 
-def _numbers(values: npt.NDArray[Any], name: str, axis: str) -> Floats:
+def as_numbers(values: npt.NDArray[Any], name: str, axis: str) -> Floats:
     """Return a column as floats; empty cells and infinities are NaN.
 
     Raises: UsageError naming the first cell that is text.

@@ -1,0 +1,229 @@
+"""`scalectl fit` of scores: tables of other people, and what is answered when they are not what they should be."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from support import PUBLISHED
+
+from scalectl.commands import score as command
+from scalectl.commands.fit import Request, is_score, means_score
+from scalectl.commands.score import Asked
+from scalectl.core.errors import NothingMatched, UsageError
+
+N = np.geomspace(1e7, 10**10.5, 8)
+JUMP = np.r_[np.full(4, 0.25), 0.8, 0.82, 0.83, 0.83]
+LINE = np.linspace(0.25, 0.8, 8)
+
+
+def table(tmp_path, **tasks):
+    frame = pd.concat(
+        pd.DataFrame({"params": N, "task": name, "score": score, "n_items": 500, "chance": 0.25})
+        for name, score in tasks.items()
+    )
+    path = tmp_path / "scores.csv"
+    frame.to_csv(path, index=False)
+    return path
+
+
+def found(path, asked=None, **more):
+    more = {"draws": 200, **more}
+    return command.run(Request(target=str(path), **more), asked or Asked())
+
+
+def test_a_table_is_read_by_the_names_of_its_columns(tmp_path):
+    view = found(table(tmp_path, jump=JUMP, line=LINE))
+    jump, line = view.tasks
+    assert (jump.task, jump.label) == ("jump", "emergent (break beyond a smooth law)")
+    assert jump.bracket == (N[3], N[4])
+    assert N[3] < jump.midpoint < N[4]
+    assert jump.floor_from == "chance"
+    assert (line.task, line.label, line.bracket) == ("line", "smooth", None)
+    assert "the score is read from the column score" in view.notes
+
+
+def test_columns_of_any_name_are_mapped(tmp_path):
+    path = table(tmp_path, jump=JUMP)
+    frame = pd.read_csv(path).rename(columns={"params": "a", "score": "b", "n_items": "c", "chance": "d", "task": "e"})
+    frame.to_parquet(tmp_path / "other.parquet")
+    asked = Asked(items="c", chance="d", by="e")
+    same = found(tmp_path / "other.parquet", asked, maps=("N=a", "S=b")).tasks[0]
+    assert same.bracket == found(path).tasks[0].bracket
+    assert same.places == found(path).tasks[0].places
+    by_number = found(tmp_path / "other.parquet", Asked(items="c", chance="0.25", by="e"), maps=("N=a", "S=b")).tasks[0]
+    assert by_number.floor == 0.25
+
+
+def test_families_are_never_pooled(tmp_path):
+    path = table(tmp_path, jump=JUMP)
+    frame = pd.read_csv(path)
+    pd.concat([frame.assign(family="one"), frame.assign(family="two", score=LINE)]).to_csv(path, index=False)
+    view = found(path)
+    assert [(task.family, task.label) for task in view.tasks] == [
+        ("one", "emergent (break beyond a smooth law)"),
+        ("two", "smooth"),
+    ]
+    assert "2 families, which are never pooled" in view.notes
+
+
+def test_a_twin_says_whether_the_metric_makes_the_jump(tmp_path):
+    right = 1 - 0.95 * (N / N[0]) ** -0.5
+    path = table(tmp_path, exact=right**14)
+    frame = pd.read_csv(path).assign(logprob=14 * np.log(right), chance=0.0, right=right)
+    frame.to_csv(path, index=False)
+    for twin in ("logprob", "right"):
+        task = found(path, Asked(twin=twin)).tasks[0]
+        assert task.flagged
+        assert task.artefact == "metric-driven"
+    lost = frame.assign(logprob=-np.where(np.arange(8) < 4, 3.0, 0.1) * (N / N[0]) ** -0.05, score=JUMP, chance=0.25)
+    lost.to_csv(path, index=False)
+    assert found(path, Asked(twin="logprob")).tasks[0].artefact == "genuine"
+    assert found(path).tasks[0].artefact == "undetermined"
+
+
+@pytest.mark.parametrize(
+    ("change", "label", "said"),
+    [
+        ({"score": 100 * JUMP}, "insufficient", "scores outside [0, 1]: 25"),
+        ({"score": np.nan}, "insufficient", "has no score"),
+        ({"score": 0.5}, "flat", "every score is 0.5"),
+    ],
+)
+def test_scores_that_say_nothing_are_answered(tmp_path, change, label, said):
+    path = table(tmp_path, bad=JUMP, good=JUMP)
+    frame = pd.read_csv(path)
+    bad = frame.task == "bad"
+    pd.concat([frame[bad].assign(**change), frame[~bad]]).to_csv(path, index=False)
+    first, second = found(path).tasks
+    assert first.label == label
+    assert said in first.because
+    assert second.flagged
+
+
+def test_two_sizes_are_too_few_and_the_command_exits_with_1(tmp_path, scalectl):
+    path = table(tmp_path, jump=JUMP)
+    pd.read_csv(path)[:2].to_csv(path, index=False)
+    done = scalectl("fit", path, "--kind", "score", cwd=tmp_path, code=1)
+    assert "2 sizes; a break takes at least 5" in done.stdout
+
+
+def test_without_item_counts_it_asks_for_them_and_falls_back(tmp_path):
+    path = table(tmp_path, jump=JUMP)
+    pd.read_csv(path).drop(columns="n_items").to_csv(path, index=False)
+    view = found(path)
+    assert any("--items COL names one" in note for note in view.notes)
+    assert any("errors from the scatter about a curve that never falls" in note for note in view.notes)
+    frame = pd.read_csv(path)
+    rng = np.random.default_rng(0)
+    seeds = [frame.assign(seed=k, score=frame.score + 0.02 * rng.standard_normal(8)) for k in range(5)]
+    pd.concat(seeds).to_csv(path, index=False)
+    view = found(path)
+    assert any("errors from the scatter between seeds" in note for note in view.notes)
+    assert view.tasks[0].flagged
+    assert {place.seeds for place in view.tasks[0].places} == {5}
+
+
+@pytest.mark.parametrize(
+    ("asked", "more", "error", "said"),
+    [
+        (Asked(items="itmes"), {}, UsageError, "--items"),
+        (Asked(chance="2"), {}, UsageError, "--chance 2"),
+        (Asked(chance="nowhere"), {}, UsageError, "--chance"),
+        (Asked(floor="high"), {}, UsageError, "--floor"),
+        (Asked(axis="M"), {}, UsageError, "--axis"),
+        (Asked(axis="C"), {}, UsageError, "is plainly C"),
+        (Asked(), {"maps": ("S=scroe",)}, UsageError, "--map S"),
+        (Asked(), {"laws": ("power",)}, UsageError, "--law is for laws of a loss"),
+        (Asked(), {"best_over": "lr"}, UsageError, "--best-over is for laws of a loss"),
+        (Asked(), {"draws": 20}, UsageError, "20 resamples are too few"),
+        (Asked(), {"where": 'task == "none"'}, NothingMatched, "no row answers"),
+    ],
+)
+def test_flags_that_do_not_fit_are_refused(tmp_path, asked, more, error, said):
+    with pytest.raises(error, match=said):
+        found(table(tmp_path, jump=JUMP), asked, **more)
+
+
+def test_a_table_without_a_score_says_what_it_has(tmp_path):
+    path = table(tmp_path, jump=JUMP)
+    pd.read_csv(path).rename(columns={"score": "result"}).to_csv(path, index=False)
+    with pytest.raises(UsageError, match="plainly a score") as raised:
+        found(path)
+    assert "--map S=COLUMN" in raised.value.remedy
+    assert "result" in raised.value.where
+
+
+def test_along_the_loss_places_are_losses_and_fall_with_it(tmp_path):
+    path = table(tmp_path, jump=JUMP)
+    loss = 4 * (N / N[0]) ** -0.1
+    pd.read_csv(path).assign(loss=loss).to_csv(path, index=False)
+    task = found(path, Asked(axis="loss")).tasks[0]
+    assert task.bracket == pytest.approx((loss[4], loss[3]))
+    assert loss[4] < task.midpoint < loss[3]
+    assert task.interval[0] < task.midpoint < task.interval[1]
+
+
+def test_the_json_has_the_keys_that_scripts_rely_on(tmp_path, scalectl):
+    path = table(tmp_path, jump=JUMP, line=LINE)
+    done = scalectl("fit", path, "--kind", "score", "--json", "--bootstrap", "200", cwd=tmp_path)
+    held = json.loads(done.stdout)
+    assert next(iter(held)) == "schema"
+    assert held["schema"] == "scalectl/threshold@1"
+    assert held["axis"] == "N"
+    keys = ["task", "family", "label", "bracket", "midpoint", "interval", "width_decades", "gain", "p_value", "q_value"]
+    keys += ["artefact", "because"]
+    assert all(set(keys) <= set(task) for task in held["tasks"])
+    assert held["tasks"][0]["bracket"] == [pytest.approx(N[3]), pytest.approx(N[4])]
+    assert held["tasks"][1]["bracket"] is None
+
+
+def test_the_screen_has_a_line_for_each_task_and_a_plot_of_the_jump(tmp_path, scalectl):
+    path = table(tmp_path, jump=JUMP, line=LINE)
+    done = scalectl("fit", path, "--kind", "score", cwd=tmp_path, COLUMNS="80")
+    lines = done.stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "2 curves, 1 with a jump along N [parameters]" in lines
+    assert done.stdout.count("●") == 8
+    assert any(line.lstrip().startswith("jump  break") for line in lines)
+    assert any(line.startswith("line: smooth, a straight line") for line in lines)
+
+
+def test_a_metric_says_by_its_name_what_it_is():
+    assert all(map(is_score, ("exact_match", "held-out/exact_match", "task-3/position_accuracy_02", "accuracy")))
+    assert not any(map(is_score, ("loss", "held-out/loss", "answer_logprob", "chance", "items", "my_accuracy_loss")))
+    assert means_score(Request(target="x", metric="exact_match"))
+    assert not means_score(Request(target="x", metric="exact_match", laws=("score-sigmoid",)))
+    assert means_score(Request(target="ref:bigbench-lite"))
+    assert not means_score(Request(target="ref:gemstones"))
+
+
+there = pytest.mark.skipif(
+    not (PUBLISHED / "bigbench_lite").exists(), reason=f"the published tables are not at {PUBLISHED}"
+)
+
+
+@there
+def test_big_bench_flags_what_wei_et_al_list_and_nothing_else(monkeypatch):
+    monkeypatch.setenv("SCALECTL_REFERENCES", str(PUBLISHED))
+    view = found("ref:bigbench-lite", where='family == "BIG-G T=0"', draws=1000)
+    frame = pd.read_csv(PUBLISHED / "bigbench_lite/bigbench_lite_long.csv")
+    wei = set(frame.task[frame.wei2022_emerges_at.notna()])
+    flagged = {task.task: task for task in view.tasks if task.flagged}
+    assert {"hindu_knowledge", "strange_stories", "logical_deduction"} <= set(flagged) <= wei
+    hindu = flagged["hindu_knowledge"]
+    assert hindu.label == "edge"
+    assert hindu.bracket == (27e9, 128e9)
+    assert hindu.midpoint is None or np.isnan(hindu.midpoint)
+    translation = next(task for task in view.tasks if task.task == "conlang_translation")
+    assert translation.label == "insufficient"  # BLEU, not a share
+    assert {task.label for task in view.tasks if task.task in ("operators", "novel_concepts")} == {"smooth"}
+
+
+@there
+def test_big_bench_is_known_by_its_name_on_the_command_line(scalectl, tmp_path):
+    flags = ("--where", 'family == "BIG-G T=0" and task == "hindu_knowledge"')
+    done = scalectl("fit", "ref:bigbench-lite", *flags, cwd=tmp_path, SCALECTL_REFERENCES=str(PUBLISHED))
+    assert "above 27 B" in done.stdout
+    assert "arXiv 2206.04615" in done.stdout
+    assert "a lower bound" in done.stdout
