@@ -14,6 +14,7 @@ from scalectl.core.errors import UsageError
 from scalectl.core.run import Foreign, Member
 from scalectl.models.decoder import spec as decoder_spec
 from scalectl.models.foreign import spec as foreign_spec
+from scalectl.models.mlp import spec as mlp_spec
 
 # Options that the task gives; one whose sequences are problems gives `context` too.
 BY_TASK = ("vocab", "answers")
@@ -61,6 +62,15 @@ MODELS: dict[str, Model] = {
             decoder_spec.ledger,
             "scalectl.models.decoder.forward",
             mup_base_width=decoder_spec.MUP_BASE_WIDTH,
+            taped=True,
+        ),
+        Model(
+            "mlp",
+            1,
+            mlp_spec.Options,
+            mlp_spec.problems,
+            mlp_spec.ledger,
+            "scalectl.models.mlp.forward",
             taped=True,
         ),
     )

@@ -100,6 +100,28 @@ class Pixels(Function):
         return None, _weight_gradient(x_KMD, grad_KMF, weight_KDF), grad_KMF.sum(1), None
 
 
+class Symbols(Function):
+    """x W + b of symbols, a bit as its own number, others one-hot at each place; they have no gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, tokens_KBT: Tensor, weight_KDF: Tensor, bias_KF: Tensor, V: int) -> Tensor:
+        x_KBD = encoded(tokens_KBT, V, weight_KDF.dtype)
+        ctx.save_for_backward(x_KBD, weight_KDF)
+        return _product(x_KBD, weight_KDF, bias_KF, None)
+
+    @staticmethod
+    def backward(ctx: Any, grad_KBF: Tensor) -> tuple[Tensor | None, ...]:
+        x_KBD, weight_KDF = ctx.saved_tensors
+        return None, _weight_gradient(x_KBD, grad_KBF, weight_KDF), grad_KBF.sum(1), None
+
+
+def encoded(tokens_KBT: Tensor, V: int, dtype: torch.dtype) -> Tensor:
+    """Symbols as numbers: bits as they are, others one-hot, shape (K, B, T) or (K, B, T V)."""
+    if V == 2:
+        return tokens_KBT.to(dtype)
+    return torch.nn.functional.one_hot(tokens_KBT, V).flatten(2).to(dtype)
+
+
 class ScaledLinear(Function):
     """(u s + t) W + b with the scale s and the shift t of a norm folded into the matrix; saves u and the parameters."""
 

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from scalectl.models import cpu
-from scalectl.models.cpu import turned
+from scalectl.models.cpu import encoded, turned
 from scalectl.models.tape import apply
 
 EPS = 1e-5  # of every norm, as GPT-2
@@ -72,6 +72,13 @@ def embedding(index_KM: Tensor, table_KVD: Tensor) -> Tensor:
     K, V, D = table_KVD.shape
     offset = torch.arange(K, device=index_KM.device).unsqueeze(1) * V
     return F.embedding(index_KM + offset, table_KVD.reshape(K * V, D))
+
+
+def symbols(tokens_KBT: Tensor, weight_KDF: Tensor, bias_KF: Tensor, V: int) -> Tensor:
+    """Row by row x W + b of the symbols of a prompt: shape (K, B, F). x: `cpu.encoded`, bits or one-hot."""
+    if weight_KDF.is_cpu:
+        return apply(cpu.Symbols, tokens_KBT, weight_KDF, bias_KF, V)
+    return torch.baddbmm(bias_KF.unsqueeze(1), encoded(tokens_KBT, V, weight_KDF.dtype), weight_KDF)
 
 
 def add_positions(x_KMD: Tensor, table_KTD: Tensor, B: int) -> Tensor:

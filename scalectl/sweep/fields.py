@@ -46,6 +46,7 @@ BOUNDS = {
     "data.symbols": Bounds(low=2, high=256),  # ours: a table of symbols^3 integers; at 256 it takes 134 MB
     "data.length": AT_LEAST_ONE,
     "data.problems": AT_LEAST_ONE,
+    "data.alpha": Bounds(high=10),
     "data.vocab": Bounds(low=2, high=1 << 32),
     "model.mup_base_width": AT_LEAST_ONE,
     "train.tokens": POSITIVE,

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from scalectl.tasks import arithmetic, hf, markov, text, tokens
+from scalectl.tasks import arithmetic, hf, markov, multitask_parity, text, tokens
 from scalectl.tasks.windows import Description
 
 Tokens = npt.NDArray[np.int64]
@@ -102,6 +102,18 @@ TASKS: dict[str, TaskMember] = {
             arithmetic.open_data,
             arithmetic.floor,
             arithmetic.bad_options,
+            asks=True,
+        ),
+        TaskMember(
+            "multitask-parity",
+            1,
+            multitask_parity.Options,
+            multitask_parity.accepts,
+            multitask_parity.SOURCE,
+            multitask_parity.describe,
+            multitask_parity.open_data,
+            multitask_parity.floor,
+            multitask_parity.bad_options,
             asks=True,
         ),
     )

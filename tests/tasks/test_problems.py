@@ -3,15 +3,20 @@
 import numpy as np
 import pytest
 
-from scalectl.tasks import TASKS, arithmetic, problems
+from scalectl.tasks import TASKS, arithmetic, multitask_parity, problems
 from scalectl.tasks.problems import HELD_OUT_SHARE, hashed
 
 SYMBOLS = "0123456789*="
 PINNED_DRAWN = ["2794*7052=09846", "8617*8913=17530"]
 PINNED_ENUMERATED = ["25*19=044", "32*14=046"]
 PINNED_FINGERPRINT = "sha256:513c47376db256adba7d27606263a94a5aeeddff38a46c9b2c8680e001532d62"
+PINNED_PARITY = "sha256:aba29c93fb368fce147b7dd92029ad5ec73bcf03be4559872c34574e48c6e9f6"
+PINNED_PARITY_ROW = "011100110101111011011111100110010"
 EXAMS = [task for task in TASKS.values() if task.asks]
-SMALL = {"arithmetic": arithmetic.Options(problems=2_000)}
+SMALL = {
+    "arithmetic": arithmetic.Options(problems=2_000),
+    "multitask-parity": multitask_parity.Options(subtasks=8, problems=2_000),
+}
 
 
 @pytest.mark.parametrize("task", EXAMS, ids=lambda task: task.name)
@@ -126,7 +131,46 @@ def test_a_large_space_gives_half_of_itself_at_most():
     assert problems.counts(space, None)[0] == problems.ENUMERATED
 
 
+def test_each_subtask_is_the_parity_of_bits_of_its_own_and_as_frequent_as_its_share():
+    o = multitask_parity.Options(subtasks=6, bits=16, k=3, problems=60_000)
+    about, data = multitask_parity.describe(o), multitask_parity.open_data(o)
+    assert sum(about.subtasks) == 1
+    assert about.subtasks[3] / about.subtasks[0] == pytest.approx(4**-1.4, rel=1e-6)
+    subtask = data.train[:, :6].argmax(axis=1)
+    assert (data.train[:, :6].sum(axis=1) == 1).all()
+    shares = np.bincount(subtask) / len(subtask)
+    assert shares == pytest.approx(about.subtasks, abs=5 * 0.5 / 60_000**0.5)
+    for k, rows in enumerate(data.train[subtask == i] for i in range(6)):
+        mask = [i for i in range(16) if multitask_parity._masks(o)[k] >> np.uint64(i) & np.uint64(1)]
+        assert len(mask) == 3
+        assert np.array_equal(rows[:, 6:-1][:, mask].sum(axis=1) % 2, rows[:, -1])
+    assert len({int(mask) for mask in multitask_parity._masks(o)}) > 1
+
+
+def test_held_out_problems_of_subtasks_are_equally_many_and_not_trained_on():
+    o = multitask_parity.Options(subtasks=6, bits=12, k=2, problems=60_000)
+    data = multitask_parity.open_data(o)
+    sides = [{row.tobytes() for row in part} for part in (data.train, data.held)]
+    assert not sides[0] & sides[1]
+    context = data.held.shape[1] - 1
+    held, subtask = data.held_out(60 * context, context), data.subtasks(60 * context, context)
+    assert np.bincount(subtask).tolist() == [10] * 6
+    assert np.array_equal(held[:, :6].argmax(axis=1), subtask)
+    few = multitask_parity.open_data(multitask_parity.Options(subtasks=6, bits=12, k=2, problems=500))
+    assert np.array_equal(few.train, data.train[:500])
+
+
+def test_multitask_parity_is_the_same_on_every_machine():
+    o = multitask_parity.Options(problems=1_000)
+    about, data = multitask_parity.describe(o), multitask_parity.open_data(o)
+    assert about.fingerprint == PINNED_PARITY
+    assert "".join(map(str, data.train[5, 64:])) == PINNED_PARITY_ROW
+
+
 def test_bad_options_name_the_key():
+    bad = TASKS["multitask-parity"].problems
+    assert bad(multitask_parity.Options(bits=12, k=13)) == [("k", "13 is not a number from 1 to bits = 12")]
+    assert [key for key, _ in bad(multitask_parity.Options(subtasks=0, bits=64))] == ["subtasks", "bits"]
     bad = TASKS["arithmetic"].problems
     assert bad(arithmetic.Options(digits=10)) == [
         ("digits", "10 is not a number of digits from 1 to 9, the most in base 10")
