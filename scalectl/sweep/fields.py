@@ -69,6 +69,9 @@ BOUNDS = {
     "runtime.checkpoint_seconds": POSITIVE,
     "runtime.threads": AT_LEAST_ONE,
     "budget.device_hours": POSITIVE,
+    "slurm.cpus": AT_LEAST_ONE,
+    "slurm.jobs": AT_LEAST_ONE,
+    "slurm.max_array": AT_LEAST_ONE,
 }
 
 Kind = Literal["integer", "number", "truth", "text", "choice", "texts"]

@@ -12,6 +12,7 @@ from scalectl.optim.schedules import Options as ScheduleOptions
 from scalectl.sweep.block import DERIVED, Block
 from scalectl.sweep.fields import Field, fields_of
 from scalectl.sweep.locate import Path
+from scalectl.sweep.slurm import Slurm
 from scalectl.sweep.sweep import Budget, OnError, Runtime
 from scalectl.tasks import TASKS
 
@@ -19,18 +20,6 @@ SCIENCE = ("model", "data", "train")
 TABLES = (*SCIENCE, "eval", "constraints", "runtime", "budget", "on_error", "slurm", "block")
 TITLE = ("name", "question")
 TOP = (*TITLE, *TABLES)
-SLURM = {
-    "account": "text",
-    "partition": "text",
-    "qos": "text",
-    "gres": "text",
-    "time": "text",
-    "setup": "texts",
-    "container": "text",
-    "max_array": "integer",
-    "signal": "text",
-    "pilot": "truth",
-}
 
 
 @functools.cache
@@ -51,7 +40,7 @@ def known_keys() -> dict[str, tuple[str, ...]]:
     found["runtime"] |= dict.fromkeys(Runtime.__dataclass_fields__)
     found["budget"] |= dict.fromkeys(Budget.__dataclass_fields__)
     found["on_error"] |= dict.fromkeys(OnError.__dataclass_fields__)
-    found["slurm"] |= dict.fromkeys(SLURM)
+    found["slurm"] |= dict.fromkeys(Slurm.__dataclass_fields__)
     return {table: tuple(keys) for table, keys in found.items()}
 
 

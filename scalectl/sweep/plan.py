@@ -253,8 +253,6 @@ def _idle_notes(sweep: Sweep) -> list[str]:
                 takes = SCHEDULES[name].takes
                 deaf.setdefault(key, {})[f"{name} without a decay" if "decay" in takes else name] = None
     found = [f"{key} means nothing to the schedule {', '.join(names)}" for key, names in deaf.items()]
-    if sweep.slurm:
-        found.append("[slurm] is read and not used by this version")
     return found
 
 

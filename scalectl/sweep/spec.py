@@ -24,7 +24,7 @@ from scalectl.sweep.assign import assign
 from scalectl.sweep.block import HORIZONS, Block, Cell, Fault, Setting, cells, cycle
 from scalectl.sweep.draft import Draft, Entry
 from scalectl.sweep.fields import MISSING, Field, fields_of
-from scalectl.sweep.keys import SCIENCE, SLURM, label_of, to_write, train_fields
+from scalectl.sweep.keys import SCIENCE, label_of, to_write, train_fields
 from scalectl.sweep.locate import Path
 from scalectl.sweep.members import Members
 from scalectl.sweep.mup import BaseWidths
@@ -34,6 +34,7 @@ from scalectl.sweep.tables import (
     budget_of,
     constraints_of,
     evaluation_of,
+    slurm_of,
     table_of,
     tables_of,
     tables_of_blocks,
@@ -119,8 +120,7 @@ class _Reader:
         runtime = table_of(self.draft, tables, "runtime", fields_of(Runtime, "runtime", word="auto"))
         on_error = table_of(self.draft, tables, "on_error", fields_of(OnError, "on_error"))
         budget = budget_of(self.draft, tables)
-        slurm_fields = {f"slurm.{k}": Field(f"slurm.{k}", kind, None) for k, kind in SLURM.items()}  # type: ignore[arg-type]
-        slurm = table_of(self.draft, tables, "slurm", slurm_fields)
+        slurm = slurm_of(self.draft, tables)
         evaluation, held_out = evaluation_of(self.draft, tables)
         built = self.blocks(tables, blocks)
         constraints = constraints_of(self.draft, tables, built)
@@ -139,7 +139,7 @@ class _Reader:
             runtime=Runtime(**runtime),
             budget=budget,
             on_error=OnError(**on_error),
-            slurm={key: held for key, held in slurm.items() if held is not None},
+            slurm=slurm,
             notes=tuple(self.notes),
             search=self.members.search,
         )

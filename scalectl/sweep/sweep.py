@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from scalectl.core.expression import Expression
 from scalectl.sweep.block import HORIZONS, SHAPE, Block, Cell
+from scalectl.sweep.slurm import Slurm
 
 SEED = "train.seed"
 
@@ -85,7 +86,7 @@ class Sweep:
     runtime: Runtime = Runtime()
     budget: Budget = Budget()
     on_error: OnError = OnError()
-    slurm: Mapping[str, Any] = field(default_factory=dict)
+    slurm: Slurm = field(default_factory=Slurm)
     notes: tuple[str, ...] = ()
     search: tuple[str, ...] = ()
 

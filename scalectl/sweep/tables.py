@@ -13,9 +13,10 @@ from scalectl.core.run import Evaluation
 from scalectl.models import BY_TASK
 from scalectl.sweep.block import Block
 from scalectl.sweep.draft import Draft, Entry, Tables
-from scalectl.sweep.fields import Field
+from scalectl.sweep.fields import Field, fields_of
 from scalectl.sweep.keys import SCIENCE, TABLES, TOP, columns_of, known_keys
 from scalectl.sweep.locate import Path, snippet
+from scalectl.sweep.slurm import FORMS, Slurm
 from scalectl.sweep.sweep import Budget, Constraint
 
 HELD_OUT_TOKENS = 65_536  # default of eval.tokens; ours: a standard error near 0.5 % of the loss of text
@@ -141,6 +142,26 @@ def budget_of(draft: Draft, tables: Mapping[str, Mapping[str, Entry]]) -> Budget
             power = " KMGTP".index(match[2].upper() or " ")
             disk = int(float(match[1]) * (1024 if match[3] else 1000) ** power)
     return Budget(found["device_hours"], disk)
+
+
+def slurm_of(draft: Draft, tables: Mapping[str, Mapping[str, Entry]]) -> Slurm:
+    """[slurm]; what becomes an option of sbatch is a value to a shell and to sbatch, and never more."""
+    before = len(draft.problems)
+    found = table_of(draft, tables, "slurm", fields_of(Slurm, "slurm"))
+    entries = tables["slurm"]
+    for key, (pattern, remedy) in FORMS.items():
+        if key in entries and isinstance(found[key], str) and re.fullmatch(pattern, found[key]) is None:
+            what = f"slurm.{key}: {shown(found[key])} is not {remedy.partition(',')[0]}"
+            draft.problem(entries[key].path, what, remedy.partition(", ")[2])
+    for index, line in enumerate(found["setup"]):
+        if not line.replace("\t", " ").isprintable():
+            what = f"slurm.setup[{index}]: {shown(line)} is not one line of a shell script"
+            draft.problem((*entries["setup"].path, index), what, "give each line as a text of its own")
+    slurm = Slurm(**found) if len(draft.problems) == before else Slurm()
+    if slurm.seconds is not None and slurm.seconds <= slurm.grace:
+        what = f"slurm.time: {shown(slurm.time)} ends within the {slurm.grace} seconds that slurm.signal leaves"
+        draft.problem(entries["time"].path, what, 'ask for more time, or write signal = "USR1@30"')
+    return slurm
 
 
 def evaluation_of(draft: Draft, tables: Mapping[str, Mapping[str, Entry]]) -> tuple[Evaluation, int]:

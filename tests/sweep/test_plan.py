@@ -302,12 +302,6 @@ def test_a_final_factor_moves_the_id_where_the_schedule_falls():
         assert ids[0] != ids[1]
 
 
-def test_a_table_that_this_version_does_not_use_is_noted():
-    said = "[slurm] is read and not used by this version"
-    assert said in plan(more='[slurm]\naccount = "x"').notes
-    assert said not in plan().notes
-
-
 def test_a_batch_is_32_sequences_unless_the_file_says_otherwise():
     sweep = parse_sweep(text(train="steps = 2").replace("batch_tokens = 64\n", ""))
     assert sweep.cells[0].run.sequences == 32

@@ -11,6 +11,7 @@ from scalectl.core.errors import Problem, SweepFileError, UsageError
 from scalectl.report.problems import lines
 from scalectl.sweep.draft import MAX_PROBLEMS
 from scalectl.sweep.overrides import recorded_overrides, with_overrides_recorded
+from scalectl.sweep.slurm import Slurm
 from scalectl.sweep.spec import load, parse_sweep
 
 GOOD = """\
@@ -255,6 +256,46 @@ MALFORMED = {
         changed(more='[slurm]\npartion = "gpu"\n'),
         [(17, "[slurm] partion is not a known key", "did you mean partition?")],
     ),
+    "an account with a command in it": (
+        changed(more='[slurm]\naccount = "x; rm -rf ~"\n'),
+        [(17, 'slurm.account: "x; rm -rf ~" is not the name of an account', "letters")],
+    ),
+    "a partition that is an option": (
+        changed(more='[slurm]\npartition = "--uid=0"\n'),
+        [(17, 'slurm.partition: "--uid=0" is not the name of a partition', "commas")],
+    ),
+    "resources over two lines": (
+        changed(more='[slurm]\ngres = "gpu:1\\n#SBATCH --uid=0"\n'),
+        [(17, 'slurm.gres: "gpu:1\\n#SBATCH --uid=0" holds characters that cannot be printed', None)],
+    ),
+    "a time in words": (
+        changed(more='[slurm]\ntime = "soon"\n'),
+        [(17, 'slurm.time: "soon" is not a time limit', "minutes")],
+    ),
+    "a time within its own grace": (
+        changed(more='[slurm]\ntime = "0:02:00"\n'),
+        [(17, 'slurm.time: "0:02:00" ends within the 120 seconds that slurm.signal leaves', "more time")],
+    ),
+    "a signal that ends the job at once": (
+        changed(more='[slurm]\nsignal = "KILL@60"\n'),
+        [(17, 'slurm.signal: "KILL@60" is not a signal and the seconds that it comes before the end', "USR1@120")],
+    ),
+    "a memory of no unit that Slurm knows": (
+        changed(more='[slurm]\nmemory = "16 GiB"\n'),
+        [(17, 'slurm.memory: "16 GiB" is not an amount of memory', "16G")],
+    ),
+    "no jobs": (
+        changed(more="[slurm]\njobs = 0\n"),
+        [(17, "slurm.jobs: 0 is too small; it has to be at least 1", None)],
+    ),
+    "two lines in one line of the setup": (
+        changed(more='[slurm]\nsetup = ["module load x", "a\\nb"]\n'),
+        [(17, 'slurm.setup[1]: "a\\nb" is not one line of a shell script', "of its own")],
+    ),
+    "a container that is an option": (
+        changed(more='[slurm]\ncontainer = "--writable"\n'),
+        [(17, 'slurm.container: "--writable" is not a container image', "docker")],
+    ),
     "an unknown key in a block": (
         changed(more="[[block]]\ntrain.lrr = 3\n"),
         [(17, "[train] lrr is not a known key", "did you mean lr?")],
@@ -423,6 +464,22 @@ def test_a_hostile_file_is_refused_in_a_moment(text):
     assert all(len(p.what) < 500 for p in found)
 
 
+@pytest.mark.parametrize(
+    ("time", "seconds"),
+    [("90", 5400), ("90:30", 5430), ("4:00:00", 14400), ("2-0", 172800), ("1-2:30", 95400), ("1-2:30:05", 95405)],
+)
+def test_a_time_limit_is_read_as_sbatch_reads_it(time, seconds):
+    assert Slurm(time=time).seconds == seconds
+
+
+@pytest.mark.parametrize(
+    ("gres", "gpus"),
+    [(None, 0), ("gpu", 1), ("gpu:2", 2), ("gpu:a100:4", 4), ("shard:8,gres/gpu:h100:2(S:0)", 2), ("nvme:1", 0)],
+)
+def test_the_gpus_of_a_job_are_read_from_its_resources(gres, gpus):
+    assert Slurm(gres=gres).gpus == gpus
+
+
 def test_a_good_file_is_frozen_and_typed():
     sweep = parse_sweep(
         changed(
@@ -436,7 +493,7 @@ def test_a_good_file_is_frozen_and_typed():
     assert sweep.runtime.slots is None
     assert sweep.budget.disk == 5 * 2**30
     assert sweep.on_error.retries == 1
-    assert sweep.slurm == {"account": "x", "setup": ("module load y",), "pilot": True}
+    assert sweep.slurm == Slurm(account="x", setup=("module load y",), pilot=True)
     run = sweep.cells[0].run
     assert run.evaluation.every == 5
     assert run.task.held_out_tokens == 128
