@@ -13,7 +13,18 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from scalectl.tasks import arithmetic, hf, markov, multitask_parity, text, tokens
+from scalectl.tasks import (
+    arithmetic,
+    hf,
+    in_context,
+    induction,
+    markov,
+    modular,
+    multitask_parity,
+    parity,
+    text,
+    tokens,
+)
 from scalectl.tasks.windows import Description
 
 Tokens = npt.NDArray[np.int64]
@@ -92,29 +103,20 @@ TASKS: dict[str, TaskMember] = {
         TaskMember(
             "markov", 1, markov.Options, markov.accepts, "markov", markov.describe, markov.open_data, markov.floor
         ),
-        TaskMember(
-            "arithmetic",
-            1,
-            arithmetic.Options,
-            arithmetic.accepts,
-            arithmetic.SOURCE,
-            arithmetic.describe,
-            arithmetic.open_data,
-            arithmetic.floor,
-            arithmetic.bad_options,
-            asks=True,
-        ),
-        TaskMember(
-            "multitask-parity",
-            1,
-            multitask_parity.Options,
-            multitask_parity.accepts,
-            multitask_parity.SOURCE,
-            multitask_parity.describe,
-            multitask_parity.open_data,
-            multitask_parity.floor,
-            multitask_parity.bad_options,
-            asks=True,
+        *(
+            TaskMember(
+                held.SOURCE,
+                1,
+                held.Options,
+                held.accepts,
+                held.SOURCE,
+                held.describe,
+                held.open_data,
+                held.floor,
+                held.bad_options,
+                asks=True,
+            )
+            for held in (arithmetic, modular, parity, multitask_parity, induction, in_context)
         ),
     )
 }

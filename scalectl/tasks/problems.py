@@ -24,6 +24,7 @@ Symbols = npt.NDArray[np.int64]
 
 HELD_OUT_SHARE = 8  # one problem of so many; ours: of 10,000 it leaves 1,250 to be judged on
 ENUMERATED = 1 << 20  # problems up to which a space is written out; of larger ones so many are drawn at most by default
+FEWEST = 1 << 24  # prompts of a space whose problems are drawn from their number: few numbers then give one prompt
 CHUNK = 1 << 16  # problems made at once
 MOST_HELD_OUT = 1 << 14  # of a space that is drawn from
 TRAIN, HELD = 1, 2  # streams of drawn problems
@@ -143,6 +144,22 @@ def digits(numbers: npt.NDArray[np.integer], base: int, count: int) -> Symbols:
     for place in range(count - 1, -1, -1):
         rest, found[:, place] = np.divmod(rest, base)
     return found
+
+
+def drawn(numbers: Numbers, draw: int, count: int) -> Symbols:
+    """The draw of that place from a number: below `count`, shape (n,). A remainder's bias is count / 2^64."""
+    words = mixed(mixed(numbers + np.uint64(0x9E3779B97F4A7C15)) + np.uint64(draw))
+    return (words % np.uint64(count)).astype(np.int64)
+
+
+def capped(size: int) -> int:
+    """Problems that 63 bits can number."""
+    return min(size, 1 << 63)
+
+
+def is_prime(number: int) -> bool:
+    """Whether a small number has no divisors."""
+    return number > 1 and all(number % divisor for divisor in range(2, int(number**0.5) + 1))
 
 
 def padded(symbols: int) -> int:

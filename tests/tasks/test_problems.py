@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from scalectl.tasks import TASKS, arithmetic, multitask_parity, problems
+from scalectl.tasks import TASKS, arithmetic, in_context, induction, modular, multitask_parity, parity, problems
 from scalectl.tasks.problems import HELD_OUT_SHARE, hashed
 
 SYMBOLS = "0123456789*="
@@ -15,7 +15,11 @@ PINNED_PARITY_ROW = "011100110101111011011111100110010"
 EXAMS = [task for task in TASKS.values() if task.asks]
 SMALL = {
     "arithmetic": arithmetic.Options(problems=2_000),
+    "modular": modular.Options(modulus=23),
+    "parity": parity.Options(scratchpad=True, problems=2_000),
     "multitask-parity": multitask_parity.Options(subtasks=8, problems=2_000),
+    "induction": induction.Options(problems=2_000),
+    "in-context": in_context.Options(problems=2_000),
 }
 
 
@@ -117,7 +121,6 @@ def test_no_problem_is_on_both_sides_and_fewer_are_a_prefix(digits):
 
 def test_problems_are_the_same_on_every_machine():
     data = arithmetic.open_data(arithmetic.Options(digits=4, problems=1_000))
-    assert texts(data.train[:2]) == texts(arithmetic.open_data(arithmetic.Options(digits=4)).train[:2])
     assert texts(data.train[:2]) == PINNED_DRAWN
     assert texts(arithmetic.open_data(arithmetic.Options()).train[:2]) == PINNED_ENUMERATED
     about = arithmetic.describe(arithmetic.Options())
@@ -167,7 +170,66 @@ def test_multitask_parity_is_the_same_on_every_machine():
     assert "".join(map(str, data.train[5, 64:])) == PINNED_PARITY_ROW
 
 
+def rows_of(task, **options):
+    about, data = task.describe(options := task.Options(**options)), task.open_data(options)
+    return about, np.concatenate([data.train, data.held]).astype(int)
+
+
+@pytest.mark.parametrize("operation", ["add", "sub", "mul", "div"])
+def test_residues_are_right(operation):
+    about, rows = rows_of(modular, operation=operation, modulus=13)
+    a, sign, b, equals, c = rows.T
+    assert len(np.unique(a * 13 + b)) == len(rows) == (156 if operation == "div" else 169)
+    assert set(sign) | set(equals) == {13, 14}
+    right = {"add": a + b - c, "sub": a - b - c, "mul": a * b - c, "div": c * b - a}[operation]
+    assert not (right % 13).any()
+    assert about.chance == pytest.approx(max(np.bincount(c)) / len(rows))
+
+
+@pytest.mark.parametrize("bits", [8, 30])
+def test_parities_run_along_the_bits(bits):
+    about, rows = rows_of(parity, bits=bits, scratchpad=True, problems=500)
+    assert (about.answers, about.final, about.generated_chance) == (bits, 1, 0.5)
+    for i in range(1, bits + 1):
+        assert np.array_equal(rows[:, :i].sum(axis=1) % 2, rows[:, bits + i])
+    direct = rows_of(parity, bits=bits, problems=500)[1]
+    assert np.array_equal(direct[:, :bits].sum(axis=1) % 2, direct[:, -1])
+
+
+def test_a_repeated_symbol_is_followed_by_what_followed_it_before():
+    about, rows = rows_of(induction, symbols=8, length=12, problems=3_000)
+    for *before, repeated, answer in rows.tolist():
+        assert before.count(repeated) == 1
+        assert before[before.index(repeated) + 1] == answer
+    assert set(rows[:, -1]) == set(range(8))
+    assert max(np.bincount(rows[:, -1])) / len(rows) == pytest.approx(about.chance, abs=0.02)
+
+
+def test_labels_and_lines_follow_from_the_examples():
+    about, rows = rows_of(in_context, symbols=16, labels=4, shots=6, problems=2_000)
+    for *pairs, item, label in rows.tolist():
+        assert dict(zip(pairs[::2], pairs[1::2], strict=True))[item] == label
+        assert len(set(pairs[::2])) == 6
+    assert about.chance == 0.25
+    about, rows = rows_of(in_context, kind="regression", symbols=11, shots=5, problems=2_000)
+    for x0, y0, x1, y1, *rest, x, y in rows.tolist():
+        slope = (y1 - y0) * pow(x1 - x0, -1, 11)
+        assert x not in (x0, x1, *rest[::2])
+        assert (y0 + slope * (x - x0) - y) % 11 == 0
+
+
 def test_bad_options_name_the_key():
+    for name, options, key in (
+        ("modular", modular.Options(operation="div", modulus=12), "modulus"),
+        ("modular", modular.Options(modulus=255), "modulus"),
+        ("parity", parity.Options(bits=61), "bits"),
+        ("induction", induction.Options(symbols=4, length=8), "length"),
+        ("in-context", in_context.Options(shots=32), "shots"),
+        ("in-context", in_context.Options(kind="regression", symbols=12), "symbols"),
+        ("in-context", in_context.Options(labels=1), "labels"),
+    ):
+        assert [found for found, _ in TASKS[name].problems(options)] == [key]
+        assert TASKS[name].problems(SMALL[name]) == []
     bad = TASKS["multitask-parity"].problems
     assert bad(multitask_parity.Options(bits=12, k=13)) == [("k", "13 is not a number from 1 to bits = 12")]
     assert [key for key, _ in bad(multitask_parity.Options(subtasks=0, bits=64))] == ["subtasks", "bits"]
