@@ -7,24 +7,26 @@ may be negative: curves that rise, and fall again, are among them.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from scalectl.core.rows import Points
-from scalectl.laws.jet import log_sum_exp
-from scalectl.laws.law import Law, Parameter, Theta, exact
+from scalectl.laws.jet import log_sum_exp, logistic
+from scalectl.laws.law import Array, First, Law, Parameter, Second, Theta
 from scalectl.laws.powers import EXPONENT_HIGH, UNITS
 
 # A first stretch that rises faster than X itself was never seen; changes may undo the steepest fall. Ours.
 ALPHA_LOW = -1.0
 SLOPES = (0.02, 0.05, 0.1, 0.2, 0.35, 0.6, 1.0)
 ALPHA_GRID = (-0.3, -0.1, 0.0, *SLOPES)
-CHANGE_GRID = (*(-slope for slope in reversed(SLOPES)), *SLOPES, 2.0)
+CHANGES = (*SLOPES, 2.0, EXPONENT_HIGH)
+CHANGE_GRID = (*(-slope for slope in reversed(CHANGES)), 0.0, *CHANGES)
 # Sharper than 2 % of a factor is a kink that no grid of sizes shows; wider than e^5 is no break. Ours.
 SHARP, WIDE = 0.02, 5.0
-WIDTH_GRID = (0.05, 0.15, 0.4, 1.0, 2.5)
+WIDTH_GRID = (SHARP, 0.05, 0.15, 0.4, 1.0, 2.5, WIDE)
 BESIDE = "add points on both sides of the break and across it; without one, power+constant says the same"
 PLACE_GRID = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # breaks outside of the points are not looked for
 
@@ -43,6 +45,38 @@ def broken(axis: str, breaks: int) -> Law:
 
     def predict(theta: Theta, points: Points) -> Any:
         return theta["E"] + theta["A"] * np.exp(bends(theta, points))
+
+    def derivatives(theta: Theta, points: Points) -> tuple[Array, First, Second]:
+        # By hand, three times as fast as `exact`: T is what lies above the floor, G the slopes of ln T; u: e-folds of X
+        # past a break in units of its width; s = ln(1 + e^u), p its slope, and p (1 - p) the slope of that.
+        x = np.log(points.axis(axis))
+        A = theta["A"]
+        ln_T = np.log(A) - theta["alpha"] * x
+        G: First = {"A": 1.0 / A, "alpha": -x}
+        curved: Second = {}
+        for i in numbers:
+            c, d, f = (theta[f"{name}{i}"] for name in "cdf")
+            u = (x - np.log(d)) / f
+            s, _, p = logistic(u)
+            ln_T = ln_T - c * f * s
+            turn = u * p - s
+            bend = (c / f) * (p * (1.0 - p))
+            G |= {f"c{i}": -f * s, f"d{i}": c / d * p, f"f{i}": c * turn}
+            curved |= {
+                (f"c{i}", f"d{i}"): p / d,
+                (f"c{i}", f"f{i}"): turn,
+                (f"d{i}", f"d{i}"): -(bend + c * p) / d**2,
+                (f"d{i}", f"f{i}"): -bend * u / d,
+                (f"f{i}", f"f{i}"): -bend * u**2,
+            }
+        T = np.exp(ln_T)
+        first = {name: T * slope for name, slope in G.items()}
+        second: Second = {}
+        for a, b in itertools.combinations_with_replacement(G, 2):
+            if (a, b) == ("A", "A"):
+                continue
+            second[a, b] = first[a] * G[b] + T * curved[a, b] if (a, b) in curved else first[a] * G[b]
+        return theta["E"] + T, first | {"E": 1.0}, second
 
     def basis(nonlinear: Theta, points: Points) -> dict[str, Any]:
         return {"E": np.ones(len(points)), "A": np.exp(bends(nonlinear, points))}
@@ -83,7 +117,7 @@ def broken(axis: str, breaks: int) -> Law:
         parameters=tuple(parameters),
         needs=len(parameters),
         predict=predict,
-        derivatives=exact(predict, tuple(p.name for p in parameters)),
+        derivatives=derivatives,
         rescale=rescale,
         # Ours: a loss that falls slowly, then as a rule of thumb of language models has it, at 700 M parameters.
         example={"E": 1.0, "A": 9.0, "alpha": 0.08}

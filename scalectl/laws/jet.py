@@ -51,7 +51,7 @@ def _compose(x: Jet, value: Any, slope: Any, bend: Any) -> Jet:
 def _merge(a: Order, b: Order, sign: float = 1.0) -> Order:
     merged = dict(a)
     for key, part in b.items():
-        part = sign * part
+        part = part if sign == 1.0 else sign * part
         merged[key] = merged[key] + part if key in merged else part
     return merged
 
@@ -142,3 +142,12 @@ def log_sum_exp(a: Any, b: Any) -> Any:
     """ln(e^a + e^b) without overflow."""
     top = np.maximum(plain(a), plain(b))
     return top + np.log(np.exp(a - top) + np.exp(b - top))
+
+
+def logistic(x: Any) -> tuple[Any, Any, Any]:
+    """Of real or complex numbers: ln(1 + e^x), ln(1 + e^-x) and 1/(1 + e^-x), each to sixteen digits of 1."""
+    rising = plain(x) > 0
+    small = np.exp(np.where(rising, -x, x))
+    log = np.log(1.0 + small)
+    above = np.where(rising, x, 0.0)
+    return log + above, log + (above - x), np.where(rising, 1.0, small) / (1.0 + small)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from scalectl.core.rows import Points
-from scalectl.laws.jet import log_sum_exp, plain
+from scalectl.laws.jet import logistic, plain
 from scalectl.laws.law import Array, First, Law, Parameter, Second, Theta
 from scalectl.laws.powers import EXPONENT_GRID, EXPONENT_HIGH, FLOOR_GRID, above
 
@@ -33,7 +33,8 @@ def saturating(axis: str) -> Law:
         ln_gap = np.log(theta["L0"] - theta["E"])
         right = np.log(theta["A"]) - theta["alpha"] * np.log(points.axis(axis)) - (1.0 - delta) * ln_gap
         w = _logit(right, delta)
-        return np.exp(ln_gap - log_sum_exp(0.0, -w)), np.exp(ln_gap - log_sum_exp(0.0, w))
+        up, down, _ = logistic(w)
+        return np.exp(ln_gap - down), np.exp(ln_gap - up)
 
     def predict(theta: Theta, points: Points) -> Any:
         return theta["E"] + ends(theta, points)[0]
@@ -104,8 +105,8 @@ def _logit(right: Any, delta: Any) -> Any:
     """
 
     def step(w: Any, right: Any, delta: Any) -> Any:
-        low, high = log_sum_exp(0.0, -w), log_sum_exp(0.0, w)
-        return (delta * high - low - right) / (np.exp(-high) + delta * np.exp(-low))
+        up, down, share = logistic(w)
+        return (delta * up - down - right) / (1.0 + (delta - 1.0) * share)
 
     goal, bent = plain(right), plain(delta)
     w = np.where(goal < 0, goal, goal / bent)
