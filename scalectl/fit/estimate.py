@@ -16,28 +16,35 @@ from enum import StrEnum
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from scalectl.core.errors import FitError, UsageError
 from scalectl.core.rows import Floats, Points
 from scalectl.core.units import counted
-from scalectl.fit.newton import ENOUGH, Minimum, blocked, minimise
+from scalectl.fit.newton import ENOUGH, Local, Minimum, blocked, minimise
 from scalectl.fit.objective import Huber, Objective
 from scalectl.fit.problem import Problem, pose
 from scalectl.laws import Law, where
 
 STARTS = 8  # basins followed from the grid; every published surface tried needs one. Ours.
 MORE_STARTS = 24  # where more than FEW parameters are nonlinear
-MOST_STARTS = 48  # where more than SEVERAL are
+MOST_STARTS, ANYWHERE = 48, 64  # for each of them where more than SEVERAL are; without regard to how far off they are
 FEW, SEVERAL = 2, 3
 TRIALS = 1024  # grid points with their linear parts solved, before the best are followed. Ours.
 MORE_TRIALS = 4096
+ROBUST_PASSES, NEAR = 2, 0.1  # of least squares; residuals below this share of the typical one weigh alike. Ours.
 ENOUGH_POINTS = 1000  # that trials look at, spread over the axes; all points count from the first step on. Ours.
 ROUGH_PASSES = 3  # over columns that depend on what they are multiplied by. Ours.
-FINISHED, MORE_STEPS = 4, 400  # starts that are followed further where the best one ran out of steps. Ours.
 APART = 2  # grid steps within which two starts count as one. Ours.
 SAME_OPTIMUM = 1e-6  # relative difference of the objective below which two starts ended at one optimum. Ours.
 LAST_STEPS = 200  # in the last stage
+# Most starts of a hard problem end nowhere, and slowly: of many, all get a few steps and the best go on; of those that
+# are not at an optimum after FIRST_STEPS in the last stage so many of the best go on for so many steps, turn by turn.
+SCOUT_STEPS, KEPT = 20, 48  # Ours.
+FIRST_STEPS = 60
+FIRST_TURNS, TURNS = ((16, 150),), ((8, 300), (4, 600))
+# Before the last turns places like the best one but for some parameters are followed, until FAILED looks find nothing
+# better: optima of a law with breaks differ by one of them. Ours.
+LOOKS, FAILED, AROUND, MOVED, AGREED = 8, 2, 192, 0.8, 0.7
 DRAW_STEPS = 200  # the same for a resampled fit; with 60 of them 6 % of the draws of a flat law stopped short. Ours.
 WIDE_STEPS = 45  # before the last stage; a start far off, followed too briefly, crawls in the last one. Ours.
 STAGE = 8.0  # ratio of one Huber width to the next. Ours: the product of stages and steps per stage is flat around it.
@@ -202,9 +209,7 @@ def fit(
     problem = pose(law, points, objective, fix)
     if not problem.free:
         raise UsageError(f"every parameter of {law.name} is fixed; there is nothing to fit")
-    starts = find_starts(problem, w)
-    ended = follow(problem, starts, w, points.L)
-    _finish(problem, ended, w)
+    ended = find_optima(problem, w)
     values = np.where(np.isfinite(ended.local.value), ended.local.value, np.inf)
     best = int(np.argmin(values))
     if not np.isfinite(values[best]):
@@ -226,7 +231,7 @@ def fit(
         objective=objective,
         value=float(objective.value(problem.residual(z[None])[0], w)),
         gradient_norm=gradient,
-        starts=len(starts),
+        starts=len(ended.z),
         starts_at_optimum=int(reached.sum()),
         status=status,
         advice=_advice(status, at_bound, theta),
@@ -270,24 +275,84 @@ def follow(
     return ended
 
 
-def _finish(problem: Problem, ended: Minimum, weights: Floats) -> None:
-    """Goes on, in place, with the best of those that ran out of steps where one of them may be the best of all."""
-    values = np.where(np.isfinite(ended.local.value), ended.local.value, np.inf)
-    order = np.argsort(values)[:FINISHED]
-    rows = order[~ended.settled[order] & np.isfinite(values[order])]
-    if not rows.size or ended.settled[order[0]]:
-        return
+def find_optima(problem: Problem, weights: Floats) -> Minimum:
+    """Local optima, the best of which is the best that can be found."""
+    ended = search(problem, find_starts(problem, weights), weights)
+    if sum(len(grid) > 1 for grid in _grids(problem)) > SEVERAL:
+        ended = _looked_about(problem, ended, weights)
+    finish(problem, ended, weights, TURNS)
+    return ended
+
+
+def _looked_about(problem: Problem, ended: Minimum, weights: Floats) -> Minimum:
+    """With the optima found from places like the best one, unless most starts have led to that already."""
+    rng = np.random.default_rng(0)
+    failed = 0
+    for _ in range(LOOKS):
+        values = np.where(np.isfinite(ended.local.value), ended.local.value, np.inf)
+        best = int(np.argmin(values))
+        near = values <= values[best] * (1 + SAME_OPTIMUM) + rounding(problem, weights)
+        agreed = len(values) <= KEPT and near.mean() > AGREED
+        if failed == FAILED or agreed or not values[best] > rounding(problem, weights):
+            break
+        found = search(problem, look_again(problem, ended.z[best], weights, rng), weights, KEPT // 2)
+        failed = 0 if np.nanmin(found.local.value) < values[best] * (1 - SAME_OPTIMUM) else failed + 1
+        ended = Minimum(
+            np.concatenate([ended.z, found.z]),
+            Local(*(np.concatenate(both) for both in zip(ended.local.parts(), found.local.parts(), strict=True))),
+            np.concatenate([ended.settled, found.settled]),
+        )
+    return ended
+
+
+def search(problem: Problem, starts: Floats, weights: Floats, kept: int = KEPT) -> Minimum:
+    """Local optima from the `kept` most promising of starts (B, q), the best of them followed further."""
+    if len(starts) > kept:
+        starts = _scouted(problem, starts, weights)[:kept]
+    ended = follow(problem, starts, weights, problem.points.L, max_steps=FIRST_STEPS)
+    finish(problem, ended, weights, FIRST_TURNS)
+    return ended
+
+
+def finish(problem: Problem, ended: Minimum, weights: Floats, turns: Sequence[tuple[int, int]]) -> None:
+    """Goes on, in place, with those that are not at an optimum among the best: how many, and for how many steps."""
     width = problem.objective.width
-    again = minimise(
+    feigned = rounding(problem, weights, width)
+    for count, steps in turns:
+        values = np.where(np.isfinite(ended.local.value), ended.local.value, np.inf)
+        order = np.argsort(values)[:count]
+        rows = order[~ended.settled[order] & np.isfinite(values[order])]
+        if not rows.size or values[order[0]] <= feigned:
+            break
+        further = minimise(
+            problem.evaluator(weights, problem.points.L, width),
+            ended.z[rows],
+            problem.low,
+            problem.high,
+            rounding=feigned,
+            max_steps=steps,
+            patience=0,
+        )
+        ended.z[rows], ended.settled[rows] = further.z, further.settled
+        ended.local.put(rows, further.local)
+
+
+def _scouted(problem: Problem, starts: Floats, weights: Floats) -> Floats:
+    """Where starts are after a few steps, best first."""
+    width = problem.objective.width
+    if np.isfinite(width):
+        typical = np.median(np.abs(problem.residual(starts)))
+        width = float(max(width, typical)) if np.isfinite(typical) else width
+    z = minimise(
         problem.evaluator(weights, problem.points.L, width),
-        ended.z[rows],
+        starts,
         problem.low,
         problem.high,
-        rounding=np.broadcast_to(rounding(problem, weights, width), len(rows)),
-        max_steps=MORE_STEPS,
-    )
-    ended.z[rows], ended.settled[rows] = again.z, again.settled
-    ended.local.put(rows, again.local)
+        enough=1e-4,
+        max_steps=SCOUT_STEPS,
+    ).z
+    values = problem.objective.value(problem.residual(z), weights)
+    return np.asarray(z[np.argsort(np.nan_to_num(values, nan=np.inf), kind="stable")])
 
 
 def rounding(problem: Problem, weights: Floats, width: float | None = None) -> Floats:
@@ -317,37 +382,88 @@ def find_starts(problem: Problem, weights: Floats) -> Floats:
     within two steps of each other on every parameter are one start. A law without linear parts needs a grid for each
     parameter.
     """
-    law = problem.law
-    nonlinear = [p for p in law.parameters if p.grid]
-    grids = [np.array([problem.held[p.name]]) if p.name in problem.held else problem.grid(p) for p in nonlinear]
+    grids = _grids(problem)
     dimensions = sum(len(grid) > 1 for grid in grids)
-    count = STARTS if dimensions <= FEW else MORE_STARTS if dimensions <= SEVERAL else MOST_STARTS
-    index = _trials([len(grid) for grid in grids], TRIALS if dimensions <= SEVERAL else MORE_TRIALS)
+    many = dimensions > SEVERAL
+    count = STARTS if dimensions <= FEW else MORE_STARTS if not many else MOST_STARTS * dimensions
+    index = _trials([len(grid) for grid in grids], MORE_TRIALS if many else TRIALS)
+    z, missed = _tried(*_thinned(problem, weights), grids, index, ROBUST_PASSES if many else 0)
+    chosen = _distinct(index, missed, count)
+    # Basins of a law with breaks are needles that no trial hits: what lies anywhere is followed a little as well.
+    return np.concatenate([z[chosen], z[: ANYWHERE * dimensions]]) if many else z[chosen]
+
+
+def look_again(problem: Problem, best: Floats, weights: Floats, rng: np.random.Generator) -> Floats:
+    """More starts (B, q): places that share some of their nonlinear parameters with an optimum (q,)."""
+    grids = _grids(problem)
+    theta = problem.theta(best[None])
+    nonlinear = [p for p in problem.law.parameters if p.grid]
+    index = np.array(
+        [
+            np.interp(float(theta[p.name][0, 0]), grid, np.arange(len(grid)))
+            for p, grid in zip(nonlinear, grids, strict=True)
+        ]
+    )
+    most = np.array([len(grid) - 1.0 for grid in grids])
+    moved = rng.random((AROUND, len(grids))) < rng.uniform(0, MOVED, (AROUND, 1))
+    places = np.where(moved, rng.uniform(0, most, moved.shape), index)
+    return _tried(*_thinned(problem, weights), grids, places, ROBUST_PASSES)[0]
+
+
+def _grids(problem: Problem) -> list[Floats]:
+    nonlinear = [p for p in problem.law.parameters if p.grid]
+    return [np.array([problem.held[p.name]]) if p.name in problem.held else problem.grid(p) for p in nonlinear]
+
+
+def _thinned(problem: Problem, weights: Floats) -> tuple[Problem, Floats]:
+    if len(problem.points) <= ENOUGH_POINTS:
+        return problem, weights
+    order = np.lexsort([problem.points.axis(axis) for axis in problem.law.axes])
+    some = order[np.linspace(0, len(order) - 1, ENOUGH_POINTS).astype(int)]
+    return replace(problem, points=problem.points.take(some), centred=problem.centred.take(some)), weights[some]
+
+
+def _tried(
+    problem: Problem, weights: Floats, grids: Sequence[Floats], index: Floats, passes: int
+) -> tuple[Floats, Floats]:
+    """Coordinates (B, q) at places on the grids (B, dimensions), between their values too, and the objective there.
+
+    Least squares makes the linear parts, `passes` times more with weights that turn it into the objective.
+    """
+    law, objective = problem.law, problem.objective
+    nonlinear = [p for p in law.parameters if p.grid]
     theta: dict[str, Any] = {
-        p.name: grid[index[:, k], None] for k, (p, grid) in enumerate(zip(nonlinear, grids, strict=True))
+        p.name: np.interp(index[:, k, None], np.arange(len(grid)), grid)
+        for k, (p, grid) in enumerate(zip(nonlinear, grids, strict=True))
     }
-    if len(problem.points) > ENOUGH_POINTS:
-        order = np.lexsort([problem.points.axis(axis) for axis in law.axes])
-        some = order[np.linspace(0, len(order) - 1, ENOUGH_POINTS).astype(int)]
-        problem = replace(problem, points=problem.points.take(some), centred=problem.centred.take(some))
-        weights = weights[some]
     if law.basis is not None:
         for _ in range(ROUGH_PASSES if law.rough else 1):
             theta |= _linear_parts(problem, theta, weights, len(index))
     z = _start_coordinates(problem, theta)
     residual = problem.residual(z)
-    # Least squares made these; absolute values rank them so that outliers do not decide which basins are followed.
-    rank = np.argsort(np.nan_to_num((weights * np.abs(residual)).sum(1), nan=np.inf), kind="stable")
+    for _ in range(passes if law.basis is not None and np.isfinite(objective.width) else 0):
+        size = np.abs(residual)
+        size = np.maximum(size, np.maximum(objective.width, NEAR * np.median(size, axis=1, keepdims=True)))
+        theta |= _linear_parts(problem, theta, objective.counted(residual, weights) / size, len(index))
+        z = _start_coordinates(problem, theta)
+        residual = problem.residual(z)
+    return z, np.asarray(np.nan_to_num(objective.value(residual, weights), nan=np.inf))
+
+
+def _distinct(index: Floats, missed: Floats, count: int) -> list[int]:
+    """The best `count` of trials none of which lies within two grid steps of a better one on every parameter."""
     chosen: list[int] = []
-    for row in rank:
-        if all(np.abs(index[row] - index[other]).max() > APART for other in chosen):
+    free = np.ones(len(index), dtype=bool)
+    for row in np.argsort(missed, kind="stable"):
+        if free[row]:
             chosen.append(int(row))
+            free &= np.abs(index - index[row]).max(1) > APART
         if len(chosen) == count:
             break
-    return z[chosen]
+    return chosen
 
 
-def _trials(sizes: Sequence[int], most: int) -> npt.NDArray[np.int64]:
+def _trials(sizes: Sequence[int], most: int) -> Floats:
     """Places on a grid of these sizes, shape (trials, dimensions): all of them, or `most` spread over it.
 
     Spread by the additive recurrence whose step is the generalised golden ratio: the projections on every axis are
@@ -355,13 +471,13 @@ def _trials(sizes: Sequence[int], most: int) -> npt.NDArray[np.int64]:
     sequences").
     """
     if math.prod(sizes) <= most:
-        return np.array(list(itertools.product(*map(range, sizes))))
+        return np.array(list(itertools.product(*map(range, sizes))), dtype=np.float64)
     ratio = 2.0
     for _ in range(64):  # root of x^(d+1) = x + 1
         ratio = (1 + ratio) ** (1 / (len(sizes) + 1))
     steps = ratio ** -np.arange(1, len(sizes) + 1)
     places = (0.5 + np.arange(1, most + 1)[:, None] * steps) % 1.0
-    return np.asarray(places * np.array(sizes), dtype=np.int64)
+    return np.asarray(np.floor(places * np.array(sizes)))
 
 
 def _linear_parts(problem: Problem, theta: Mapping[str, Any], weights: Floats, batch: int) -> dict[str, Any]:
@@ -465,40 +581,33 @@ def _advice(status: Status, at_bound: tuple[str, ...], theta: Mapping[str, float
 
 
 @np.errstate(all="ignore")
-def refit(
-    fitted: Fit, weights: Floats | None = None, measured: Floats | None = None, *, chunk: int = 30_000
-) -> tuple[Floats, Any]:
+def refit(fitted: Fit, weights: Floats | None = None, measured: Floats | None = None) -> tuple[Floats, Any]:
     """The same fit on many resampled data sets, warm-started.
 
     Args: weights: (draws, n), how often each point counts, or None for once; measured: losses (draws, n), or None for
-    the points' own; chunk: numbers in one array, chosen to stay inside a core's cache.
+    the points' own.
     Draws begin at the optimum of all points, so near theirs that the wide stages of the objective are left out where
     its own width is not far below the residuals; draws that do not settle are followed through them after all.
     Returns: parameters (draws, p) in natural units, and whether each draw settled (draws,).
     """
-    n = len(fitted.points)
     draws = len(weights) if weights is not None else len(measured) if measured is not None else 0
     problem = pose(fitted.law, fitted.points, fitted.objective.resampled, fitted.fixed)
     home = problem.coordinates(fitted.theta)
-    base = np.ones(n) if fitted.weights is None else fitted.weights
-    values = np.empty((draws, len(fitted.law.names)))
-    settled = np.zeros(draws, dtype=bool)
-    size = max(1, chunk // n)
+    if not draws:
+        return np.empty((0, len(fitted.law.names))), np.zeros(0, dtype=bool)
+    w = np.ones(len(fitted.points)) if fitted.weights is None else fitted.weights
+    w = w if weights is None else weights * w
+    y = fitted.points.L if measured is None else measured
     near = float(np.median(np.abs(problem.residual(home)))) <= STAGE * problem.objective.width
-    for first in range(0, draws, size):
-        part = slice(first, min(draws, first + size))
-        w = base if weights is None else weights[part] * base
-        y = fitted.points.L if measured is None else measured[part]
-        start = np.repeat(home, part.stop - part.start, axis=0)
-        ended = follow(problem, start, w, y, widest=0.0 if near else None, max_steps=DRAW_STEPS)
-        values[part] = problem.natural(ended.z)
-        settled[part] = ended.settled
-        if near and not ended.settled.all():
-            again = np.flatnonzero(~ended.settled)
-            ended = follow(problem, start[again], _picked(w, again), _picked(y, again), max_steps=DRAW_STEPS)
-            values[first + again] = problem.natural(ended.z)
-            settled[first + again] = ended.settled
-    return values, settled
+    some = slice(0, problem.together)
+    typical = float(np.median(np.abs(problem.residual(home, y if y.ndim == 1 else y[some]))))
+    start = np.repeat(home, draws, axis=0)
+    ended = follow(problem, start, w, y, widest=0.0 if near else typical, max_steps=DRAW_STEPS)
+    again = np.flatnonzero(~ended.settled)
+    if near and again.size:
+        more = follow(problem, start[again], _picked(w, again), _picked(y, again), widest=typical, max_steps=DRAW_STEPS)
+        ended.z[again], ended.settled[again] = more.z, more.settled
+    return problem.natural(ended.z), ended.settled
 
 
 def _picked(values: Floats, rows: Any) -> Floats:

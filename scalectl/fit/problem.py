@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from scalectl.fit.newton import Ints, Local
 from scalectl.fit.objective import Objective
 from scalectl.laws import Law, Parameter
 from scalectl.laws.powers import EXPONENT_HIGH
+
+CHUNK = 30_000  # numbers in one array. Ours: twice as many no longer fit, with the others of a step, into 1 MB.
 
 
 @dataclass(frozen=True)
@@ -36,12 +39,22 @@ class Problem:
     free: tuple[str, ...]
     held: Mapping[str, float]
 
+    @cached_property
+    def logs(self) -> tuple[bool, ...]:
+        """Which coordinates are logarithms of their parameter."""
+        return tuple(self.law.parameter(name).scale == "log" for name in self.free)
+
     @property
+    def together(self) -> int:
+        """How many places are evaluated in one array operation."""
+        return max(1, CHUNK // len(self.points))
+
+    @cached_property
     def low(self) -> Floats:
         """Lower bounds of the coordinates, shape (q,)."""
         return np.array([self._bound(name)[0] for name in self.free])
 
-    @property
+    @cached_property
     def high(self) -> Floats:
         """Upper bounds of the coordinates, shape (q,)."""
         return np.array([self._bound(name)[1] for name in self.free])
@@ -89,7 +102,7 @@ class Problem:
         found: dict[str, Any] = {name: np.full((1, 1), value) for name, value in self.held.items()}
         for k, name in enumerate(self.free):
             column = z[:, k : k + 1]
-            found[name] = np.exp(column) if self.law.parameter(name).scale == "log" else column
+            found[name] = np.exp(column) if self.logs[k] else column
         return found
 
     def natural(self, z: Floats) -> Floats:
@@ -102,11 +115,10 @@ class Problem:
         """Coordinates (B, q) from parameters in natural units, each a number or of shape (B, 1)."""
         centred = self.law.rescale(theta, {axis: 1.0 / unit for axis, unit in self.units.items()})
         columns = [np.atleast_2d(np.asarray(centred[name], dtype=np.float64)) for name in self.free]
-        logs = [self.law.parameter(name).scale == "log" for name in self.free]
         batch = max(len(column) for column in columns)
         columns = [
             np.broadcast_to(np.log(column) if log else column, (batch, 1))
-            for column, log in zip(columns, logs, strict=True)
+            for column, log in zip(columns, self.logs, strict=True)
         ]
         return np.clip(np.concatenate(columns, axis=1), self.low, self.high)
 
@@ -126,8 +138,7 @@ class Problem:
         # Of the predicted loss.
         slopes = np.empty((batch, len(self.free), len(self.points)))
         for k, name in enumerate(self.free):
-            stretch = theta[name] if self.law.parameter(name).scale == "log" else 1.0
-            slopes[:, k, :] = first[name] * stretch
+            slopes[:, k, :] = first[name] * theta[name] if self.logs[k] else first[name]
         return slopes
 
     def evaluate(self, z: Floats, weights: Floats, measured: Floats, width: float) -> Local:
@@ -139,9 +150,6 @@ class Problem:
         predicted, first, second = self.law.derivatives(theta, self.centred)
         shape = (len(z), len(self.points))
         predicted = np.broadcast_to(predicted, shape)
-        stretch = {  # d theta / d coordinate
-            name: theta[name] if self.law.parameter(name).scale == "log" else 1.0 for name in self.free
-        }
         slopes = self._slopes(theta, first, len(z))
         residual = self.objective.residual(predicted, measured)
         weights = self.objective.counted(residual, weights)
@@ -168,16 +176,21 @@ class Problem:
         slope = np.matmul(slopes, pull[:, :, None])[:, :, 0]
         curvature = np.matmul(slopes * square[:, None, :], slopes.transpose(0, 2, 1))
         spread = np.matmul(slopes**2, bulk[:, :, None])[:, :, 0]
-        for k, name in enumerate(self.free):
-            if self.law.parameter(name).scale == "log":
-                curvature[:, k, k] += slope[:, k]
         place = {name: k for k, name in enumerate(self.free)}
-        for (a, b), bend in second.items():
-            if a in place and b in place:
-                part = (pull * bend).sum(1) * np.ravel(stretch[a] * np.ones(1)) * np.ravel(stretch[b] * np.ones(1))
-                curvature[:, place[a], place[b]] += part
-                if a != b:
-                    curvature[:, place[b], place[a]] += part
+        pairs = [(a, b) for a, b in second if a in place and b in place]
+        bends = np.empty((len(pairs), *shape))
+        for k, pair in enumerate(pairs):
+            bends[k] = second[pair]
+        stretch = np.ones_like(z)  # d theta / d coordinate
+        for k, name in enumerate(self.free):
+            if self.logs[k]:
+                stretch[:, k] = theta[name][:, 0]
+                curvature[:, k, k] += slope[:, k]
+        rows, columns = np.array([(place[a], place[b]) for a, b in pairs], dtype=np.int64).reshape(-1, 2).T
+        part = np.einsum("pbn,bn->bp", bends, pull) * stretch[:, rows] * stretch[:, columns]
+        curvature[:, rows, columns] += part
+        off = rows != columns
+        curvature[:, columns[off], rows[off]] += part[:, off]
         return Local(value, slope, curvature, spread)
 
     def evaluator(self, weights: Floats, measured: Floats, width: float) -> Evaluator:
@@ -195,7 +208,14 @@ class Evaluator:
     width: float
 
     def __call__(self, z: Floats, rows: Ints) -> Local:
-        """The objective of problems `rows` at z."""
+        """The objective of problems `rows` at z, in pieces that stay inside a core's cache."""
+        size = self.problem.together
+        if len(rows) <= size:
+            return self._piece(z, rows)
+        pieces = [self._piece(z[k : k + size], rows[k : k + size]) for k in range(0, len(rows), size)]
+        return Local(*(np.concatenate(part) for part in zip(*(piece.parts() for piece in pieces), strict=True)))
+
+    def _piece(self, z: Floats, rows: Ints) -> Local:
         weights = self.weights if self.weights.ndim == 1 else self.weights[rows]
         measured = self.measured if self.measured.ndim == 1 else self.measured[rows]
         return self.problem.evaluate(z, weights, measured, self.width)

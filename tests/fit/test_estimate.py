@@ -115,6 +115,27 @@ def test_newton_ends_at_the_minimum_in_the_box_from_both_sides_of_a_saddle():
     assert_allclose(ended.z, [[1, 0], [-1, 0], [0.5, 0]], atol=1e-9)
 
 
+@pytest.mark.parametrize("name", ["chinchilla", "broken", "kaplan"])
+def test_problems_solved_together_end_where_each_ends_alone(name):
+    # Many are solved by elimination and in pieces, one by eigenvalues.
+    law = LAWS[name]
+    points = grid_points(law, law.example, noise=0.004)
+    fitted = fit(law, points)
+    weights = np.random.default_rng(0).multinomial(len(points), np.full(len(points), 1 / len(points)), 60).astype(float)
+    together, settled = refit(fitted, weights)
+    alone = [refit(fitted, weights[k : k + 1]) for k in range(len(weights))]
+    assert (settled == [one[1][0] for one in alone]).mean() > 0.95
+    objective = fitted.objective
+
+    def values(theta):
+        predicted = law.predict(dict(zip(law.names, theta.T[:, :, None], strict=True)), points)
+        return objective.value(objective.residual(predicted, points.L), weights)
+
+    both = settled & [one[1][0] for one in alone]
+    assert both.mean() > 0.8
+    assert_allclose(values(together)[both], values(np.concatenate([one[0] for one in alone]))[both], rtol=1e-6)
+
+
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 4))
 def test_nonnegative_least_squares_beats_every_feasible_neighbour(seed, k):
