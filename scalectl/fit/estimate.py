@@ -16,6 +16,7 @@ from enum import StrEnum
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from scalectl.core.errors import FitError, UsageError
 from scalectl.core.rows import Floats, Points
