@@ -14,12 +14,13 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from scalectl.commands.fit import Request
+    from scalectl.commands.fit import Request, Result
     from scalectl.commands.score import Asked
     from scalectl.commands.sweep import Prepared
     from scalectl.core.cost import Convention
     from scalectl.core.errors import ScalectlError
     from scalectl.report.look import Look
+    from scalectl.report.views import FitView
     from scalectl.report.views import Flops as FlopsCount
 
 # typer carries its own copy of click and names only the leaf of these in public
@@ -321,26 +322,27 @@ def fit(
         from scalectl.commands import score
 
         raise typer.Exit(_thresholds(request, score.Asked(axis, by, items, chance, floor, twin), as_json))  # type: ignore[arg-type]
-    found = {"": command.run(request)} if by is None else command.run_by(request, by)
-    views = {
-        group: command.view(result, diagnostics=diagnostics, profiled=profiled, level=level)
-        for group, result in found.items()
-    }
-    if approach or against:
+
+    def made(result: Result) -> FitView:
+        view = command.view(result, diagnostics=diagnostics, profiled=profiled, level=level)
+        if not approach and not against:
+            return view
         from scalectl.commands.beside import beside
 
-        for group, result in found.items():
-            views[group] = beside(views[group], request, result, approach=approach, against=against is not None)
+        return beside(view, request, result, approach=approach, against=against is not None)
+
+    found = command.run_one(request, made) if by is None else command.run_by(request, by, made)
     if as_json:
-        print(document.fit_document(views))
+        print(document.fit_document(found.views, {name: str(error) for name, error in found.refused.items()}))
     else:
         console, look = _stdout()
-        for group, view in views.items():
-            if group:
-                console.print(look.text(group), style="bold")
+        for name, view in found.views.items():
+            if name:
+                console.print(look.text(name), style="bold")
             terminal.emit(fit_screen.fit_lines(view, look), console)
-    usable = all(result.answer.summary.status not in command.UNUSABLE for result in found.values())
-    raise typer.Exit(0 if usable else 1)
+    for name, error in found.refused.items():
+        _report_error(error, f"{name}: ")
+    raise typer.Exit(0 if found.usable else 1)
 
 
 def _thresholds(request: Request, asked: Asked, as_json: bool) -> int:
@@ -780,7 +782,7 @@ def main() -> NoReturn:
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _report_error(error: ScalectlError) -> int:
+def _report_error(error: ScalectlError, of: str = "") -> int:
     from scalectl.core.errors import SweepFileError
     from scalectl.report.problems import hung, lines
 
@@ -788,7 +790,7 @@ def _report_error(error: ScalectlError) -> int:
     if isinstance(error, SweepFileError):
         said = lines(error, width)
     else:
-        said = hung(f"error: {error.what}", width)
+        said = hung(f"error: {of}{error.what}", width)
         said += [f"  {line}" for part in (error.where, error.remedy) if part for line in hung(part, width - 2)]
     for text in said:
         _line(text)

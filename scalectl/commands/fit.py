@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
@@ -15,7 +15,7 @@ import numpy.typing as npt
 from scalectl.commands import references
 from scalectl.commands.target import Target, changed_note, find_target
 from scalectl.core.cost import Convention
-from scalectl.core.errors import FitError, NothingMatched, UsageError
+from scalectl.core.errors import FitError, NothingMatched, ScalectlError, UsageError
 from scalectl.core.expression import full_name, parse
 from scalectl.core.names import did_you_mean, escaped, shown
 from scalectl.core.rows import Points
@@ -140,15 +140,51 @@ def run(request: Request, *, choose_rate: bool = False) -> Result:
     return _fit(request, target, thinned(points, most_rows(request, target)))
 
 
-def run_by(request: Request, column: str) -> dict[str, Result]:
-    """`run` for each value of a column, by `column=value`.
+@dataclass(frozen=True)
+class Groups:
+    """What was asked of each group, "" where there is only one.
 
-    Raises: as `run`.
+    views: of those that can be fitted; refused: why not, for the others; usable: whether every fit is worth using.
+    """
+
+    views: Mapping[str, FitView]
+    refused: Mapping[str, ScalectlError]
+    usable: bool
+
+
+def run_by(request: Request, column: str, make: Callable[[Result], FitView]) -> Groups:
+    """`run` for each value of a column, by `column=value`: one that cannot be fitted does not keep the others back.
+
+    Args: make: what to say of a result.
+    Raises: as `run`, and as the first group does if none can be fitted.
     """
     target = find_target(request.target, request.results)
     column, parts = split(request, target, column)
     most = most_rows(request, target)
-    return {f"{column}={value}": _fit(request, target, thinned(part, most)) for value, part in parts.items()}
+    found: dict[str, Result] = {}
+    views: dict[str, FitView] = {}
+    refused: dict[str, ScalectlError] = {}
+    for value, part in parts.items():
+        name = f"{column}={value}"
+        try:
+            result = _fit(request, target, thinned(part, most))
+            found[name], views[name] = result, make(result)
+        except (FitError, UsageError, NothingMatched) as error:
+            refused[name] = error
+    if not views:
+        raise next(iter(refused.values()))
+    return Groups(views, refused, not refused and all(map(usable, found.values())))
+
+
+def run_one(request: Request, make: Callable[[Result], FitView]) -> Groups:
+    """`run` as the only group. Raises: as `run`."""
+    result = run(request)
+    return Groups({"": make(result)}, {}, usable(result))
+
+
+def usable(result: Result) -> bool:
+    """Whether the chosen law has numbers that anybody should use."""
+    return result.answer.summary.status not in UNUSABLE
 
 
 def split(request: Request, target: Target, column: str) -> tuple[str, dict[Any, Points]]:
@@ -238,10 +274,10 @@ def thinned(points: Points, most: int) -> Points:
     return replace(points.take(kept), notes=(*points.notes, f"{said}; --rows 0 takes all"))
 
 
-def mask_of(where: str | None) -> Any:
-    """A mask over columns from --where; None if it was not given.
+def mask_of(where: str | None, flag: str = "--where") -> Any:
+    """A mask over columns from --where, or from another flag; None if it was not given.
 
-    Raises: ExpressionError.
+    Raises: ExpressionError; UsageError for what is no condition; NothingMatched, when asked, if it holds nowhere.
     """
     if where is None:
         return None
@@ -253,9 +289,9 @@ def mask_of(where: str | None) -> Any:
         count = len(next(iter(columns.values())))
         hit = np.broadcast_to(np.asarray(expression.evaluate(values)), count)
         if hit.dtype != np.bool_:
-            raise UsageError(f"--where {shown(where)} is not a condition", remedy="compare it with something")
+            raise UsageError(f"{flag} {shown(where)} is not a condition", remedy="compare it with something")
         if not hit.any():
-            raise NothingMatched(f"no row answers to --where {shown(where)}")
+            raise NothingMatched(f"no row answers to {flag} {shown(where)}")
         return hit
 
     return mask
@@ -392,6 +428,7 @@ def _fit(request: Request, target: Target, points: Points) -> Result:
     fixed = pairs(request.fix, "--fix")
     ties = _ties(request.tie)
     hold = _hold(request.holdout, points)
+    _refuse_unknown(laws, {"--fix": fixed, "--tie": (*ties, *ties.values())})
     fitted: list[Fitted] = []
     refused: dict[str, str] = {}
     also: tuple[Unit, ...] = tuple(unit for unit in get_args(Unit) if unit in ("size", "run") and unit != request.unit)
@@ -429,14 +466,33 @@ def _fit(request: Request, target: Target, points: Points) -> Result:
     return Result(target, points, tuple(fitted), chosen, because, refused, best)
 
 
+def _refuse_unknown(laws: Sequence[Law], named: Mapping[str, Iterable[str]]) -> None:
+    """Raises: UsageError for a parameter that none of the laws has, by the flag that names it."""
+    there = tuple(dict.fromkeys(name for law in laws for name in law.names))
+    for flag, names in named.items():
+        for name in names:
+            if name not in there:
+                which = listed([law.name for law in laws])
+                raise UsageError(
+                    f"{flag}: {which} {'has' if len(laws) == 1 else 'have'} no parameter {shown(name)}",
+                    remedy=did_you_mean(name, there) or f"there are {', '.join(there)}",
+                )
+
+
 def _hold(where: str, points: Points) -> tuple[str, npt.NDArray[np.bool_]] | Literal["rollout"] | None:
-    """What --holdout names; None for the largest."""
+    """What --holdout names; None for the largest. Raises: UsageError if that is all, NothingMatched if nothing."""
     if where == "largest":
         return None
     if where == "rollout":
         return "rollout"
     columns = {axis: points.axis(axis) for axis in points.axes()}
-    return where, np.asarray(mask_of(where)({**points.columns, **columns}))
+    held = np.asarray(mask_of(where, "--holdout")({**points.columns, **columns}))
+    if held.all():
+        raise UsageError(
+            f"--holdout {shown(where)} holds out every point, and leaves none to fit",
+            remedy="name what to predict: --holdout 'N > 1e8', largest or rollout",
+        )
+    return where, held
 
 
 def _laws(request: Request, points: Points) -> tuple[Law, ...]:

@@ -101,6 +101,8 @@ def describe(
     else:
         one = holdout(fitted) if hold is None else holdout(fitted, hold[1], hold[0])
         held_out = () if one is None else (one,)
+        if one is None and hold is not None:
+            said.append(f"nothing is held out: without {hold[0]} the other points do not determine the law")
     exponents, exponent_intervals = optimal(fitted, chief, level)
     far = outliers(fitted)
     summary = Summary(

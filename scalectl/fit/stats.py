@@ -91,6 +91,8 @@ def interval(
     top = there(float(np.sort(np.where(np.isnan(values), math.inf, values))[last]))
     with np.errstate(invalid="ignore"):
         middle = there(float(np.median(known)))
+    if middle == math.inf:  # most draws do not allow the quantity: what the others need, not widened, is its least
+        return max(low, back(bottom)), high
     if not math.isfinite(middle):
         return low, high
     ends = back(middle - factor * (middle - bottom)), back(middle + factor * (top - middle))

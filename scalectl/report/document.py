@@ -24,14 +24,15 @@ def document(kind: str, view: Any) -> str:
     return _dump(kind, _plain(view))
 
 
-def fit_document(views: Mapping[str, FitView]) -> str:
+def fit_document(views: Mapping[str, FitView], refused: Mapping[str, str] | None = None) -> str:
     """Fits as JSON; with one view its keys stand at the top, with several (--by) under `groups`.
 
-    Args: views: by group, "" for the only one.
+    Args: views: by group, "" for the only one; refused: groups that could not be fitted, with the reason.
     """
     if len(views) == 1 and "" in views:
         return _dump("fit", _fit(views[""]))
-    return _dump("fit", {"groups": [{"group": name, **_fit(view)} for name, view in views.items()]})
+    groups = [{"group": name, **_fit(view)} for name, view in views.items()]
+    return _dump("fit", {"groups": groups, **({"refused": refused} if refused else {})})
 
 
 def threshold_document(view: ThresholdView) -> str:

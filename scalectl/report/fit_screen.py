@@ -312,7 +312,8 @@ def predict_lines(view: PredictView, look: Look) -> Lines:
             value, down, up = units.estimate_scaled(answer.value, low, high, shown)
         far = {axis: factor for axis, factor in answer.extrapolation.items() if factor > INSIDE}
         beyond = ", ".join(f"{axis} {times(factor)}" for axis, factor in far.items()) or "inside"
-        pair = unbounded(f"{down} … {up}")
+        never = low == math.inf
+        pair = "never reached" if never else unbounded(f"{down} … {up}")
         rows.append([answer.asked, unbounded(value), pair, UNIT_OF[answer.what], Cell(beyond, ADVICE if far else "")])
         if answer.impossible > 0:
             share = units.percent(answer.impossible)

@@ -96,9 +96,9 @@ def test_sweeps_of_one_table_are_never_pooled():
         command.run(asked("ref:porian-discrepancies"))
     assert "--by config_id" in raised.value.remedy
     where = "config_id == 'main_0' or config_id == 'main_1'"
-    groups = command.run_by(asked("ref:porian-discrepancies", where=where), "config_id")
+    groups = command.run_by(asked("ref:porian-discrepancies", where=where), "config_id", command.view).views
     assert list(groups) == ["config_id=main_0", "config_id=main_1"]
-    assert [found.points.convention for found in groups.values()] == ["non_embedding", "matmul"]
+    assert [found.fits[0].convention for found in groups.values()] == ["non_embedding", "matmul"]
 
 
 @there

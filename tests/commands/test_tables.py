@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from scalectl.commands import compare
-from scalectl.commands.fit import Request, run, run_by, thinned
+from scalectl.commands.fit import Request, run, run_by, thinned, view
 from scalectl.core.errors import ScalectlError, UsageError
 from scalectl.core.rows import Points
 
@@ -88,7 +88,7 @@ def test_each_group_is_thinned_by_itself(tmp_path):
     path = tmp_path / "many.parquet"
     pd.DataFrame({"N": N, "D": D, "loss": L, "corpus": np.where(np.arange(3000) < 100, "a", "b")}).to_parquet(path)
     request = Request(target=str(path), results=str(tmp_path), draws=0, laws=("chinchilla",), rows=500)
-    assert {name: len(found.points) for name, found in run_by(request, "corpus").items()} == {
+    assert {name: found.fits[0].n for name, found in run_by(request, "corpus", view).views.items()} == {
         "corpus=a": 100,
         "corpus=b": 500,
     }
@@ -123,9 +123,9 @@ def test_very_many_rows_are_compared_by_some_of_them(tmp_path):
     table = pd.DataFrame({"C": C, "loss": 30 * (C * np.where(recipe == "new", 2.0, 1.0)) ** -0.08})
     table.assign(recipe=recipe).to_parquet(tmp_path / "many.parquet")
     request = Request(str(tmp_path / "many.parquet"), str(tmp_path), draws=100, rows=60)
-    view = compare.run(request, compare.Asked(by="recipe"))
-    (held,) = view.comparisons
+    found = compare.run(request, compare.Asked(by="recipe"))
+    (held,) = found.comparisons
     assert (held.first.runs, held.second.runs) == (60, 60)
     assert [held.first.name, held.second.name] == ["new", "old"]
     assert held.savings[0].value == pytest.approx(0.5, rel=1e-3)
-    assert any("60 of them are fitted" in note for note in view.notes)
+    assert any("60 of them are fitted" in note for note in found.notes)

@@ -159,6 +159,15 @@ def test_infinite_draws_open_an_interval():
     assert high == math.inf
 
 
+def test_where_most_draws_never_get_there_the_lower_end_is_what_the_others_need():
+    values = np.concatenate([1.0 + np.arange(40) / 40, np.full(60, np.inf)])
+    low, high = interval(values, some_draws(values, spare=5), 0.95, 0.0)
+    assert 1.0 < low < 1.2
+    assert high == math.inf
+    none = np.full(100, np.inf)
+    assert interval(none, some_draws(none), 0.95, 0.0) == (math.inf, math.inf)
+
+
 def test_a_draw_that_leaves_a_quantity_open_counts_beyond_both_ends():
     values = np.linspace(1.0, 2.0, 100)
     whole = interval(values, some_draws(values), 0.9)
