@@ -365,7 +365,7 @@ def _calibrate(seed: int, as_json: bool) -> int:
     from scalectl.report import document, score_screen, terminal
 
     found = []
-    for rates in calibrate(seed=seed):
+    for rates in calibrate(seed=seed, workers=min(4, len(os.sched_getaffinity(0)))):
         found.append(rates)
         _line(f"{len(found)}/{len(KINDS) * len(DISPERSIONS)}  {rates.kind}, φ = {rates.dispersion:g}")
     if as_json:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from scalectl.commands.fit import Request, Result
+from scalectl.commands import score
+from scalectl.commands.fit import FEWEST_DRAWS, Request, Result
 from scalectl.commands.fit import run as fit
 from scalectl.commands.fit import view as fit_view
 from scalectl.commands.target import Target, find_target, shared_facts
@@ -19,7 +20,7 @@ from scalectl.core.errors import FitError, NothingMatched, UsageError
 from scalectl.core.job import State
 from scalectl.core.rows import HELD_OUT, LOSS
 from scalectl.models import MODELS
-from scalectl.report.views import GridAxis, RunCurve, RunView, SweepView
+from scalectl.report.views import GridAxis, RunCurve, RunView, SweepView, ThresholdView
 from scalectl.store.index import damaged_runs, refresh
 from scalectl.store.live import Standing, states
 from scalectl.store.reader import Damaged, load_rows, read_meta
@@ -53,6 +54,7 @@ def run(request: Request) -> SweepView:
     )
     result, because = _fit(replace(request, target=target.name), target)
     fitted = fit_view(result) if result else None
+    thresholds, unscored = _thresholds(replace(request, target=target.name), columns.values())
     question, shared = _about(sweep, columns)
     return SweepView(
         name=target.name,
@@ -65,10 +67,11 @@ def run(request: Request) -> SweepView:
         fits=tuple(held.summary for held in result.fitted) if result else (),
         chosen=result.chosen if result else None,
         because=because,
-        notes=tuple(dict.fromkeys([*map(str, damaged), *(fitted.notes if fitted else ())])),
+        notes=tuple(dict.fromkeys([*map(str, damaged), *(fitted.notes if fitted else ()), *unscored])),
         provenance=_provenance(target, [row.run_id for row in runs if row.state is State.DONE]),
         reference=target.reference,
         best_over=fitted.best_over if fitted else None,
+        thresholds=thresholds,
     )
 
 
@@ -78,6 +81,20 @@ def _fit(request: Request, target: Target) -> tuple[Result | None, str]:
     except (FitError, UsageError, NothingMatched) as error:
         return None, f"{error.what}; {error.remedy}" if error.remedy else error.what
     return result, result.because
+
+
+def _thresholds(request: Request, rows: Iterable[Mapping[str, Any]]) -> tuple[ThresholdView | None, tuple[str, ...]]:
+    """Thresholds of the scores that runs have, or why there are none; nothing where no run has a score."""
+    names = {name.rpartition("/")[2] for row in rows for name, value in row.items() if value is not None}
+    metric = next((name for name in score.METRICS if name in names), None)
+    if metric is None:
+        return None, ()
+    try:
+        draws = max(request.draws, FEWEST_DRAWS)
+        view = score.run(replace(request, metric=metric, draws=draws), score.Asked())
+    except (FitError, UsageError, NothingMatched) as error:
+        return None, (f"{metric}: {error.what}; {error.remedy}" if error.remedy else f"{metric}: {error.what}",)
+    return replace(view, opening=""), ()
 
 
 def _axes(sweep: StoredSweep) -> tuple[GridAxis, ...]:

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from scalectl.commands.fit import FEWEST_DRAWS, Columns, Request, choose_best, is_score, mapping_of, mask_of
+from scalectl.commands.fit import FEWEST_DRAWS, Columns, Request, choose_best, mapping_of, mask_of
 from scalectl.commands.target import Target, changed_note, find_target
 from scalectl.core.cost import Convention
 from scalectl.core.errors import FitError, NothingMatched, UsageError
@@ -38,8 +38,9 @@ from scalectl.store.sweeps import load_sweep
 
 Axis = Literal["N", "C", "D", "step", "loss"]
 
-POSITION = re.compile(r"position_accuracy_\d+")
 EXACT, LOGPROB = "exact_match", "answer_logprob"
+METRICS = (EXACT, "generated_match", "accuracy", "acc")  # that a report looks for, best first
+POSITION = re.compile(r"position_accuracy_\d+")
 
 # Columns of a table that say by themselves what they hold. Source: ours.
 _SCORE = ("S", "score", EXACT, "accuracy", "acc")
@@ -94,17 +95,6 @@ class _Gathered:
     series: list[Series]
     notes: list[str]
     convention: Convention | None = None
-
-
-def score_metric(request: Request) -> str | None:
-    """The share of right answers that the runs of a sweep know, exact match first; None without.
-
-    Raises: NothingMatched if there is no sweep.
-    """
-    target = find_target(request.target, request.results)
-    held = columns_of(refresh(target.store).of(load_sweep(target.store, target.name).current).table)
-    names = {name.rpartition("/")[2] for name in held if "/" in name and is_score(name)}
-    return next((name for name in (EXACT, "generated_match", "accuracy", "acc") if name in names), None)
 
 
 def run(request: Request, asked: Asked) -> ThresholdView:

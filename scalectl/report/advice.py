@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from scalectl.core.job import State
 from scalectl.core.units import percent
+from scalectl.emergence.detector import NEAR_SEEDS
 from scalectl.fit.summary import Summary
 
 # Sizes below which a slope has no interval over sizes worth the name. Source: ours; a line through two points has no
@@ -39,12 +40,21 @@ class Advice:
 
 
 @dataclass(frozen=True)
+class Jump:
+    """A score that jumps. seeds: fewest runs of a size, None where they are not known; edge: at the largest size."""
+
+    task: str
+    seeds: int | None
+    edge: bool
+
+
+@dataclass(frozen=True)
 class Facts:
     """What the rules look at.
 
     counts: runs by state; sizes: N of the sizes with a finished run, ascending; seeds: fewest finished repeats of any
     size; chosen: the law that answers, None without a usable fit; rising: labels of neighbouring sizes whose loss
-    rises with N; diverged, failed: short ids.
+    rises with N; diverged, failed: short ids; jumps: scores that do.
     """
 
     name: str
@@ -56,6 +66,7 @@ class Facts:
     rising: tuple[tuple[str, str], ...] = ()
     diverged: tuple[str, ...] = ()
     failed: tuple[str, ...] = ()
+    jumps: tuple[Jump, ...] = ()
 
     @property
     def waiting(self) -> int:
@@ -240,6 +251,29 @@ def _holdout(facts: Facts) -> Advice | None:
     )
 
 
+def _edge(facts: Facts) -> Advice | None:
+    tasks = [jump.task for jump in facts.jumps if jump.edge]
+    if not tasks:
+        return None
+    return Advice(
+        f"{', '.join(tasks[:3])} jumps at the largest size",
+        "one size above a plateau is a lower bound: nobody knows how far the rise goes on",
+        "add two larger sizes to the grid",
+    )
+
+
+def _thin_threshold(facts: Facts) -> Advice | None:
+    thin = [jump for jump in facts.jumps if jump.seeds is not None and jump.seeds < NEAR_SEEDS]
+    if not thin:
+        return None
+    fewest = min(jump.seeds for jump in thin if jump.seeds is not None)
+    return Advice(
+        f"{fewest} seed{'s' * (fewest != 1)} at the threshold of {', '.join(jump.task for jump in thin[:3])}",
+        "a jump of one run may be luck of its seed",
+        f"seed = {{ grid = {list(range(NEAR_SEEDS))} }}",
+    )
+
+
 RULES: tuple[Rule, ...] = (
     _failed,
     _out_of_memory,
@@ -253,6 +287,8 @@ RULES: tuple[Rule, ...] = (
     _optimum,
     _outliers,
     _one_seed,
+    _edge,
+    _thin_threshold,
     _limit,
     _holdout,
 )

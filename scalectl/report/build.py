@@ -13,8 +13,8 @@ import numpy as np
 from scalectl.core.cost import Convention
 from scalectl.core.job import State
 from scalectl.fit.summary import Summary
-from scalectl.report.advice import Advice, Facts, advise
-from scalectl.report.views import BestView, Flops, GridAxis, RunCurve, RunView, Setting, SweepView
+from scalectl.report.advice import Advice, Facts, Jump, advise
+from scalectl.report.views import BestView, Flops, GridAxis, RunCurve, RunView, Setting, SweepView, ThresholdView
 
 SHORT_ID = 6  # characters of a run id in tables; commands accept any unique prefix
 
@@ -76,6 +76,7 @@ class Report:
     provenance: str
     reference: bool
     best_over: BestView | None
+    thresholds: ThresholdView | None
 
 
 def build_report(view: SweepView) -> Report:
@@ -103,6 +104,7 @@ def build_report(view: SweepView) -> Report:
         rising=() if view.best_over else _rising(finished),  # at one rate, wide models suffer where narrow ones do not
         diverged=tuple(e.run_id[:SHORT_ID] for e in endings[State.DIVERGED]),
         failed=tuple(e.run_id[:SHORT_ID] for e in endings[State.FAILED]),
+        jumps=_jumps(view.thresholds),
     )
     return Report(
         name=view.name,
@@ -125,6 +127,7 @@ def build_report(view: SweepView) -> Report:
         provenance=view.provenance,
         reference=view.reference,
         best_over=view.best_over,
+        thresholds=view.thresholds,
     )
 
 
@@ -185,6 +188,16 @@ def _group(runs: list[RunView], view: SweepView) -> Group:
         seconds=_mean([run.seconds for run in done]),
         curve=_mean_curve([run.curve for run in (done or runs) if run.curve is not None]),
     )
+
+
+def _jumps(view: ThresholdView | None) -> tuple[Jump, ...]:
+    """What advice looks at of the scores that jump."""
+    found = []
+    for task in view.tasks if view is not None else ():
+        if task.flagged:
+            seeds = [place.seeds for place in task.places if place.seeds is not None]
+            found.append(Jump(task.task, min(seeds, default=None), task.label == "edge"))
+    return tuple(found)
 
 
 def _mean(values: list[float | None]) -> float | None:

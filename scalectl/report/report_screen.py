@@ -21,6 +21,7 @@ from scalectl.report.fit_screen import law_block, level_words
 from scalectl.report.look import Look
 from scalectl.report.loss_table import loss_table
 from scalectl.report.plot import MARKS, Axis, Band, Layer, Line, Marks, draw
+from scalectl.report.score_screen import threshold_lines
 from scalectl.report.table import Across, Column, Row, paragraph, table
 from scalectl.report.words import (
     ADVICE,
@@ -52,6 +53,8 @@ def report_lines(report: Report, look: Look) -> Lines:
     lines += [Text(), *loss_table(report, look)]
     lines += _curve_section(report, look)
     lines += _law_section(report, look)
+    if report.thresholds is not None:
+        lines += [Text(), *threshold_lines(report.thresholds, look)]
     lines += _ending_section(report, look)
     lines += _advice_lines(report.advice, look)
     foot = [*report.notes, *([report.provenance] if report.provenance else [])]

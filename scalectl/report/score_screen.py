@@ -42,6 +42,9 @@ def threshold_lines(view: ThresholdView, look: Look) -> Lines:
     how = f"binomial, likelihood ratios by parametric bootstrap ({view.draws or 'no'} draws)"
     how += ", false discoveries at most 5 % of a family"
     lines += paragraph(how, look, style=CONTEXT)
+    if len(families) == len(view.tasks):  # one task of each
+        families = []
+        lines += [Text(), *_table(view.tasks, view, look)]
     for family in families:
         members = [task for task in view.tasks if task.family == family]
         lines.append(Text())
@@ -67,8 +70,9 @@ def threshold_lines(view: ThresholdView, look: Look) -> Lines:
 
 
 def _table(tasks: Sequence[TaskView], view: ThresholdView, look: Look) -> Lines:
+    apart = len({task.family for task in tasks}) > 1
     columns = [
-        Column("task", wrap=True),
+        Column("family" if apart else "task", wrap=True),
         Column("label"),
         Column("gain", "decimal"),
         Column("q", "decimal"),
@@ -82,7 +86,7 @@ def _table(tasks: Sequence[TaskView], view: ThresholdView, look: Look) -> Lines:
     for task in sorted(tasks, key=lambda held: not held.flagged):
         style = ESTIMATE if task.flagged else ""
         cells: list[str | Cell] = [
-            task.task,
+            task.family if apart else task.task,
             Cell(SHORT.get(task.label, task.label), style),
             "" if math.isnan(task.gain) else f"{task.gain:.2f}",
             "" if task.q_value is None else _q(task.q_value),

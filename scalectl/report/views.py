@@ -104,7 +104,7 @@ class SweepView:
     axes: what varies, the seed included; seed_key: which of the axes repeats a cell; shared: what all runs have in
     common; chosen: law that answers the question, None when no fit is usable, and `because` says why; reference:
     whether the runs come from the results shipped with scalectl; provenance: device, versions; best_over: what the fits
-    chose their points from, None where they take all.
+    chose their points from, None where they take all; thresholds: of the scores, where runs have some.
     """
 
     name: str
@@ -122,6 +122,7 @@ class SweepView:
     provenance: str = ""
     reference: bool = False
     best_over: BestView | None = None
+    thresholds: ThresholdView | None = None
 
 
 @dataclass(frozen=True)

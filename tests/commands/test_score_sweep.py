@@ -1,0 +1,94 @@
+"""Scores of our own sweeps: a metric goes to the detector by its name, and `report` shows what it says."""
+
+import json
+
+import pytest
+
+SWEEP = """\
+name = "sums"
+question = "From which width on are one-digit sums right?"
+
+[model]
+family = "decoder"
+d_model = { grid = [4, 8, 12, 16, 24] }
+n_layer = 1
+n_head = { rule = "d_model / 4" }
+
+[data]
+source = "arithmetic"
+operation = "add"
+digits = 1
+
+[train]
+steps = 10
+batch_tokens = { rule = "16 * context" }
+lr = 0.01
+seed = { grid = [0, 1] }
+
+[eval]
+every = 2
+"""
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, scalectl):
+    folder = tmp_path_factory.mktemp("sums")
+    (folder / "sums.toml").write_text(SWEEP)
+    scalectl("sweep", "sums.toml", cwd=folder)
+    return folder
+
+
+def test_a_score_goes_to_the_detector_by_its_name(trained, scalectl):
+    held = json.loads(scalectl("fit", "sums", "--metric", "exact_match", "--json", cwd=trained).stdout)
+    (task,) = held["tasks"]
+    assert held["schema"] == "scalectl/threshold@1"
+    assert held["convention"] == "non_embedding"
+    assert task["task"] == "exact_match"
+    assert task["floor_from"] == "chance"
+    assert [place["seeds"] for place in task["places"]] == [2] * 5
+    assert all(place["items"] > 2 for place in task["places"])
+    law = scalectl("fit", "sums", "--bootstrap", "0", cwd=trained)
+    assert "L = A/N^α" in law.stdout  # the loss stays with the laws
+
+
+def test_along_its_steps_a_run_is_a_curve_and_sizes_are_families(trained, scalectl):
+    done = scalectl("fit", "sums", "--metric", "exact_match", "--axis", "step", "--json", cwd=trained)
+    held = json.loads(done.stdout)
+    assert len(held["tasks"]) == 5
+    assert all(task["family"].startswith("N = ") for task in held["tasks"])
+    assert [place["at"] for place in held["tasks"][0]["places"]] == [2, 4, 6, 8, 10]
+    screen = scalectl("fit", "sums", "--metric", "exact_match", "--axis", "step", cwd=trained).stdout
+    assert screen.count("family  ") == 1  # one table, a line for each size
+
+
+def test_the_report_has_the_scores_too(trained, scalectl):
+    held = json.loads(scalectl("report", "sums", "--json", cwd=trained).stdout)
+    assert held["thresholds"]["tasks"][0]["task"] == "exact_match"
+    screen = scalectl("report", "sums", cwd=trained).stdout
+    assert "1 curve, " in screen
+    assert "exact_match  " in screen
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--metric", "exact_mach", "--kind", "score"], "did you mean held-out/exact_match?"),
+        (["--metric", "exact_match", "--map", "N=x"], "--map names columns of a file"),
+        (["--metric", "exact_match", "--items", "nowhere"], '--items "nowhere" is no column'),
+        (["--metric", "exact_match", "--kind", "scores"], "use law or score"),
+    ],
+)
+def test_what_a_sweep_does_not_have_is_said(trained, scalectl, flags, said):
+    done = scalectl("fit", "sums", *flags, cwd=trained, code=None)
+    assert done.returncode in (2, 3)
+    assert said in " ".join(done.stderr.split())
+
+
+def test_a_table_of_the_sweep_gives_the_same(trained, scalectl):
+    scalectl("export", "sums", "-o", "sums.csv", cwd=trained)
+    flags = ("--map", "N=N_non_embedding", "--map", "S=held-out/exact_match", "--items", "held-out/items", "--json")
+    more = ("--chance", "held-out/chance", "--kind", "score")
+    mine = json.loads(scalectl("fit", "sums", "--metric", "exact_match", "--json", cwd=trained).stdout)["tasks"][0]
+    theirs = json.loads(scalectl("fit", "sums.csv", *flags, *more, cwd=trained).stdout)["tasks"][0]
+    assert theirs["places"] == mine["places"]
+    assert (theirs["label"], theirs["floor"]) == (mine["label"], mine["floor"])
