@@ -1,0 +1,158 @@
+"""How often nominal 95 % intervals hold the truth, by law and by what is resampled: Monte-Carlo over data sets.
+
+    python bench/coverage.py [--data-sets 200] [--draws 200] [--case NAME ...]
+
+Runs have noise between seeds; where a case has misfit, all runs of one size are off together besides, as a law that is
+not quite right is. Three standard errors of a share of 200 about .95 are .046. Every case is kept as it ends.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+from record import RESULTS, Section, record
+
+from scalectl.core.errors import FitError
+from scalectl.core.rows import Points
+from scalectl.fit.approaches import approaches
+from scalectl.fit.bootstrap import UNITS, bootstrap
+from scalectl.fit.estimate import fit
+from scalectl.fit.stats import confint
+from scalectl.laws import LAWS, where
+
+LEVEL = 0.95
+FIVE, EIGHT = np.geomspace(2e3, 5e5, 5), np.geomspace(2e3, 5e6, 8)
+TOKENS = np.geomspace(2e6, 2e8, 5)
+BUDGETS = np.geomspace(1e17, 1e20, 6)  # FLOP
+
+
+@dataclass(frozen=True)
+class Case:
+    """A law with its truth, places, and relative noise between seeds and misfit between sizes."""
+
+    law: str
+    truth: Mapping[str, float]
+    N: Any
+    D: Any
+    noise: float
+    misfit: float
+
+
+def ladder(sizes: Any, seeds: int) -> tuple[Any, None]:
+    return np.repeat(sizes, seeds), None
+
+
+def grid(sizes: Any, tokens: Any) -> tuple[Any, Any]:
+    N, D = np.meshgrid(sizes, tokens)
+    return N.ravel(), D.ravel()
+
+
+def isoflops() -> tuple[Any, Any]:
+    """Nine sizes a factor 1.6 apart about N = sqrt(C / 120) at each budget."""
+    C = np.repeat(BUDGETS, 9)
+    N = np.sqrt(C / 120) * np.tile(1.6 ** np.arange(-4, 5), len(BUDGETS))
+    return N, C / (6 * N)
+
+
+POWER = {"A": 4.5, "alpha": 0.08}
+FLOOR = {"E": 1.0, "A": 40.0, "alpha": 0.4}
+KAPLAN = {"A": 1e11, "alpha": 0.1, "B": 1e12, "beta": 0.12}
+CHINCHILLA = {"E": 1.7, "A": 30.0, "alpha": 0.3, "B": 120.0, "beta": 0.32}
+PUBLISHED = {"E": 1.8172, "A": 482.01, "alpha": 0.3478, "B": 2085.43, "beta": 0.3658}
+CASES = {
+    "power 5 x 3": Case("power", POWER, *ladder(FIVE, 3), 0.004, 0.0),
+    "power 5 x 3, misfit": Case("power", POWER, *ladder(FIVE, 3), 0.004, 0.01),
+    "power+constant 8 x 3": Case("power+constant", FLOOR, *ladder(EIGHT, 3), 0.004, 0.0),
+    "power+constant 8 x 3, misfit": Case("power+constant", FLOOR, *ladder(EIGHT, 3), 0.004, 0.002),
+    "kaplan 8 x 5": Case("kaplan", KAPLAN, *grid(EIGHT, TOKENS), 0.004, 0.0),
+    "kaplan 8 x 5, misfit": Case("kaplan", KAPLAN, *grid(EIGHT, TOKENS), 0.004, 0.004),
+    "chinchilla 8 x 5": Case("chinchilla", CHINCHILLA, *grid(EIGHT, TOKENS), 0.004, 0.0),
+    "chinchilla 8 x 5, misfit": Case("chinchilla", CHINCHILLA, *grid(EIGHT, TOKENS), 0.004, 0.004),
+}
+ISOFLOPS = {
+    "approaches 6 x 9": Case("chinchilla", PUBLISHED, *isoflops(), 0.002, 0.0),
+}
+
+
+def simulate(case: Case, rng: np.random.Generator) -> Points:
+    axes = {"N": case.N} if case.D is None else {"N": case.N, "D": case.D}
+    sizes, size = np.unique(case.N, return_inverse=True)
+    off = case.misfit * rng.standard_normal(len(sizes))[size] + case.noise * rng.standard_normal(len(case.N))
+    exact = LAWS[case.law].predict(case.truth, where(**axes))
+    return Points(L=exact * np.exp(off), N=case.N, D=case.D, size=case.N if case.misfit or case.D is None else None)
+
+
+def measure(case: Case, data_sets: int, draws: int) -> dict[str, dict[str, float]]:
+    """Share of data sets whose interval holds the truth, by unit and parameter."""
+    hits = {unit: dict.fromkeys(case.truth, 0) for unit in UNITS}
+    for k in range(data_sets):
+        rng = np.random.default_rng(k)
+        fitted = fit(LAWS[case.law], simulate(case, rng))
+        for unit in UNITS:
+            intervals = confint(bootstrap(fitted, draws, unit, rng), LEVEL, fitted)
+            for name, value in case.truth.items():
+                hits[unit][name] += intervals[name][0] <= value <= intervals[name][1]
+    return {unit: {name: count / data_sets for name, count in held.items()} for unit, held in hits.items()}
+
+
+def measure_approaches(case: Case, data_sets: int, draws: int) -> dict[str, dict[str, float]]:
+    """The same for the exponent a of N* ~ C^a by each approach; the joint fit over each unit."""
+    true = case.truth["beta"] / (case.truth["alpha"] + case.truth["beta"])
+    hits: dict[str, int] = {}
+    seen: dict[str, int] = {}
+    for k in range(data_sets):
+        rng = np.random.default_rng(k)
+        fitted = fit(LAWS[case.law], simulate(case, rng))
+        for unit in UNITS:
+            try:
+                drawn = bootstrap(fitted, draws, unit, rng)
+            except FitError:
+                continue
+            which = (1, 2, 3) if unit == UNITS[0] else (3,)
+            found, _ = approaches(fitted.points, fitted, drawn, LEVEL, rng, which=which, resamples=draws)
+            for one in found:
+                kinds = {f"{one.number} {one.name}" + (f", {unit}" if one.number == 3 else ""): one.a_interval}
+                if one.other is not None:
+                    kinds["2 interpolated minima"] = one.other[1]
+                for name, (low, high) in kinds.items():
+                    seen[name] = seen.get(name, 0) + 1
+                    hits[name] = hits.get(name, 0) + int(low <= true <= high)
+    return {name: {"a": hits[name] / count} for name, count in sorted(seen.items())}
+
+
+def rows(found: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Sequence[dict[str, Any]]:
+    """A row a case and unit."""
+    names = list(dict.fromkeys(name for units in found.values() for held in units.values() for name in held))
+    return [
+        {"command": case, "setting": unit, **{name: f"{held[name]:.3f}" if name in held else "" for name in names}}
+        for case, units in found.items()
+        for unit, held in units.items()
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--data-sets", type=int, default=200)
+    parser.add_argument("--draws", type=int, default=200)
+    parser.add_argument("--case", action="append", choices=[*CASES, *ISOFLOPS])
+    given = parser.parse_args()
+    held = RESULTS / f"{Path(__file__).stem}.json"
+    found = json.loads(held.read_text())["rows"] if held.exists() and given.case else {}
+    for name in given.case or (*CASES, *ISOFLOPS):
+        run = measure if name in CASES else measure_approaches
+        found[name] = run((CASES | ISOFLOPS)[name], given.data_sets, given.draws)
+        title = f"Share of nominal 95 % intervals that hold the truth, {given.data_sets} data sets"
+        record(Path(__file__).stem, [Section("rows", title, rows(found), found)])
+
+
+if __name__ == "__main__":
+    main()
