@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -50,8 +51,11 @@ class Index:
         The table of all runs is a union: a column of one sweep is empty in all the others.
         """
         wanted = set(run_ids)
-        mask = pa.array([run_id in wanted for run_id in self.table["run_id"].to_pylist()], pa.bool_())
-        table = self.table.filter(mask)
+        # A mask would do the same, and import pyarrow.compute and, to see whether it is one of its series, pandas.
+        keep = [run_id in wanted for run_id in self.table["run_id"].to_pylist()]
+        runs = [list(run) for kept, run in groupby(range(len(keep)), keep.__getitem__) if kept]
+        pieces = [self.table.slice(run[0], len(run)) for run in runs] or [self.table.slice(0, 0)]
+        table = pa.concat_tables(pieces).combine_chunks()
         declared = {column.name for column in INDEX_COLUMNS}
         kept = [name for name in table.column_names if name in declared or table[name].null_count < len(table)]
         return Index(table.select(kept), self.damaged)

@@ -89,6 +89,16 @@ def test_torch_is_imported_by_nothing_that_only_reads(trained, arguments, tmp_pa
     assert done.returncode == 0, done.stderr
 
 
+def test_runs_are_fitted_without_importing_pandas(trained):
+    script = (
+        "import sys\nfrom scalectl.commands.fit import Request, run\nrun(Request(target='tiny', draws=0))\n"
+        "print(sorted({'pandas', 'pyarrow.compute', 'scipy'} & set(sys.modules)))"
+    )
+    known = environment(SCALECTL_RESULTS=str(trained / "results"))
+    done = subprocess.run([sys.executable, "-c", script], cwd=trained, env=known, capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stderr
+
+
 @pytest.mark.parametrize("name", ["plan", "status", "logs", "fit", "predict", "compare", "report", "doctor"])
 def test_every_reading_command_speaks_json_whose_first_key_is_its_schema(trained, scalectl, name):
     text = scalectl(*command(name, trained), "--json", cwd=trained).stdout
