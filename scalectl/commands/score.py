@@ -18,9 +18,9 @@ from scalectl.core.expression import full_name, parse
 from scalectl.core.names import did_you_mean, shown
 from scalectl.core.rows import Floats, Points
 from scalectl.core.units import count
-from scalectl.emergence.artefact import Twin, artefact
+from scalectl.emergence.artefact import Hinge, Twin, artefact, broken
 from scalectl.emergence.curve import Floor, curve_of
-from scalectl.emergence.detector import SMOOTH, Verdict, detect, unable
+from scalectl.emergence.detector import ALPHA, BREAK, FLAT, LEAST_GAIN, SMOOTH, Verdict, detect, discoveries, unable
 from scalectl.emergence.threshold import WILSON, wilson
 from scalectl.report.views import Place, TaskView, ThresholdView
 from scalectl.store.index import refresh
@@ -95,6 +95,7 @@ class _Gathered:
     series: list[Series]
     notes: list[str]
     convention: Convention | None = None
+    measures: Literal["score", "loss"] = "score"
 
 
 def run(request: Request, asked: Asked) -> ThresholdView:
@@ -118,10 +119,15 @@ def run(request: Request, asked: Asked) -> ThresholdView:
     if not gathered.series:
         raise NothingMatched(f"no score of {target.name} is left", remedy="check --metric, --map and --where")
     rng = np.random.default_rng(request.seed)
+    if gathered.measures == "loss" and asked.axis == "loss":
+        raise UsageError("a loss along itself is a line", remedy="--axis N, C, D or step")
     tasks: list[TaskView] = []
     for family in dict.fromkeys(series.family for series in gathered.series):
         members = [series for series in gathered.series if series.family == family]
-        tasks += _family(members, floor, asked.axis, request.draws, rng)
+        if gathered.measures == "loss":
+            tasks += _losses(members, asked.axis, rng)
+        else:
+            tasks += _family(members, floor, asked.axis, request.draws, rng)
     families = {task.family for task in tasks}
     if len(families) > 1:
         notes.append(f"{len(families)} families, which are never pooled")
@@ -136,6 +142,7 @@ def run(request: Request, asked: Asked) -> ThresholdView:
         level=LEVEL,
         draws=max((task.draws for task in tasks), default=0),
         convention=gathered.convention,
+        measures=gathered.measures,
         opening=target.opening,
         notes=tuple(dict.fromkeys(notes)),
     )
@@ -181,6 +188,60 @@ def _family(
         rises = verdict.flagged or verdict.label == SMOOTH
         twin, why = _twin(series, verdict, axis, rng) if rises else (None, "")
         views.append(_view(verdict, axis, twin, why))
+    return views
+
+
+def _losses(members: Sequence[Series], axis: Axis, rng: np.random.Generator) -> list[TaskView]:
+    """Losses of one family, each a power law against one break."""
+    found: dict[int, tuple[Hinge, bool, str]] = {}
+    refused: dict[int, str] = {}
+    for k, series in enumerate(members):
+        kept = np.isfinite(series.score) & np.isfinite(series.place) & (series.place > 0)
+        try:
+            found[k] = broken(series.place[kept], series.score[kept], rng)
+        except FitError as error:
+            refused[k] = error.what
+    q_values = dict(zip(found, discoveries([held[0].p_value for held in found.values()]), strict=True))
+    views = []
+    for k, series in enumerate(members):
+        if k in refused:
+            views.append(_view(unable(series.task, series.family, refused[k]), axis, None, ""))
+            continue
+        hinge, bends, because = found[k]
+        place, index = np.unique(series.place, return_inverse=True)
+        count_of = np.bincount(index)
+        means = np.bincount(index, series.score) / count_of
+        gain = 1 - float(means[-1] / means[0])
+        jumps = bends and float(q_values[k]) <= ALPHA and gain >= LEAST_GAIN
+        first = int(np.searchsorted(np.log10(place), hinge.knot + 1e-9))
+        views.append(
+            TaskView(
+                task=series.task,
+                family=series.family,
+                label=BREAK if jumps else SMOOTH if gain >= LEAST_GAIN else FLAT,
+                flagged=jumps,
+                bracket=(float(place[first - 1]), float(place[first])) if jumps else None,
+                midpoint=None,
+                interval=None,
+                width_decades=None,
+                width_resolved=None,
+                gain=gain,
+                p_value=hinge.p_value,
+                q_value=float(q_values[k]),
+                smooth_p_value=None,
+                smooth_q_value=None,
+                draws=0,
+                artefact="genuine" if jumps else None,
+                because=because,
+                floor=np.nan,
+                floor_from="",
+                dispersion=np.nan,
+                places=tuple(
+                    Place(float(at), float(mean), np.nan, np.nan, np.nan, int(runs), None, None)
+                    for at, mean, runs in zip(place, means, count_of, strict=True)
+                ),
+            )
+        )
     return views
 
 
@@ -300,15 +361,16 @@ def _of_table(request: Request, asked: Asked, target: Target) -> _Gathered:
                 where=columns_listed(columns),
                 remedy=did_you_mean(name, columns),
             )
-    score = mapping.get("S") or obvious(_SCORE, columns)
+    score = mapping.get("S") or obvious(_SCORE, columns) or mapping.get("L") or obvious(OBVIOUS["L"], columns)
     if score is None:
         raise UsageError(
             f"no column of {origin} is plainly a score", where=columns_listed(columns), remedy="name it: --map S=COLUMN"
         )
+    measures: Literal["score", "loss"] = "loss" if _LOSSES.search(score) else "score"
     along = _along(asked.axis, mapping, columns, origin, score)
     notes = []
     if published is None:
-        notes = [f"{axis} is read from the column {name}" for axis, name in ((asked.axis, along), ("the score", score))
+        notes = [f"{axis} is read from the column {name}" for axis, name in ((asked.axis, along), (f"the {measures}", score))
                  if name not in mapping.values()]  # fmt: skip
     items = _column(asked.items, "--items", columns, _ITEMS)
     chance, number = _chance(asked.chance, columns)
@@ -349,11 +411,11 @@ def _of_table(request: Request, asked: Asked, target: Target) -> _Gathered:
                 twin_name=twin or "",
             )
         )
-    if items is None:
+    if items is None and measures == "score":
         notes.append("no column of item counts: --items COL names one")
     if published is not None and published.table.note:
         notes.append(published.table.note)
-    return _Gathered(series, notes)
+    return _Gathered(series, notes, measures=measures)
 
 
 def _along(axis: Axis, mapping: Mapping[str, str], columns: Columns, origin: str, score: str) -> str:
@@ -475,7 +537,8 @@ def _of_sweep(request: Request, asked: Asked, target: Target) -> _Gathered:
                 )
             )
             notes += _heads(columns, part.axis("N")) if part.N is not None else []
-    return _Gathered(series, list(dict.fromkeys(notes)), convention)
+    measures: Literal["score", "loss"] = "loss" if _LOSSES.search(metric) else "score"
+    return _Gathered(series, list(dict.fromkeys(notes)), convention, measures)
 
 
 def _with_split(name: str, split: str, columns: Columns) -> str:

@@ -117,6 +117,27 @@ def _verdict(found: Hinge, name: str) -> tuple[Origin, str]:
     return "undetermined", f"{name} scatters too much to tell a line from a hinge (p = {found.p_value:.2g})"
 
 
+def broken(place: Floats, loss: Floats, rng: np.random.Generator) -> tuple[Hinge, bool, str]:
+    """A loss itself, as a power law against one break.
+
+    Args: place: along the axis, one for each measurement, (n,); loss: there [any unit].
+    Returns: the fit; whether the loss breaks and falls faster from there on; and that in words.
+    Raises: FitError with fewer than 5 places, or losses that are not positive.
+    """
+    if (few := len(np.unique(place))) < FEWEST:
+        raise FitError(f"{few} sizes; a break takes at least {FEWEST}")
+    if not (loss > 0).all():
+        raise FitError(f"a loss of {loss[~(loss > 0)][0]:g}, and its log is wanted")
+    found = line_or_hinge(np.log10(place), np.log(loss), rng)
+    where = f"{10**found.knot:.3g}"
+    if found.p_value > ALPHA:
+        return found, False, f"one power law is as good as two (p = {found.p_value:.2g})"
+    if found.after < 0 and -found.after >= STEEPER * max(-found.before, 0.0):
+        slopes = f"its log falls by {-found.before:.2g} a decade before, by {-found.after:.2g} after"
+        return found, True, f"the loss itself bends at {where}: {slopes}"
+    return found, False, f"the loss bends, and falls no faster after {where} (p = {found.p_value:.2g})"
+
+
 def line_or_hinge(x: Floats, y: Floats, rng: np.random.Generator, draws: int = DRAWS) -> Hinge:
     """A power law against one break, of y = ln(loss) over x = log10 of the axis, both (n,).
 

@@ -42,6 +42,7 @@ def threshold_document(view: ThresholdView) -> str:
         {
             "target": view.target,
             "axis": view.axis,
+            "measures": view.measures,
             "tasks": [{name: held for name, held in _plain(task).items() if name != "notes"} for task in view.tasks],
             "level": view.level,
             "draws": view.draws,

@@ -40,6 +40,8 @@ def threshold_lines(view: ThresholdView, look: Look) -> Lines:
     head += f", N {CONVENTION[view.convention]}" if view.convention and view.axis == "N" else ""
     lines += paragraph(head, look)
     how = f"binomial, likelihood ratios by parametric bootstrap ({view.draws or 'no'} draws)"
+    if view.measures == "loss":
+        how = "a power law against one break, by parametric bootstrap"
     how += ", false discoveries at most 5 % of a family"
     lines += paragraph(how, look, style=CONTEXT)
     if len(families) == len(view.tasks):  # one task of each
@@ -80,6 +82,8 @@ def _table(tasks: Sequence[TaskView], view: ThresholdView, look: Look) -> Lines:
         Column(f"midpoint {100 * view.level:g} %", "interval"),
         Column("by the metric"),
     ]
+    if view.measures == "loss":
+        columns[2], columns[5] = Column("loses", "decimal"), Column("")
     if not any(task.flagged or task.twin for task in tasks):
         columns = columns[:4]
     rows: list[Row] = []
@@ -141,6 +145,8 @@ def _plot(task: TaskView, view: ThresholdView, look: Look) -> Lines:
         low, high = (x.min() if math.isnan(task.bracket[0]) else task.bracket[0]), task.bracket[1]
         ends = np.array([low, high])
         layers.append(Band(ends, np.zeros(2), np.ones(2)))
+    if view.measures == "loss":
+        return _loss_plot(task, view, look)
     layers += [Line(np.array([p.at, p.at]), np.array([p.low, p.high]), style=CONTEXT) for p in task.places]
     order = np.argsort(x)
     floor = {"chance": "chance", "given": "floor", "auto": "floor"}[task.floor_from]
@@ -159,6 +165,15 @@ def _plot(task: TaskView, view: ThresholdView, look: Look) -> Lines:
     )
 
 
+def _loss_plot(task: TaskView, view: ThresholdView, look: Look) -> Lines:
+    x, y = np.array([place.at for place in task.places]), np.array([place.score for place in task.places])
+    layers: list[Layer] = [Marks(x, y)]
+    if task.bracket is not None:
+        layers.append(Band(np.array(task.bracket), np.full(2, y.min()), np.full(2, y.max())))
+    room = Look(min(PLOT_WIDTH, look.width - 2), look.unicode)
+    return draw(layers, x=Axis(AXES[view.axis]), y=Axis("loss"), width=room.width, height=PLOT_HEIGHT, look=room)
+
+
 def _sentences(task: TaskView, view: ThresholdView) -> list[tuple[str, str]]:
     said: list[tuple[str, str]] = []
     if task.midpoint is not None and task.interval is not None and not math.isnan(task.midpoint):
@@ -171,6 +186,8 @@ def _sentences(task: TaskView, view: ThresholdView) -> list[tuple[str, str]]:
         )
     facts = [f"q {task.q_value:.2g} for a line" if task.q_value is not None else ""]
     facts += [f"q {task.smooth_q_value:.2g} for a smooth law" if task.smooth_q_value is not None else ""]
+    if view.measures == "loss":
+        return [(facts[0], CONTEXT)]
     facts += [f"over-dispersion {task.dispersion:.2g}", f"floor {task.floor:.3g} ({task.floor_from})"]
     said.append((", ".join(fact for fact in facts if fact), CONTEXT))
     able = [place for place in task.places if place.able is not None and place.able_interval is not None]

@@ -318,7 +318,11 @@ class TaskView:
 
 @dataclass(frozen=True)
 class ThresholdView:
-    """Scores of one target along one axis. level: of midpoints; draws: of the bootstrap, at most."""
+    """Scores of one target along one axis.
+
+    level: of midpoints; draws: of the bootstrap, at most; measures: what the places of a task hold; a gain of losses is
+    the share that they lose.
+    """
 
     target: str
     axis: Literal["N", "C", "D", "step", "loss"]
@@ -326,6 +330,7 @@ class ThresholdView:
     level: float
     draws: int
     convention: Convention | None = None
+    measures: Literal["score", "loss"] = "score"
     opening: str = ""
     notes: tuple[str, ...] = ()
 

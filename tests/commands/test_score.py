@@ -227,3 +227,24 @@ def test_big_bench_is_known_by_its_name_on_the_command_line(scalectl, tmp_path):
     assert "above 27 B" in done.stdout
     assert "arXiv 2206.04615" in done.stdout
     assert "a lower bound" in done.stdout
+
+
+def test_losses_are_a_power_law_or_break(tmp_path, scalectl):
+    # as of sparse parities (emergence.md): one bit, and then a tenth of it
+    rng = np.random.default_rng(0)
+    scatter = np.exp(0.03 * rng.standard_normal((2, 8)))
+    parity = np.where(N < 6e8, 1.02, 0.10) * (N / N[0]) ** -0.02 * scatter[0]
+    smooth = 3 * (N / N[0]) ** -0.1 * scatter[1]
+    frames = [
+        pd.DataFrame({"params": N, "task": name, "loss": loss}) for name, loss in (("parity", parity), ("all", smooth))
+    ]
+    pd.concat(frames).to_csv(tmp_path / "losses.csv", index=False)
+    view = found(tmp_path / "losses.csv")
+    first, second = view.tasks
+    assert view.measures == "loss"
+    assert (first.label, first.artefact) == ("emergent (break beyond a smooth law)", "genuine")
+    assert first.bracket[0] < 6e8 < first.bracket[1]
+    assert (second.label, second.bracket) == ("smooth", None)
+    screen = scalectl("fit", "losses.csv", "--kind", "score", cwd=tmp_path, COLUMNS="80").stdout
+    assert "the loss itself bends at" in screen
+    assert max(map(len, screen.splitlines())) <= 80
