@@ -164,8 +164,11 @@ def _planned(config: Mapping[str, Any], request: Request) -> tuple[float, float,
     """N, D and C of a run that has not ended, from its record; zeros for an imported one, which has none."""
     if "model" not in config:
         return 0.0, 0.0, 0.0
-    ledger = _ledger(config["model"])
-    D = float(config["steps"] * config["sequences"] * config["model"]["options"]["context"])
+    model = config["model"]
+    ledger = _ledger(model)
+    own = "ledger" in model or "context" in model["options"]
+    context = model["options"]["context"] if own else MODELS[model["name"]].options(**model["options"]).context
+    D = float(config["steps"] * config["sequences"] * context)
     C = ledger.flops_6n() * D if request.flops == "6nd" else ledger.flops_per_token() * D
     return float(ledger.params(request.convention)), D, C
 

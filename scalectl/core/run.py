@@ -130,6 +130,11 @@ class RunConfig:
         return int(getattr(self.model.options, "answers", 0))  # models that know nothing of them judge all
 
     @property
+    def lengths(self) -> tuple[int, ...]:
+        """Tokens of a sequence that meet in one layer: all of them, those that are judged, a prompt, patches."""
+        return tuple(getattr(self.model.options, "lengths", (self.context, self.answers)))
+
+    @property
     def batch_tokens(self) -> int:
         """Tokens in a batch."""
         return self.sequences * self.context
@@ -219,6 +224,7 @@ def flat(run: RunConfig) -> dict[str, Any]:
     """The run as columns named like the keys of a sweep file; what `--where`, `--by` and constraints read."""
     columns: dict[str, Any] = {"model.family": run.model.name}
     columns |= {f"model.{name}": held for name, held in dataclasses.asdict(run.model.options).items()}
+    columns["model.context"] = run.context
     if isinstance(run.model, Foreign):
         columns["model.fingerprint"] = run.model.fingerprint
     columns |= {f"data.{name}": held for name, held in dataclasses.asdict(run.task.options).items()}

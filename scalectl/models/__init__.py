@@ -13,11 +13,10 @@ from scalectl.core.cost import Ledger
 from scalectl.core.errors import UsageError
 from scalectl.core.run import Foreign, Member
 from scalectl.models.decoder import spec as decoder_spec
+from scalectl.models.encoder_decoder import spec as encoder_decoder_spec
 from scalectl.models.foreign import spec as foreign_spec
 from scalectl.models.mlp import spec as mlp_spec
-
-# Options that the task gives; one whose sequences are problems gives `context` too.
-BY_TASK = ("vocab", "answers")
+from scalectl.models.vit import spec as vit_spec
 
 
 @dataclass(frozen=True)
@@ -29,6 +28,7 @@ class Model:
     for tasks with answers it has `judge(views, tokens, options)` besides, losses and whether each answer is the most
     likely symbol, and for answers that begin with a scratchpad `generate(views, prompts, answers, options)`;
     fingerprint: of the source of a foreign model, empty for the families of scalectl;
+    reads: kinds of data that it can be trained on (`tasks.windows.Kind`); given: options that are the data's to give;
     mup_base_width: what `lr = "mup:..."` sets the option of that name to if the file does not; 0: muP is not defined;
     taped: whether its forward does nothing to an activation but by layers of `models.primitives`, so that a CPU's
     backward pass needs no graph (`models.tape`).
@@ -41,6 +41,8 @@ class Model:
     ledger: Callable[[Any], Ledger]
     forward: str
     fingerprint: str = ""
+    reads: tuple[str, ...] = ("text",)
+    given: tuple[str, ...] = ("vocab",)
     mup_base_width: int = 0
     taped: bool = False
 
@@ -61,6 +63,8 @@ MODELS: dict[str, Model] = {
             decoder_spec.problems,
             decoder_spec.ledger,
             "scalectl.models.decoder.forward",
+            reads=("text", "problems"),
+            given=("vocab", "answers"),
             mup_base_width=decoder_spec.MUP_BASE_WIDTH,
             taped=True,
         ),
@@ -71,10 +75,39 @@ MODELS: dict[str, Model] = {
             mlp_spec.problems,
             mlp_spec.ledger,
             "scalectl.models.mlp.forward",
+            reads=("problems",),
+            given=("vocab", "answers", "context"),
+            taped=True,
+        ),
+        Model(
+            "encoder-decoder",
+            1,
+            encoder_decoder_spec.Options,
+            encoder_decoder_spec.problems,
+            encoder_decoder_spec.ledger,
+            "scalectl.models.encoder_decoder.forward",
+            reads=("problems",),
+            given=("vocab", "answers", "context"),
+            taped=True,
+        ),
+        Model(
+            "vit",
+            1,
+            vit_spec.Options,
+            vit_spec.problems,
+            vit_spec.ledger,
+            "scalectl.models.vit.forward",
+            reads=("images",),
+            given=("image", "channels", "levels", "classes"),
             taped=True,
         ),
     )
 }
+
+
+def given_by_data() -> frozenset[str]:
+    """Options of any family that are the data's to give."""
+    return frozenset(name for model in MODELS.values() for name in model.given)
 
 
 def foreign_model(name: str, examiner: foreign_spec.Examiner) -> Model:

@@ -10,7 +10,6 @@ from typing import Any
 from scalectl.core.errors import ExpressionError
 from scalectl.core.expression import full_name
 from scalectl.core.names import did_you_mean, meant, shown
-from scalectl.models import BY_TASK
 from scalectl.sweep.block import HORIZONS
 from scalectl.sweep.draft import Draft, Entry, Tables
 from scalectl.sweep.keys import TITLE, known_keys
@@ -82,7 +81,9 @@ def _model_keys(draft: Draft, members: Members, grids: Sequence[Mapping[str, Map
         model = members.models(entry).get(str(entry.raw))
         if model is None:
             return ()
-        found |= dict.fromkeys(("family", *(key for key in model.options.__dataclass_fields__ if key not in BY_TASK)))
+        found |= dict.fromkeys(
+            ("family", *(key for key in model.options.__dataclass_fields__ if key not in model.given))
+        )
     return tuple(found)
 
 

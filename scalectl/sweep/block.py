@@ -18,7 +18,7 @@ from scalectl.core.errors import ExpressionError
 from scalectl.core.expression import Expression
 from scalectl.core.names import shown
 from scalectl.core.run import Evaluation, Member, RunConfig, Task
-from scalectl.models import BY_TASK, MODELS, Model
+from scalectl.models import Model
 from scalectl.optim import Optimizer
 from scalectl.optim.schedules import SCHEDULES
 from scalectl.optim.schedules import Options as ScheduleOptions
@@ -30,7 +30,7 @@ from scalectl.tasks.windows import Description
 HORIZONS = ("train.tokens", "train.tokens_per_param", "train.flops", "train.steps")
 SEQUENCES = 32  # in a batch when the file gives no batch_tokens; ours: a common size for small models
 SHAPE = ("train.decay", "train.min_decay", "train.final")  # of a schedule, after its warm-up
-FROM_DATA = ("model.vocab", "model.context")  # the context where its sequences are problems
+FROM_DATA = ("model.vocab", "model.context")  # the context where sequences are problems or images
 COUNTS = tuple(f"N_{convention}" for convention in CONVENTIONS)
 DERIVED = (*COUNTS, "D", "C_6nd", "C_exact", "unique_tokens", "epochs", "tokens_per_param")
 
@@ -158,16 +158,18 @@ def needs(name: str, block_fields: Mapping[str, Field], horizon: str) -> tuple[s
     """Names that a derived name is computed from; () for a key of the file. The horizon's own key is "horizon"."""
     model = tuple(key for key in block_fields if key.startswith("model."))
     data = tuple(key for key in block_fields if key.startswith("data."))
+    patches = tuple(key for key in model if key == "model.patch")  # with the side of an image they are its tokens
     counted = horizon in ("train.tokens_per_param", "train.flops")
     table = {
-        **{name: data for name in FROM_DATA if name not in block_fields},
+        "model.vocab": data,
+        **({} if "model.context" in block_fields else {"model.context": (*data, *patches)}),
         **dict.fromkeys(COUNTS, (*model, *FROM_DATA)),
         "train.steps": ("horizon", "train.batch_tokens", "model.context", *(("N_total",) if counted else ())),
         "train.tokens": ("train.steps",),
         "D": ("train.steps",),
         "C_6nd": ("train.steps", "N_total"),
         "C_exact": ("train.steps", "N_total"),
-        "unique_tokens": data,
+        "unique_tokens": (*data, "model.context"),
         "epochs": ("train.steps", "model.context", *data),
         "tokens_per_param": ("train.steps", "N_total"),
     }
@@ -260,20 +262,13 @@ class _Shared:
         return "horizon" if key == self.block.horizon else key
 
     def model(self, values: tuple[Any, ...], told: Description) -> tuple[Member, Ledger, dict[str, float]]:
-        held = (values, told.vocab, told.answers, told.context)
+        held = (values, *told.given.values())
         if held not in self.models:
             member = self.block.model
             given = dict(zip((name.removeprefix("model.") for name in self.model_names), values, strict=True))
-            given["vocab"] = told.vocab
-            if told.answers:
-                if "answers" not in member.options.__dataclass_fields__:
-                    what = f"{member.name} is judged on every token, and the data are problems with answers"
-                    raise _Wrong("model.family", what, f"known: {', '.join(MODELS)}")
-                given |= {"answers": told.answers, "context": told.context}
-            options = member.options(**given)
+            options = member.options(**given, **told.given)
             for key, what in member.problems(options):
-                by_task = key in BY_TASK or f"model.{key}" not in self.block.fields
-                raise _Wrong("data.source" if by_task else f"model.{key}", what)
+                raise _Wrong(f"model.{key}" if f"model.{key}" in self.block.fields else "data.source", what)
             ledger = member.ledger(options)
             counts: dict[str, float] = {f"N_{convention}": ledger.params(convention) for convention in CONVENTIONS}
             counts["flops_per_token"] = ledger.flops_per_token()
@@ -352,9 +347,9 @@ class _Resolution:
         if name == "model.vocab":
             return self.data()[1].vocab
         if name == "model.context":
-            return self.data()[1].context
+            return self.data()[1].context or self.model()[0].options.context
         if name == "unique_tokens":
-            return self.data()[1].train_tokens
+            return self.data()[1].tokens(self.get("model.context"))[0]
         if name in COUNTS:
             return self.model()[2][name]
         if name == "train.batch_tokens":
@@ -377,7 +372,7 @@ class _Resolution:
     def description(self) -> Description:
         """What the data are like, once it is known that a window fits into them."""
         d, context = self.data()[1], int(self.get("model.context"))
-        if d.longest > context:
+        if d.image is not None or d.longest > context:
             return d
         key, what = "data.source", f"{d.longest} tokens"
         if d.longest == d.segment:

@@ -47,6 +47,7 @@ BOUNDS = {
     "data.length": AT_LEAST_ONE,
     "data.problems": AT_LEAST_ONE,
     "data.alpha": Bounds(high=10),
+    "data.images": AT_LEAST_ONE,
     "data.vocab": Bounds(low=2, high=1 << 32),
     "model.mup_base_width": AT_LEAST_ONE,
     "train.tokens": POSITIVE,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 
 from scalectl.core.cost import BYTES
-from scalectl.models import BY_TASK, MODELS
+from scalectl.models import MODELS
 from scalectl.optim import OPTIMIZERS
 from scalectl.optim.schedules import SCHEDULES
 from scalectl.optim.schedules import Options as ScheduleOptions
@@ -28,7 +28,7 @@ def known_keys() -> dict[str, tuple[str, ...]]:
     found: dict[str, dict[str, None]] = {table: {} for table in TABLES if table != "block"}
     for model in MODELS.values():
         found["model"] |= dict.fromkeys(
-            ("family", *(f for f in model.options.__dataclass_fields__ if f not in BY_TASK))
+            ("family", *(f for f in model.options.__dataclass_fields__ if f not in model.given))
         )
     for task in TASKS.values():
         found["data"] |= dict.fromkeys(task.options.__dataclass_fields__)
@@ -75,7 +75,7 @@ def columns_of(block: Block) -> tuple[str, ...]:
     train = (*block.optimizer.options.__dataclass_fields__, *ScheduleOptions.__dataclass_fields__)
     own = ("optimizer", "schedule", "steps", "tokens", "batch_tokens", "seed", "precision")
     keys += [f"train.{name}" for name in (*train, *own)]
-    return (*keys, "eval.tokens", "eval.every", *DERIVED)
+    return tuple(dict.fromkeys((*keys, "model.context", "eval.tokens", "eval.every", *DERIVED)))
 
 
 def label_of(path: Path, key: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from scalectl.core.errors import UsageError
 from scalectl.core.names import did_you_mean, meant, shown
-from scalectl.models import BY_TASK, MODELS, Model, foreign_model
+from scalectl.models import MODELS, Model, foreign_model
 from scalectl.models.foreign.spec import Examiner, is_foreign
 from scalectl.sweep.draft import Draft, Entry
 from scalectl.tasks import TASKS, TaskMember
@@ -67,12 +67,12 @@ class Members:
             return members[entry.raw]
         return None
 
-    def by_task(self, source: Entry | None) -> tuple[str, ...]:
+    def given(self, model: Model, source: Entry | None) -> tuple[str, ...]:
         """Keys of [model] that are not the file's to give, because data from here give them."""
         raw = None if source is None else source.raw
         named = [raw] if isinstance(raw, str) else list(_texts(raw))
-        asks = any(task.asks and task.accepts(text) for task in TASKS.values() for text in named)
-        return (*BY_TASK, "context") if asks else BY_TASK
+        asks = any(task.kind == "problems" and task.accepts(text) for task in TASKS.values() for text in named)
+        return (*model.given, "context") if asks else model.given
 
     def task(self, entry: Entry | None) -> TaskMember | None:
         """The task that answers to data.source; all sources of one grid belong to one task."""

@@ -62,15 +62,15 @@ a branch costs a fifth of its run, a trunk of its own all of it, and below a ten
 def packable(run: PlannedRun) -> bool:
     """Whether a pack pays at all: whether the tokens of a batch and the numbers of each matrix are wholes of ALIGNED.
 
-    So have to be the tokens that are judged. Then whatever a step makes of a row begins in a pack on the boundaries on
-    which it begins alone, and only then do kernels round alike; the engine takes other rows one by one. Ours: of 119
-    random packs of such shapes none differs from its solo runs; of 481 others one in six did, by 1e-9 to 2e-8 after a
-    few steps. Somebody's own model knows no pack.
+    So have to be the tokens of every part of a sequence that layers see by itself. Then whatever a step makes of a row
+    begins in a pack on the boundaries on which it begins alone, and only then do kernels round alike; the engine takes
+    other rows one by one. Ours: of 119 random packs of such shapes none differs from its solo runs; of 481 others one
+    in six did, by 1e-9 to 2e-8 after a few steps. Somebody's own model knows no pack.
     """
     if isinstance(run.run.model, Foreign):
         return False
     matrices = [tensor for tensor in run.ledger.tensors if tensor.role != "vector"]
-    tokens = (run.run.batch_tokens, run.run.sequences * run.run.answers)
+    tokens = (run.run.sequences * length for length in run.run.lengths)
     return all(held % ALIGNED == 0 for held in (*tokens, *(t.size for t in matrices)))
 
 

@@ -131,7 +131,7 @@ def expand(sweep: Sweep) -> Plan:
                 scratch=OPTIMIZERS[run.optim.name].scratch(cell.ledger.tensors),
                 recompute=sweep.runtime.recompute,
             ),
-            unique_tokens=cell.description.train_tokens,
+            unique_tokens=cell.description.tokens(run.context)[0],
             epoch=cell.description.reachable(run.context),
             ledger=cell.ledger,
         )
@@ -200,7 +200,14 @@ def _notes(sweep: Sweep, runs: tuple[PlannedRun, ...]) -> list[str]:
             f"eval.tokens asks for more held-out data than there is: every evaluation takes all {there} tokens;"
             f" write eval.tokens = {there} or less"
         )
-    return found + _trunk_notes(sweep, runs) + _precision_notes(runs) + _idle_notes(sweep) + _width_notes(runs)
+    return (
+        found
+        + _trunk_notes(sweep, runs)
+        + _precision_notes(runs)
+        + _idle_notes(sweep)
+        + _width_notes(runs)
+        + _image_notes(runs)
+    )
 
 
 def _trunk_notes(sweep: Sweep, runs: tuple[PlannedRun, ...]) -> list[str]:
@@ -257,7 +264,8 @@ def _idle_notes(sweep: Sweep) -> list[str]:
 
 
 def _held_out(sweep: Sweep, planned: PlannedRun) -> int:
-    return next(c.description.held_out_tokens for c in sweep.cells if c.run.task == planned.run.task)
+    description = next(c.description for c in sweep.cells if c.run.task == planned.run.task)
+    return description.tokens(planned.run.context)[1]
 
 
 def _width_notes(runs: tuple[PlannedRun, ...]) -> list[str]:
@@ -295,6 +303,15 @@ def _width_notes(runs: tuple[PlannedRun, ...]) -> list[str]:
             + (f', and under muP one rate serves all widths: lr = "mup:{rate}"' if defined else "")
         )
     return found
+
+
+def _image_notes(runs: tuple[PlannedRun, ...]) -> list[str]:
+    """How an image is counted: models that cut it otherwise have other tokens of the same images."""
+    contexts = {run.context for run in (planned.run for planned in runs) if "image" in vars(run.model.options)}
+    if not contexts:
+        return []
+    said = f"an image is {_range(contexts) if len(contexts) > 1 else contexts.pop()} tokens, its patches and one more"
+    return [f"{said}: D counts tokens, and steps times the batch of images is what was seen"]
 
 
 def _range(values: set[int]) -> str:

@@ -18,7 +18,7 @@ from scalectl.core.errors import DataError, Problem, SweepFileError, UsageError
 from scalectl.core.names import shown
 from scalectl.core.run import Evaluation
 from scalectl.core.units import counted
-from scalectl.models import MODELS
+from scalectl.models import MODELS, Model
 from scalectl.optim import OPTIMIZERS
 from scalectl.sweep.assign import assign
 from scalectl.sweep.block import HORIZONS, Block, Cell, Fault, Setting, cells, cycle
@@ -184,7 +184,9 @@ class _Reader:
             entry = base[table].get(key)
             name = default if entry is None else entry.raw
             if isinstance(name, str) and name in members:
-                held = fields_of(members[name].options, table, without=self.members.by_task(base["data"].get("source")))
+                member = members[name]
+                given = self.members.given(member, base["data"].get("source")) if isinstance(member, Model) else ()
+                held = fields_of(member.options, table, without=given)
                 required |= {(table, f.key.split(".", 1)[1]) for f in held.values() if f.default is MISSING}
         length = any(name.removeprefix("train.") in base["train"] for name in HORIZONS)
         return length and all(key in base[table] for table, key in required)
@@ -200,10 +202,16 @@ class _Reader:
             what = f"train.optimizer: {optimizer.name} needs the fan-in of matrices, and {model.name} does not say it"
             others = [name for name, held in OPTIMIZERS.items() if not held.turned]
             self.draft.problem(raw["train"]["optimizer"].path, what, f"use {' or '.join(others)}")
+        if model is not None and task is not None and family is not None and task.kind not in model.reads:
+            what = f"model.family: {model.name} reads {' or '.join(model.reads)}, and these data are {task.kind}"
+            others = [name for name, held in MODELS.items() if task.kind in held.reads]
+            self.draft.problem(family.path, what, f"families for {task.kind}: {', '.join(others)}")
+            return None
         fields: dict[str, Field] = {}
         if model is not None:
             fields["model.family"] = Field("model.family", "choice", model.name, (*MODELS, model.name))
-            fields |= fields_of(model.options, "model", without=self.members.by_task(raw["data"].get("source")))
+            given = self.members.given(model, raw["data"].get("source"))
+            fields |= fields_of(model.options, "model", without=given)
         if task is not None:
             fields |= fields_of(task.options, "data")
             fields["data.source"] = Field("data.source", "text", "stdlib")

@@ -10,7 +10,7 @@ from scalectl.core.errors import ExpressionError, Problem
 from scalectl.core.expression import parse
 from scalectl.core.names import did_you_mean, escaped, is_name, meant, shown
 from scalectl.core.run import Evaluation
-from scalectl.models import BY_TASK
+from scalectl.models import given_by_data
 from scalectl.sweep.block import Block
 from scalectl.sweep.draft import Draft, Entry, Tables
 from scalectl.sweep.fields import Field, fields_of
@@ -120,7 +120,7 @@ def unknown(draft: Draft, entry: Entry, table: str, key: str, fields: Mapping[st
     names = [name.split(".", 1)[1] for name in fields]
     homes = [t for t, keys in known_keys().items() if key in keys and t != table]
     remedy = f"it belongs into [{homes[0]}]" if homes and meant(key, names) is None else did_you_mean(key, names)
-    if table == "model" and (key in BY_TASK or key == "context"):
+    if table == "model" and key in given_by_data():
         remedy = "the data set it"
     draft.problem(entry.path, f"[{table}] {escaped(key)} is not a known key", remedy, key=True)
 

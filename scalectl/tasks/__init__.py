@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from scalectl.tasks import (
     arithmetic,
+    digits,
     hf,
     in_context,
     induction,
@@ -22,27 +23,33 @@ from scalectl.tasks import (
     modular,
     multitask_parity,
     parity,
+    reverse,
     text,
     tokens,
+    two_patches,
 )
-from scalectl.tasks.windows import Description
+from scalectl.tasks.windows import Description, Kind
 
 Tokens = npt.NDArray[np.int64]
 
 
 class Data(Protocol):
-    """Opened data of a task."""
+    """Opened data of a task. context: tokens of a sequence, as the model counts them."""
+
+    def width(self, context: int) -> int:
+        """Numbers of a sequence of a batch: context + 1, or those of an image and its class."""
+        ...
 
     def batch(self, seed: int, step: int, sequences: int, context: int) -> Tokens:
-        """Training tokens of shape (sequences, context + 1): inputs and, shifted by one, targets."""
+        """Training sequences of shape (sequences, width): inputs and, shifted by one, targets; or image and class."""
         ...
 
     def batches(self, seeds: Sequence[int], steps: Sequence[int], sequences: int, context: int) -> Tokens:
-        """The batches of a pack, each as `batch` has it: shape (batches, sequences, context + 1)."""
+        """The batches of a pack, each as `batch` has it: shape (batches, sequences, width)."""
         ...
 
     def held_out(self, tokens: int, context: int) -> Tokens:
-        """The fixed held-out set of at most `tokens` targets, shape (sequences, context + 1)."""
+        """The fixed held-out set of at most `tokens` tokens, shape (sequences, width)."""
         ...
 
     def subtasks(self, tokens: int, context: int) -> npt.NDArray[np.int64] | None:
@@ -61,7 +68,7 @@ class TaskMember:
     describe(options) -> Description without opening more than it must; open_data(options) -> Data.
     floor(options, context): loss of the ideal predictor [nats/token] where it is known, else None;
     problems(options): (key, sentence) for each bad combination of options;
-    asks: whether its sequences are problems with answers, which set the context of a model.
+    kind: what its sequences are; that of problems with answers sets the context of a model.
     """
 
     name: str
@@ -73,7 +80,7 @@ class TaskMember:
     open_data: Callable[[Any], Data]
     floor: Callable[[Any, int], float | None]
     problems: Callable[[Any], list[tuple[str, str]]] = lambda _: []
-    asks: bool = False
+    kind: Kind = "text"
 
 
 TASKS: dict[str, TaskMember] = {
@@ -114,9 +121,32 @@ TASKS: dict[str, TaskMember] = {
                 held.open_data,
                 held.floor,
                 held.bad_options,
-                asks=True,
+                kind="problems",
             )
-            for held in (arithmetic, modular, parity, multitask_parity, induction, in_context)
+            for held in (arithmetic, modular, parity, multitask_parity, induction, in_context, reverse)
+        ),
+        TaskMember(
+            "digits",
+            1,
+            digits.Options,
+            digits.accepts,
+            digits.SOURCE,
+            digits.describe,
+            digits.open_data,
+            digits.floor,
+            kind="images",
+        ),
+        TaskMember(
+            "two-patches",
+            1,
+            two_patches.Options,
+            two_patches.accepts,
+            two_patches.SOURCE,
+            two_patches.describe,
+            two_patches.open_data,
+            two_patches.floor,
+            two_patches.bad_options,
+            kind="images",
         ),
     )
 }

@@ -10,13 +10,25 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 DATA_STREAM = 0x5CA1EC71  # keeps data draws apart from every other use of the same seed
 ORDER_BYTES = 1 << 30  # of orders kept at once; ours: 25 seeds over 10^9 tokens in windows of 96
+
+
+Kind = Literal["text", "problems", "images"]  # of data: what their sequences are
+
+
+@dataclass(frozen=True)
+class ImageShape:
+    """side: of an image [pixels]; channels: numbers of a pixel; levels: the largest of them, the smallest is 0."""
+
+    side: int
+    channels: int
+    levels: int
 
 
 @dataclass(frozen=True)
@@ -31,6 +43,9 @@ class Description:
     end that alone are judged; final: of these the last ones that are asked for, where a scratchpad comes first, else 0;
     chance: how often the best answer is right that does not read the prompt, generated_chance: how often its final
     tokens are; subtasks: share of each of them among training problems, () for one task.
+
+    image: of images with a class, which is their answer; vocab then are the classes, and train_tokens and
+    held_out_tokens count images, since how many tokens one is depends on the model.
     """
 
     vocab: int
@@ -44,6 +59,22 @@ class Description:
     chance: float | None = None
     generated_chance: float | None = None
     subtasks: tuple[float, ...] = ()
+    image: ImageShape | None = None
+
+    @property
+    def given(self) -> dict[str, int]:
+        """Options of a model that the data settle, by name."""
+        if self.image is not None:
+            shape = self.image
+            return {
+                "image": shape.side,
+                "channels": shape.channels,
+                "levels": shape.levels,
+                "classes": self.vocab,
+            }
+        if self.context is not None:
+            return {"vocab": self.vocab, "answers": self.answers, "context": self.context}
+        return {"vocab": self.vocab}
 
     @property
     def context(self) -> int | None:
@@ -55,11 +86,18 @@ class Description:
         """Tokens in the longest stretch that holds a window for training and one to be judged on."""
         return min(self.train_tokens, self.held_out_tokens, self.segment or self.train_tokens)
 
+    def tokens(self, context: int) -> tuple[int, int]:
+        """Distinct training tokens and held-out tokens that exist, for a model of this context."""
+        each = 1 if self.image is None else context
+        return self.train_tokens * each, self.held_out_tokens * each
+
     def reachable(self, context: int) -> int:
         """Distinct training tokens that windows of this context hold as targets: one epoch.
 
         The rest of a segment that is shorter than a window is never seen.
         """
+        if self.image is not None:
+            return self.train_tokens * context
         segment = self.segment or self.train_tokens
         return self.train_tokens // segment * ((segment - 1) // context) * context
 
@@ -94,13 +132,19 @@ class Windows:
 
     train, held: integer arrays of shape (segments, length), contiguous, in memory or mapped from a file;
     token_bytes: bytes of text that each symbol stands for, shape (vocab,), None if the data are no text; subtask: of
-    each held-out segment, by its number from 0, shape (segments,), None for one task.
+    each held-out segment, by its number from 0, shape (segments,), None for one task; whole: a segment is one window
+    whatever the context, as an image and its class are.
     """
 
     train: npt.NDArray[Any]
     held: npt.NDArray[Any]
     token_bytes: npt.NDArray[Any] | None = None
     subtask: npt.NDArray[np.int64] | None = None
+    whole: bool = False
+
+    def width(self, context: int) -> int:
+        """Numbers in a window."""
+        return int(self.train.shape[1]) if self.whole else context + 1
 
     def begins(self, seeds: Sequence[int], steps: Sequence[int], sequences: int, context: int) -> npt.NDArray[np.int64]:
         """Where the windows of some batches begin in the flat training array, shape (batches, sequences).
@@ -108,7 +152,8 @@ class Windows:
         Args: seeds, steps: of each batch.
         Raises: ValueError if a segment is shorter than one window.
         """
-        per_segment = _per_segment(self.train, context)
+        inputs = self.width(context) - 1
+        per_segment = _per_segment(self.train, inputs)
         windows = self.train.shape[0] * per_segment
         picked = np.empty((len(seeds), sequences), dtype=np.int64)
         for row, seed, step in zip(picked, seeds, steps, strict=True):
@@ -118,16 +163,16 @@ class Windows:
                 taken = min(sequences - done, windows - first)
                 row[done : done + taken] = _order(seed, epoch, windows)[first : first + taken]
                 done += taken
-        return _begins(self.train, picked, per_segment, context)
+        return _begins(self.train, picked, per_segment, inputs)
 
     def batches(
         self, seeds: Sequence[int], steps: Sequence[int], sequences: int, context: int
     ) -> npt.NDArray[np.int64]:
-        """Training tokens of a pack, one batch a model, in one gather: shape (batches, sequences, context + 1)."""
-        return _gather(self.train, self.begins(seeds, steps, sequences, context), context)
+        """Training tokens of a pack, one batch a model, in one gather: shape (batches, sequences, width)."""
+        return _gather(self.train, self.begins(seeds, steps, sequences, context), self.width(context) - 1)
 
     def batch(self, seed: int, step: int, sequences: int, context: int) -> npt.NDArray[np.int64]:
-        """Training tokens of shape (sequences, context + 1).
+        """Training tokens of shape (sequences, width).
 
         Raises: ValueError if a segment is shorter than one window.
         """
@@ -135,20 +180,22 @@ class Windows:
         return found
 
     def held_out(self, tokens: int, context: int) -> npt.NDArray[np.int64]:
-        """The fixed held-out set, evenly spread: shape (min(tokens // context, what there is), context + 1)."""
-        begins = _begins(self.held, self._judged(tokens, context), _per_segment(self.held, context), context)
-        return _gather(self.held, begins, context)
+        """The fixed held-out set, evenly spread: shape (min(tokens // context, what there is), width)."""
+        inputs = self.width(context) - 1
+        begins = _begins(self.held, self._judged(tokens, context), _per_segment(self.held, inputs), inputs)
+        return _gather(self.held, begins, inputs)
 
     def subtasks(self, tokens: int, context: int) -> npt.NDArray[np.int64] | None:
         """The subtask of each sequence of this held-out set, shape (sequences,), None for one task."""
         if self.subtask is None:
             return None
-        found: npt.NDArray[np.int64] = self.subtask[self._judged(tokens, context) // _per_segment(self.held, context)]
+        per_segment = _per_segment(self.held, self.width(context) - 1)
+        found: npt.NDArray[np.int64] = self.subtask[self._judged(tokens, context) // per_segment]
         return found
 
     def _judged(self, tokens: int, context: int) -> npt.NDArray[np.int64]:
         """Numbers of the windows of a held-out set."""
-        windows = self.held.shape[0] * _per_segment(self.held, context)
+        windows = self.held.shape[0] * _per_segment(self.held, self.width(context) - 1)
         count = min(max(1, tokens // context), windows)
         numbers: npt.NDArray[np.int64] = np.arange(count, dtype=np.int64) * windows // count
         return numbers

@@ -320,7 +320,7 @@ def index_columns(run: RunConfig, step: int, about: Mapping[str, Any]) -> dict[s
     return {
         **{f"N_{convention}": ledger.params(convention) for convention in CONVENTIONS},
         "D": tokens,
-        "unique_tokens": data.train_tokens,
+        "unique_tokens": data.tokens(run.context)[0],
         "epochs": tokens / data.reachable(run.context),
         "C_6nd": float(ledger.flops_6n() * tokens),
         "C_exact": float(ledger.flops_per_token() * tokens),

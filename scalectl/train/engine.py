@@ -238,15 +238,15 @@ class Engine:
     def _together(self, k: int, sequences: int) -> list[slice]:
         """Rows of k that go through the model together: on a CPU as many as the caches take, so no pack is too large.
 
-        It moves no number: a row meets no other. Where the tokens of a row, or those that are judged, are no multiple
-        of ALIGNED (the last of the held-out sequences, or of a batch in micro-batches) the rows go one by one: in
-        company they would begin on other boundaries than alone, and products of matrices round by that.
+        It moves no number: a row meets no other. Where the tokens of a row, or of a part that layers see by itself, are
+        no multiple of ALIGNED (the last of the held-out sequences, or of a batch in micro-batches) the rows go one by
+        one: in company they would begin on other boundaries than alone, and products of matrices round by that.
         """
         together = k
         if self.device.type == "cpu":
             tokens = sequences * self.run.context
             kept = tokens * ledger_of(self.run.model).saved_activations
-            ragged = tokens % ALIGNED or sequences * self.run.answers % ALIGNED
+            ragged = any(sequences * length % ALIGNED for length in self.run.lengths)
             together = 1 if kept > ROW_ALONE or ragged else max(1, ROWS_TOGETHER // kept)
         return [slice(begin, min(begin + together, k)) for begin in range(0, k, together)]
 

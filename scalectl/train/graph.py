@@ -124,9 +124,10 @@ class GraphEngine(Engine):
         self.factor = torch.zeros(AHEAD, K, 1, dtype=torch.float64, device=self.device)
         self.taken = torch.ones(AHEAD, K, 1, dtype=torch.float64, device=self.device)
         self.losses = torch.zeros(AHEAD, K, dtype=torch.float64, device=self.device)
-        width = (B,) if self.source is not None else (B, context + 1)
-        self.wanted = torch.zeros(AHEAD, K, *width, dtype=torch.int64, device=self.device)  # begins, or the tokens
-        self.window = torch.arange(context + 1, device=self.device)
+        width = self.data.width(context)
+        wanted = (B,) if self.source is not None else (B, width)
+        self.wanted = torch.zeros(AHEAD, K, *wanted, dtype=torch.int64, device=self.device)  # begins, or the tokens
+        self.window = torch.arange(width, device=self.device)
         self._forget()
 
     def _forget(self) -> None:

@@ -3,7 +3,17 @@
 import numpy as np
 import pytest
 
-from scalectl.tasks import TASKS, arithmetic, in_context, induction, modular, multitask_parity, parity, problems
+from scalectl.tasks import (
+    TASKS,
+    arithmetic,
+    in_context,
+    induction,
+    modular,
+    multitask_parity,
+    parity,
+    problems,
+    reverse,
+)
 from scalectl.tasks.problems import HELD_OUT_SHARE, hashed
 
 SYMBOLS = "0123456789*="
@@ -12,7 +22,7 @@ PINNED_ENUMERATED = ["25*19=044", "32*14=046"]
 PINNED_FINGERPRINT = "sha256:513c47376db256adba7d27606263a94a5aeeddff38a46c9b2c8680e001532d62"
 PINNED_PARITY = "sha256:aba29c93fb368fce147b7dd92029ad5ec73bcf03be4559872c34574e48c6e9f6"
 PINNED_PARITY_ROW = "011100110101111011011111100110010"
-EXAMS = [task for task in TASKS.values() if task.asks]
+EXAMS = [task for task in TASKS.values() if task.kind == "problems"]
 SMALL = {
     "arithmetic": arithmetic.Options(problems=2_000),
     "modular": modular.Options(modulus=23),
@@ -20,6 +30,7 @@ SMALL = {
     "multitask-parity": multitask_parity.Options(subtasks=8, problems=2_000),
     "induction": induction.Options(problems=2_000),
     "in-context": in_context.Options(problems=2_000),
+    "reverse": reverse.Options(problems=2_000),
 }
 
 
@@ -117,6 +128,18 @@ def test_no_problem_is_on_both_sides_and_fewer_are_a_prefix(digits):
     prompts = [part[:, : 2 * digits + 2] for part in (many.train, many.held)]
     assert (hashed(prompts[0]) % HELD_OUT_SHARE != 0).all()
     assert (hashed(prompts[1]) % HELD_OUT_SHARE == 0).all()
+
+
+def test_sequences_are_answered_from_their_end():
+    o = reverse.Options(symbols=5, places=4)
+    about, data = reverse.describe(o), reverse.open_data(o)
+    rows = np.concatenate([data.train, data.held])
+    assert len(rows) == 5**4 == 1 / about.chance
+    assert (rows[:, 4] == 5).all()
+    assert np.array_equal(rows[:, :4], rows[:, :4:-1])
+    assert TASKS["reverse"].problems(reverse.Options(places=16)) == [
+        ("places", "16 is not a number from 1 to 15, the most with 15 symbols")
+    ]
 
 
 def test_problems_are_the_same_on_every_machine():

@@ -4,10 +4,18 @@ import pytest
 import torch
 
 from scalectl.core.run import Evaluation, Member, RunConfig, Task
-from scalectl.models.decoder.spec import Options as DecoderOptions
+from scalectl.models import MODELS
 from scalectl.optim import AdamWOptions
 from scalectl.optim.schedules import Options as ScheduleOptions
-from scalectl.tasks import TASKS, markov
+from scalectl.tasks import TASKS, arithmetic, markov, parity, two_patches
+
+# what each family learns from
+LEARNT = {
+    "decoder": ("markov", markov.Options(length=100_000)),
+    "encoder-decoder": ("arithmetic", arithmetic.Options(problems=2_000)),
+    "mlp": ("parity", parity.Options(problems=2_000)),
+    "vit": ("two-patches", two_patches.Options(images=2_000)),
+}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -22,6 +30,7 @@ def _one_thread():
 def make_run():
     def make(
         *,
+        family="decoder",
         d_model=16,
         seed=0,
         steps=12,
@@ -34,12 +43,15 @@ def make_run():
         n_head=4,
         **options,
     ):
-        data = markov.Options(length=100_000)
-        about = TASKS["markov"].describe(data)
+        task, data = LEARNT[family]
+        about = TASKS[task].describe(data)
+        own = {"d_model": d_model, "n_layer": 2, "n_head": n_head, "context": context, "patch": 4, "width": d_model}
+        known = MODELS[family].options.__dataclass_fields__
+        held = {name: value for name, value in {**own, **about.given}.items() if name in known}
         optim = {name: options.pop(name) for name in ("weight_decay", "clip", "beta2") if name in options}
         return RunConfig(
-            model=Member("decoder", 1, DecoderOptions(d_model, 2, n_head, context, about.vocab, **options)),
-            task=Task("markov", 1, data, about.fingerprint, 480),
+            model=Member(family, 1, MODELS[family].options(**{**held, **options})),
+            task=Task(task, 1, data, about.fingerprint, 480),
             optim=Member("adamw", 1, AdamWOptions(lr, **optim)),
             schedule=Member("wsd", 1, ScheduleOptions(warmup=3, decay=decay)),
             steps=steps,

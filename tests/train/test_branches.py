@@ -21,6 +21,8 @@ VARIANTS = [
     {"position": "sinusoidal", "tie": False},
     {"d_model": 64},
     {"sequences": 1, "context": 32, "d_model": 8, "position": "rotary"},
+    {"family": "encoder-decoder", "d_model": 32, "sequences": 32},
+    {"family": "vit", "d_model": 32, "sequences": 32},
 ]
 # steps and cooldown: splits at 8, 7, 10, 18 and 23, with evaluations every 5 and 3 on some of them and beside others
 LENGTHS = ((9, 0), (11, 4), (13, 3), (24, 6), (24, 0))

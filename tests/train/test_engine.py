@@ -14,6 +14,9 @@ DESIGNS = [
     {"norm": "rms", "norm_first": False, "activation": "gelu"},
     {"mup_base_width": 8},
     {"window": 8, "position": "rotary"},
+    {"family": "encoder-decoder", "position": "sinusoidal"},
+    {"family": "encoder-decoder", "norm_first": False, "activation": "relu", "tie": False},
+    {"family": "vit"},
 ]
 
 

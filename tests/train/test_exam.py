@@ -12,9 +12,10 @@ from scalectl.core.rows import METRICS, Row
 from scalectl.core.run import Evaluation, Member, RunConfig, Task
 from scalectl.models.decoder import forward
 from scalectl.models.decoder.spec import Options as DecoderOptions
+from scalectl.models.encoder_decoder.spec import Options as EncoderDecoderOptions
 from scalectl.optim import AdamWOptions
 from scalectl.optim.schedules import Options as ScheduleOptions
-from scalectl.tasks import TASKS, arithmetic
+from scalectl.tasks import TASKS, arithmetic, reverse
 from scalectl.train import graph
 from scalectl.train.exam import Exam
 from scalectl.train.loop import Ended, Trainer, train
@@ -142,3 +143,17 @@ def test_problems_learnt_by_heart_are_no_divergence():
     assert rows["held-out/loss"] > math.log(12) + 0.5
     assert rows["train/loss"] < 2
     assert end.state is State.DONE
+
+
+def test_an_encoder_decoder_learns_to_reverse_sequences():
+    data = reverse.Options(symbols=7, places=4)
+    about = TASKS["reverse"].describe(data)
+    run = dataclasses.replace(
+        run_of(steps=150, sequences=64, lr=5e-3),
+        schedule=Member("wsd", 1, ScheduleOptions(warmup=20, decay=50)),
+        model=Member("encoder-decoder", 1, EncoderDecoderOptions(32, 1, 4, **about.given)),
+        task=Task("reverse", 1, data, about.fingerprint, 200 * about.context),
+        evaluation=Evaluation(150),
+    )
+    measured, _ = last(run)
+    assert measured["held-out/exact_match"] > 0.9 > 100 * measured["held-out/chance"]

@@ -12,6 +12,7 @@ from tape import DeviceOnly, Tape
 
 from scalectl.core.job import Job, Placement, State
 from scalectl.core.rows import Row
+from scalectl.models import MODELS
 from scalectl.optim import OPTIMIZERS
 from scalectl.train import graph, scaling
 from scalectl.train import population as pop
@@ -57,8 +58,12 @@ def taped(monkeypatch):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_a_recorded_pack_equals_the_plain_one_bit_for_bit(make_run, monkeypatch, precision):
-    runs = [make_run(seed=seed, lr=1e-3 * (1 + seed), precision=precision, steps=40 + 7 * seed) for seed in range(3)]
+@pytest.mark.parametrize("family", MODELS)
+def test_a_recorded_pack_equals_the_plain_one_bit_for_bit(make_run, monkeypatch, family, precision):
+    runs = [
+        make_run(family=family, seed=seed, lr=1e-3 * (1 + seed), precision=precision, steps=40 + 7 * seed)
+        for seed in range(3)
+    ]
     plain = by_run(train(Job(tuple(runs), Placement())))
     tapes = taped(monkeypatch)
     assert by_run(train(Job(tuple(runs), Placement()))) == plain

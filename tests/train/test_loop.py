@@ -23,6 +23,10 @@ VARIANTS = [
     {"norm_first": False, "activation": "gelu"},
     {"activation": "relu", "window": 7, "position": "rotary"},
     {"sequences": 1, "context": 32, "d_model": 8, "position": "rotary"},
+    {"family": "encoder-decoder", "d_model": 32, "sequences": 32},
+    {"family": "vit", "d_model": 32, "sequences": 32},
+    {"family": "encoder-decoder", "sequences": 5, "norm_first": False, "position": "sinusoidal"},
+    {"family": "vit", "sequences": 5, "patch": 2, "d_ff": 24},
 ]
 
 
@@ -138,8 +142,9 @@ def test_rows_are_the_same_however_far_the_engine_looks_ahead(make_run, ahead):
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("stop", [1, 5, 7, 11])
-def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(make_run, stop, precision):
-    run = make_run(precision=precision)
+@pytest.mark.parametrize("family", MODELS)
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(make_run, family, stop, precision):
+    run = make_run(precision=precision, family=family)
     whole = by_run(train(Job((run,), Placement())))[run.run_id]
     first = Trainer(Job((run,), Placement()))
     events = [event for _ in range(stop) for event in first.step()]
@@ -165,7 +170,17 @@ def test_micro_batches_change_nothing_but_rounding(make_run):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-@pytest.mark.parametrize("options", [{}, {"position": "rotary", "norm": "rms", "bias": False}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"position": "rotary", "norm": "rms", "bias": False},
+        {"family": "encoder-decoder"},
+        {"family": "encoder-decoder", "norm_first": False},
+        {"family": "vit"},
+    ],
+    ids=str,
+)
 def test_recomputing_blocks_changes_no_bit(make_run, precision, options):
     runs = tuple(make_run(seed=seed, precision=precision, **options) for seed in (1, 2))
     placement = Placement(micro_batch=2)
@@ -204,8 +219,9 @@ def test_micro_batches_sum_to_the_gradient_of_the_whole_batch_in_float64(make_ru
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of torch.compile about its own parts
-def test_compiled_blocks_train_alike(make_run):
-    run = make_run(steps=6, every=3)
+@pytest.mark.parametrize("family", MODELS)
+def test_compiled_blocks_train_alike(make_run, family):
+    run = make_run(steps=6, every=3, family=family)
     plain, compiled = (
         [event.value for event in train(Job((run,), Placement(compile=on))) if isinstance(event, Row)]
         for on in (False, True)

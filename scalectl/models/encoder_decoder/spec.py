@@ -48,6 +48,11 @@ class Options:
         return self.context + 1 - self.answers
 
     @property
+    def lengths(self) -> tuple[int, ...]:
+        """Tokens of a problem that meet in one layer: those of the prompt, those of the answer."""
+        return (self.prompt, self.answers)
+
+    @property
     def encoders(self) -> int:
         """Blocks of the encoder."""
         return self.n_encoder or self.n_layer

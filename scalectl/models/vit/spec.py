@@ -50,6 +50,11 @@ class Options:
         return 1
 
     @property
+    def lengths(self) -> tuple[int, ...]:
+        """Tokens of an image that meet in one layer: all of them, the patches, the one that the head reads."""
+        return (self.context, self.patches, 1)
+
+    @property
     def d_patch(self) -> int:
         """Numbers in a patch."""
         return self.channels * self.patch**2
