@@ -3,12 +3,18 @@
 import re
 import shlex
 
+import numpy as np
 import pytest
 from support import REPOSITORY
+
+from scalectl.sweep.plan import expand
+from scalectl.sweep.spec import parse_sweep
+from scalectl.tasks import digits
 
 README = REPOSITORY / "README.md"
 PYTHON = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+SWEEP = re.compile(r"^```toml\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 VERBS = (
     "init",
     "plan",
@@ -64,6 +70,15 @@ def test_the_notebook_of_the_readme_runs():
     assert len(held["table"]) == len(held["points"]) > 0
     assert held["intervals"]["identified"].dtype == bool
     assert (held["answers"]["low"] < held["answers"]["high"]).all()
+
+
+def test_every_sweep_of_the_readme_can_be_planned(monkeypatch):
+    monkeypatch.setattr(digits, "_samples", lambda: np.zeros((1_797, 65), np.uint8))  # scikit-learn is an extra
+    monkeypatch.setattr(digits, "_split", digits._split.__wrapped__)
+    sweeps = SWEEP.findall(README.read_text(encoding="utf-8"))
+    assert len(sweeps) >= 2
+    for text in sweeps:
+        assert len(expand(parse_sweep(text, path="README.md"))) == 3
 
 
 def test_every_verb_has_an_example_or_is_shown(scalectl):
