@@ -13,7 +13,7 @@ from scalectl.fit.bootstrap import sizes
 from scalectl.fit.estimate import Fit, follow
 from scalectl.fit.newton import Local
 from scalectl.fit.problem import Problem, pose
-from scalectl.fit.stats import cells, robust_deviation, student_quantile
+from scalectl.fit.stats import cells, robust_deviation, student_quantile, weights_of
 from scalectl.fit.summary import Interval
 
 STEPS = 16  # solves per side; five are usual
@@ -37,7 +37,7 @@ def threshold(fitted: Fit, level: float) -> float:
     Infinite without spare design points.
     """
     points, objective = fitted.points, fitted.objective
-    weights = np.ones(len(points)) if fitted.weights is None else fitted.weights
+    weights = weights_of(fitted)
     predicted = np.asarray(fitted.law.predict(fitted.theta, points), dtype=np.float64)
     residual = objective.residual(predicted, points.L)
     free = len(fitted.law.names) - len(fitted.fixed)
@@ -79,6 +79,53 @@ class Curve:
     rise: Floats
 
 
+@dataclass(frozen=True)
+class _Held:
+    """A fit with one parameter apart, a coordinate in natural units.
+
+    weights: (n,); home: the optimum (1, q); here: the objective there; place: of the parameter; log: whether its
+    coordinate is its logarithm.
+    """
+
+    problem: Problem
+    weights: Floats
+    home: Floats
+    here: Local
+    place: int
+    log: bool
+
+    @property
+    def middle(self) -> float:
+        """The parameter's coordinate at the optimum."""
+        return float(self.home[0, self.place])
+
+    @property
+    def edges(self) -> Floats:
+        """Between which its coordinate may lie, (2,)."""
+        return np.array([self.problem.low[self.place], self.problem.high[self.place]])
+
+    def solve(self, z: Floats, at: Floats) -> tuple[Floats, Floats]:
+        """The others' best coordinates (B, q) from z (B, q) where the parameter is held at (B,), and the objective."""
+        start = z.copy()
+        start[:, self.place] = at
+        low, high = (np.repeat(bound[None], len(z), axis=0) for bound in (self.problem.low, self.problem.high))
+        low[:, self.place] = high[:, self.place] = at
+        ended = follow(self.problem, start, self.weights, self.problem.points.L, low=low, high=high)
+        return ended.z, ended.local.value
+
+
+def _apart(fitted: Fit, name: str) -> _Held:
+    """Raises: KeyError for a parameter that the law does not have or that was fixed."""
+    if name not in fitted.law.names or name in fitted.fixed:
+        raise KeyError(f"{name} is not a free parameter of this fit of {fitted.law.name}")
+    weights = weights_of(fitted)
+    log = fitted.law.parameter(name).scale == "log"
+    problem = pose(fitted.law, fitted.points, fitted.objective, fitted.fixed, uncentred=name if log else None)
+    home = problem.coordinates(fitted.theta)
+    here = problem.evaluate(home, weights, fitted.points.L, problem.objective.width)
+    return _Held(problem, weights, home, here, problem.free.index(name), log)
+
+
 @np.errstate(all="ignore")
 def curve(fitted: Fit, name: str, level: float = 0.95) -> Curve:
     """The profile of a parameter, drawn a little beyond its interval; as far as OPEN where a side is open.
@@ -92,26 +139,18 @@ def curve(fitted: Fit, name: str, level: float = 0.95) -> Curve:
         raise FitError(
             f"{name} of {fitted.law.name} has no profile: no size is to spare to judge the noise by", remedy="add sizes"
         )
-    parameter = fitted.law.parameter(name)
-    log = parameter.scale == "log"
-    points = fitted.points
-    weights = np.ones(len(points)) if fitted.weights is None else fitted.weights
-    problem = pose(fitted.law, points, fitted.objective, fitted.fixed, uncentred=name if log else None)
-    home = problem.coordinates(fitted.theta)
-    least = problem.evaluate(home, weights, points.L, problem.objective.width).value[0]
-    place = problem.free.index(name)
-    middle = float(home[0, place])
-    edges = problem.low[place], problem.high[place]
+    held = _apart(fitted, name)
+    middle, edges, log = held.middle, held.edges, held.log
     ends = [math.log(x) if log and 0 < x < math.inf else x for x in (low, high)]
     found = {middle: 0.0}
     for end, edge in zip(ends, edges, strict=True):
         open_side = not math.isfinite(end) or (log and end <= edges[0])
         way = math.copysign(OPEN, edge - middle) if open_side else BEYOND * (end - middle)
-        z = home
+        z = held.home
         for share in np.linspace(0, 1, SIDE + 1)[1:]:
             at = float(np.clip(middle + share * way, *edges))
-            z, value = _held(problem, z, place, np.array([at]), weights)
-            found[at] = float(max(value[0] - least, 0.0) / unit)
+            z, value = held.solve(z, np.array([at]))
+            found[at] = float(max(value[0] - held.here.value[0], 0.0) / unit)
     x = np.array(sorted(found))
     rise = np.array([found[at] for at in x])
     return Curve(fitted.law.name, name, fitted.theta[name], (low, high), level, log, np.exp(x) if log else x, rise)
@@ -123,33 +162,23 @@ def profile(fitted: Fit, name: str, level: float = 0.95) -> Interval:
 
     Raises: KeyError for a parameter that the law does not have or that was fixed.
     """
-    if name not in fitted.law.names or name in fitted.fixed:
-        raise KeyError(f"{name} is not a free parameter of this fit of {fitted.law.name}")
+    held = _apart(fitted, name)
     rise = threshold(fitted, level)
     if not math.isfinite(rise):
         return -math.inf, math.inf
-    points = fitted.points
-    weights = np.ones(len(points)) if fitted.weights is None else fitted.weights
-    log = fitted.law.parameter(name).scale == "log"
-    problem = pose(fitted.law, points, fitted.objective, fitted.fixed, uncentred=name if log else None)
-    home = problem.coordinates(fitted.theta)
-    here = problem.evaluate(home, weights, points.L, problem.objective.width)
-    place = problem.free.index(name)
     sides = np.array([-1.0, 1.0])
-    edge = np.array([problem.low[place], problem.high[place]])
-    middle = home[0, place]
-    first = _first_step(here, place, rise)
-    at = np.clip(middle + sides * first, edge[0], edge[1])
+    middle, edge, log = held.middle, held.edges, held.log
+    at = np.clip(middle + sides * _first_step(held.here, held.place, rise), edge[0], edge[1])
     inner, inner_root = np.full(2, middle), np.zeros(2)
     outer, outer_root = np.full(2, np.nan), np.full(2, np.inf)
-    z = np.repeat(home, 2, axis=0)
+    z = np.repeat(held.home, 2, axis=0)
     found = np.full(2, np.nan)
     for _ in range(STEPS):
         todo = np.flatnonzero(np.isnan(found))
         if todo.size == 0:
             break
-        solved, value = _held(problem, z[todo], place, at[todo], weights)
-        root = np.sqrt(np.maximum(value - here.value[0], 0.0) / rise)
+        solved, value = held.solve(z[todo], at[todo])
+        root = np.sqrt(np.maximum(value - held.here.value[0], 0.0) / rise)
         for k, side in enumerate(todo):
             z[side] = solved[k]
             if abs(root[k] - 1) < CLOSE:
@@ -183,12 +212,3 @@ def _next(middle: float, edge: float, inner: float, inner_root: float, outer: fl
         return min(middle + grown, edge) if edge > middle else max(middle + grown, edge)
     share = (1 - inner_root) / (outer_root - inner_root) if math.isfinite(outer_root) else 0.5
     return inner + (outer - inner) * min(max(share, 0.1), 0.9)
-
-
-def _held(problem: Problem, z: Floats, place: int, at: Floats, weights: Floats) -> tuple[Floats, Floats]:
-    start = z.copy()
-    start[:, place] = at
-    low, high = (np.repeat(bound[None], len(z), axis=0) for bound in (problem.low, problem.high))
-    low[:, place] = high[:, place] = at
-    ended = follow(problem, start, weights, problem.points.L, low=low, high=high)
-    return ended.z, ended.local.value

@@ -28,14 +28,14 @@ CASES = {
     "kaplan, tokens in step with size": (
         "kaplan",
         seen("kaplan", where(N=LADDER, D=20 * LADDER)),
-        {"alpha", "beta"},
+        {"A", "alpha", "B", "beta"},
         "several token budgets per size",
     ),
     "repetition without repeats": ("repetition", seen("repetition", where(N=N, D=D, U=D)), {"R_D"}, "unique_tokens"),
     "depth in step with width": (
         "width-depth",
         seen("width-depth", where(N=N, D=D, width=np.sqrt(N), depth=np.sqrt(N) / 100)),
-        {"A", "B", "alpha", "beta"},
+        {"E", "A", "alpha", "B", "beta", "G", "gamma"},
         "widths at one depth; add depths at one width",
     ),
     "no break": ("broken", seen("broken", where(N=LADDER), c1=0.0), {"c1", "d1", "f1"}, "both sides of the break"),
@@ -49,8 +49,8 @@ CASES = {
     "a floor far below": (
         "kaplan+constant",
         seen("kaplan+constant", where(N=N, D=D), E=0.01),
-        {"E"},
-        "add",
+        {"E", "A", "B"},
+        "add larger sizes and token budgets",
     ),
 }
 
@@ -63,7 +63,7 @@ def test_what_the_points_leave_open_is_named_with_what_would_help(case):
     name, points, unknown, helped = CASES[case]
     _, _, summary = describe(LAWS[name], points, draws=100, also=(), rng=np.random.default_rng(0))
     open_ones = {key for key, known in summary.identified.items() if not known}
-    assert unknown <= open_ones
+    assert unknown <= open_ones if case in LONG else unknown == open_ones
     assert "not identified" in summary.advice
     assert helped in summary.advice
 
@@ -86,4 +86,4 @@ def test_designs_that_can_never_do_are_refused_with_what_is_missing(name, there,
 
 def test_one_amount_of_distinct_tokens_is_enough_for_the_repetition_law():
     points = seen("repetition", where(N=N, D=D, U=np.full(36, 2e9)))
-    assert fit(LAWS["repetition"], points).theta["R_D"] == pytest.approx(15.4, rel=0.5)
+    assert fit(LAWS["repetition"], points).theta["R_D"] == pytest.approx(15.4, rel=0.05)  # found: 15.15

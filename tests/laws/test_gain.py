@@ -35,7 +35,7 @@ def test_derivatives_are_those_of_the_prediction(case):
     other_value, other_first, other_second = complex_step(both.predict, both.names)(batch, ARMS)
     assert_allclose(value, other_value)
     for name in both.names:
-        assert_allclose(np.broadcast_to(first[name], value.shape), other_first[name], rtol=1e-10, atol=1e-15)
+        assert_allclose(np.broadcast_to(first[name], value.shape), other_first[name], rtol=1e-12, atol=1e-15)
     for pair, part in other_second.items():
         assert_allclose(second.get(pair, 0.0) * np.ones(value.shape), part, rtol=1e-6, atol=1e-6 * np.abs(part).max())
 
@@ -44,4 +44,4 @@ def test_a_fit_of_exact_points_finds_the_gain(case):
     _, both, theta = case
     points = Points(**{**vars(ARMS), "L": both.predict(theta, ARMS)})
     fitted = fit(both, points)
-    assert_allclose(fitted.theta["gain"], 1.7, rtol=1e-7)
+    assert_allclose(fitted.theta["gain"], 1.7, rtol=1e-12)  # reached: 2e-15

@@ -45,10 +45,10 @@ def test_derivatives_of_a_tied_law_equal_a_complex_step(name):
     assert_allclose(value, value_, rtol=1e-13)
     assert set(first) == set(law.names)
     for key, expected in first_.items():
-        assert_allclose(np.broadcast_to(first[key], value.shape), expected, rtol=1e-9)
+        assert_allclose(np.broadcast_to(first[key], value.shape), expected, rtol=1e-12)  # reached: 2e-15
     for pair, expected in second_.items():
         found = np.broadcast_to(second.get(pair, 0.0), value.shape)
-        assert_allclose(found, expected, rtol=1e-5, atol=1e-7 * np.abs(expected).max() + 1e-12)
+        assert_allclose(found, expected, rtol=0, atol=1e-8 * np.abs(expected).max())  # reached: 1e-9, by differences
 
 
 def test_a_tie_that_holds_narrows_the_interval_and_one_that_does_not_costs_fit():
@@ -57,7 +57,7 @@ def test_a_tie_that_holds_narrows_the_interval_and_one_that_does_not_costs_fit()
     widths = [np.diff(profile(fitted, "alpha"))[0] for fitted in (free, tied)]
     assert widths[1] < widths[0]
     wrong = surface(beta=0.15)
-    assert fit(TIED, wrong).value > 2 * fit(LAWS["chinchilla"], wrong).value
+    assert fit(TIED, wrong).value > 3 * fit(LAWS["chinchilla"], wrong).value  # 3.5 times
 
 
 def test_a_summary_shows_both_names_with_one_value_and_one_interval():
