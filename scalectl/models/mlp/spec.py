@@ -37,8 +37,7 @@ def problems(o: Options) -> list[tuple[str, str]]:
         (key, f"{getattr(o, key)} is not a positive number") for key in ("width", "n_layer") if getattr(o, key) < 1
     ]
     if o.answers != 1:
-        what = f"an MLP answers with one token, and the task asks for {o.answers}"
-        found.append(("answers", what if o.answers else "an MLP answers problems, and these data have none"))
+        found.append(("answers", f"an MLP answers with one token, and the task asks for {o.answers}"))
     return found
 
 
