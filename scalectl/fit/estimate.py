@@ -28,7 +28,8 @@ from scalectl.laws import Law, where
 
 STARTS = 8  # basins followed from the grid; every published surface tried needs one. Ours.
 MORE_STARTS = 24  # where more than FEW parameters are nonlinear
-MOST_STARTS, ANYWHERE = 48, 64  # for each of them where more than SEVERAL are; without regard to how far off they are
+MOST_STARTS = 48  # for each of them where more than SEVERAL are
+ANYWHERE = 16  # for each pair of them: more starts, without regard to how far off they are
 FEW, SEVERAL = 2, 3
 TRIALS = 1024  # grid points with their linear parts solved, before the best are followed. Ours.
 MORE_TRIALS = 4096
@@ -36,11 +37,12 @@ ROBUST_PASSES, NEAR = 2, 0.1  # of least squares; residuals below this share of 
 ENOUGH_POINTS = 1000  # that trials look at, spread over the axes; all points count from the first step on. Ours.
 ROUGH_PASSES = 3  # over columns that depend on what they are multiplied by. Ours.
 APART = 2  # grid steps within which two starts count as one. Ours.
+BESIDE = 0.5  # grid steps between two breaks that make a pulse. Ours.
 SAME_OPTIMUM = 1e-6  # relative difference of the objective below which two starts ended at one optimum. Ours.
 LAST_STEPS = 200  # in the last stage
 # Most starts of a hard problem end nowhere, and slowly: of many, all get a few steps and the best go on; of those that
 # are not at an optimum after FIRST_STEPS in the last stage so many of the best go on for so many steps, turn by turn.
-SCOUT_STEPS, KEPT = 20, 48  # Ours.
+SCOUT_STEPS, KEPT, KEPT_OF_PAIR = 20, 48, 2  # the last for each pair of nonlinear parameters. Ours.
 FIRST_STEPS = 60
 FIRST_TURNS, TURNS = ((16, 150),), ((8, 300), (4, 600))
 # Before the last turns places like the best one but for some parameters are followed, until FAILED looks find nothing
@@ -278,8 +280,10 @@ def follow(
 
 def find_optima(problem: Problem, weights: Floats) -> Minimum:
     """Local optima, the best of which is the best that can be found."""
-    ended = search(problem, find_starts(problem, weights), weights)
-    if sum(len(grid) > 1 for grid in _grids(problem)) > SEVERAL:
+    dimensions = sum(len(grid) > 1 for grid in _grids(problem))
+    kept = max(KEPT, KEPT_OF_PAIR * dimensions**2)
+    ended = search(problem, find_starts(problem, weights), weights, kept)
+    if dimensions > SEVERAL:
         ended = _looked_about(problem, ended, weights)
     finish(problem, ended, weights, TURNS)
     return ended
@@ -288,12 +292,12 @@ def find_optima(problem: Problem, weights: Floats) -> Minimum:
 def _looked_about(problem: Problem, ended: Minimum, weights: Floats) -> Minimum:
     """With the optima found from places like the best one, unless most starts have led to that already."""
     rng = np.random.default_rng(0)
-    failed = 0
+    failed, first = 0, len(ended.z)
     for _ in range(LOOKS):
         values = np.where(np.isfinite(ended.local.value), ended.local.value, np.inf)
         best = int(np.argmin(values))
         near = values <= values[best] * (1 + SAME_OPTIMUM) + rounding(problem, weights)
-        agreed = len(values) <= KEPT and near.mean() > AGREED
+        agreed = len(values) == first and near.mean() > AGREED
         if failed == FAILED or agreed or not values[best] > rounding(problem, weights):
             break
         found = search(problem, look_again(problem, ended.z[best], weights, rng), weights, KEPT // 2)
@@ -388,10 +392,29 @@ def find_starts(problem: Problem, weights: Floats) -> Floats:
     many = dimensions > SEVERAL
     count = STARTS if dimensions <= FEW else MORE_STARTS if not many else MOST_STARTS * dimensions
     index = _trials([len(grid) for grid in grids], MORE_TRIALS if many else TRIALS)
-    z, missed = _tried(*_thinned(problem, weights), grids, index, ROBUST_PASSES if many else 0)
-    chosen = _distinct(index, missed, count)
+    if not many:
+        z, missed = _tried(*_thinned(problem, weights), grids, index, 0)
+        return z[_distinct(index, missed, count)]
     # Basins of a law with breaks are needles that no trial hits: what lies anywhere is followed a little as well.
-    return np.concatenate([z[chosen], z[: ANYWHERE * dimensions]]) if many else z[chosen]
+    anywhere = _beside(problem, index[: ANYWHERE * dimensions**2], grids, np.random.default_rng(0))
+    index = np.concatenate([anywhere, index])
+    z, missed = _tried(*_thinned(problem, weights), grids, index, ROBUST_PASSES)
+    return np.concatenate([z[_distinct(index, missed, count)], z[: len(anywhere)]])
+
+
+def _beside(problem: Problem, index: Floats, grids: Sequence[Floats], rng: np.random.Generator) -> Floats:
+    """Places (B, dimensions), half of which have one place along the axis beside another, where the law has several.
+
+    Two breaks that undo each other make a pulse, and their distance is far below a grid step.
+    """
+    places = [k for k, p in enumerate(p for p in problem.law.parameters if p.grid) if p.place]
+    if len(places) < 2:
+        return index
+    index = index.copy()
+    for row in np.flatnonzero(rng.random(len(index)) < 0.5):
+        one, other = rng.permutation(places)[:2]
+        index[row, other] = np.clip(index[row, one] + rng.uniform(-BESIDE, BESIDE), 0, len(grids[other]) - 1.0)
+    return index
 
 
 def look_again(problem: Problem, best: Floats, weights: Floats, rng: np.random.Generator) -> Floats:
@@ -407,7 +430,7 @@ def look_again(problem: Problem, best: Floats, weights: Floats, rng: np.random.G
     )
     most = np.array([len(grid) - 1.0 for grid in grids])
     moved = rng.random((AROUND, len(grids))) < rng.uniform(0, MOVED, (AROUND, 1))
-    places = np.where(moved, rng.uniform(0, most, moved.shape), index)
+    places = _beside(problem, np.where(moved, rng.uniform(0, most, moved.shape), index), grids, rng)
     return _tried(*_thinned(problem, weights), grids, places, ROBUST_PASSES)[0]
 
 
