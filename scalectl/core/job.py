@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from scalectl.core.run import RunConfig
+from scalectl.core.run import CommandRun, RunConfig
 
 Ticket = str
 
@@ -40,7 +40,8 @@ class Placement:
     """Where and how fast; never part of an identity.
 
     device: `cpu` or `cuda:INDEX`; threads: of the worker; micro_batch: sequences per forward pass, None for all;
-    checkpoint_seconds: wall time between checkpoints; search: folders that hold somebody's own model; cores: of its
+    checkpoint_seconds: wall time between checkpoints; search: folders that hold somebody's own model, or in
+    which a script runs; cores: of its
     threads, none for any; branch: whether runs that are equal up to their cooldown train it once; rows: the most models
     in one step, None for no limit; graph: whether a step is recorded once and replayed, None where it pays (on a GPU);
     recompute: whether blocks are computed again in the backward pass, for less memory; compile: whether blocks are
@@ -72,3 +73,25 @@ class Job:
     def ticket(self) -> Ticket:
         """Name of the job: the ids of its runs."""
         return "+".join(run.run_id for run in self.runs)
+
+
+@dataclass(frozen=True)
+class CommandJob:
+    """A run of somebody's own script, which knows no pack."""
+
+    run: CommandRun
+    placement: Placement
+    seconds: float = 0.0  # expected; 0 where nothing is known
+
+    @property
+    def runs(self) -> tuple[CommandRun, ...]:
+        """The run."""
+        return (self.run,)
+
+    @property
+    def ticket(self) -> Ticket:
+        """Name of the job: the id of its run."""
+        return self.run.run_id
+
+
+AnyJob = Job | CommandJob

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from scalectl.core.cost import Ledger, ledger_of_record
+from scalectl.core.cost import Convention, Ledger, ledger_of_record
 
 ID_DIGITS = 16  # hexadecimal: 64 bits; at 10^6 runs the chance of one collision is 3e-8
 
@@ -147,8 +147,51 @@ class RunConfig:
     @property
     def run_id(self) -> str:
         """Identity of the run: 16 hexadecimal digits."""
-        text = json.dumps(canonical(self), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-        return hashlib.sha256(b"scalectl-run-1\n" + text.encode()).hexdigest()[:ID_DIGITS]
+        return _digest(self)
+
+
+Pairs = tuple[tuple[str, Any], ...]
+"""Names and values, sorted by name."""
+
+
+@dataclass(frozen=True)
+class CommandRun:
+    """A run of somebody's own script, a process that scalectl starts and listens to.
+
+    command: program and arguments, with `{out}` where the run's own folder comes; params: of the sweep file; env: what
+    its environment is given beside what it inherits; source: digest of its code; rows: expression that finds rows in
+    what it prints, empty for none. template: the command before its parameters were put in; files: whose digest is the
+    source, relative to the folder in which it runs; keep: whether its own folder outlives it.
+    N [parameters], D [tokens], C [FLOP], steps: as the sweep file says, None where only the script knows; convention:
+    how N counts.
+    """
+
+    command: tuple[str, ...]
+    params: Pairs
+    env: Pairs
+    source: str
+    rows: str
+    template: str = unhashed("")
+    files: tuple[str, ...] = unhashed(())
+    keep: bool = unhashed(False)
+    N: float | None = unhashed(None)
+    D: float | None = unhashed(None)
+    C: float | None = unhashed(None)
+    steps: int | None = unhashed(None)
+    convention: Convention = unhashed("non_embedding")  # noqa: RUF009 a text
+
+    @property
+    def run_id(self) -> str:
+        """Identity of the run: 16 hexadecimal digits."""
+        return _digest(self)
+
+
+Run = RunConfig | CommandRun
+
+
+def _digest(run: Run) -> str:
+    text = json.dumps(canonical(run), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(b"scalectl-run-1\n" + text.encode()).hexdigest()[:ID_DIGITS]
 
 
 def canonical(value: Any) -> Any:
@@ -182,19 +225,23 @@ def _itself(value: Any) -> Any:
     return value
 
 
-def record(run: RunConfig) -> dict[str, Any]:
+def record(run: Run) -> dict[str, Any]:
     """The whole config as plain JSON data, unhashed fields included; `restore` reads it back."""
     return dataclasses.asdict(run)
 
 
-def restore(data: Mapping[str, Any], options: Mapping[str, Mapping[str, type]]) -> RunConfig:
-    """A RunConfig from its record.
+def restore(data: Mapping[str, Any], options: Mapping[str, Mapping[str, type]]) -> Run:
+    """A run from its record.
 
     Args: data: from `record`, perhaps written by an older version: a missing field takes its `as_before`;
     options: for each of model, task, optim, schedule: member name -> options type. A foreign model needs none, its
     record says all.
     """
     parts: dict[str, Any] = dict(data)
+    if "command" in parts:
+        pairs = {name: tuple((key, held) for key, held in parts[name]) for name in ("params", "env")}
+        script: CommandRun = _build(CommandRun, parts | pairs)
+        return script
     for part in ("model", "task", "optim", "schedule"):
         held = dict(parts[part])
         if part == "model" and "ledger" in held:
@@ -220,8 +267,20 @@ def _build(kind: type, data: Mapping[str, Any]) -> Any:
     return kind(**given)
 
 
-def flat(run: RunConfig) -> dict[str, Any]:
+SEED = "train.seed"
+
+
+def param_column(name: str) -> str:
+    """The column of a script's parameter; one named seed tells repeats of a run apart, like the seed of a model."""
+    return SEED if name == "seed" else f"params.{name}"
+
+
+def flat(run: Run) -> dict[str, Any]:
     """The run as columns named like the keys of a sweep file; what `--where`, `--by` and constraints read."""
+    if isinstance(run, CommandRun):
+        params = {param_column(name): held for name, held in run.params}
+        env = {f"run.env.{name}": held for name, held in run.env}
+        return params | env | {"run.command": run.template, "run.source": run.source}
     columns: dict[str, Any] = {"model.family": run.model.name}
     columns |= {f"model.{name}": held for name, held in dataclasses.asdict(run.model.options).items()}
     columns["model.context"] = run.context

@@ -12,7 +12,7 @@ from scalectl.core.expression import full_name
 from scalectl.core.names import did_you_mean, meant, shown
 from scalectl.sweep.block import HORIZONS
 from scalectl.sweep.draft import Draft, Entry, Tables
-from scalectl.sweep.keys import TITLE, known_keys
+from scalectl.sweep.keys import SCIENCE, TITLE, known_keys
 from scalectl.sweep.locate import Path
 from scalectl.sweep.members import Members
 
@@ -26,7 +26,14 @@ def assign(
 ) -> None:
     """Put the overrides in place: they replace what the tables and the blocks say."""
     known = known_keys()
-    here = {**known, "model": _model_keys(draft, members, (tables, *blocks)) or known["model"]}
+    params = dict.fromkeys(name for held in (tables, *blocks) for name in held.get("params", {}))
+    if "run" in top:
+        here = {
+            **{table: keys for table, keys in known.items() if table not in (*SCIENCE, "eval")},
+            "params": (*params,),
+        }
+    else:
+        here = {**known, "model": _model_keys(draft, members, (tables, *blocks)) or known["model"]}
     for index, override in enumerate(draft.overrides):
         path: Path = ("--set", index)
         key, equals, value = (part.strip() for part in override.partition("="))
@@ -53,7 +60,7 @@ def assign(
 def _key(draft: Draft, path: Path, key: str, here: Mapping[str, Sequence[str]]) -> str | None:
     """The key in full. here: keys of this file's tables; one of another family is found too, and refused later."""
     refused: ExpressionError | None = None
-    for tables in (here, known_keys()):
+    for tables in (here, {table: held for table, held in known_keys().items() if table in here}):
         try:
             return full_name(key, [*(f"{table}.{name}" for table, held in tables.items() for name in held), *TITLE])
         except ExpressionError as error:

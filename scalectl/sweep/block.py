@@ -54,17 +54,13 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Block:
-    """One grid. fields: every key that its members know; settings: the keys that the file gives, in its order.
+class Grid:
+    """One grid. fields: every key that it may have; settings: the keys that the file gives, in its order.
 
     index: of the [[block]] table, None for the tables above them.
     """
 
     index: int | None
-    model: Model
-    task: TaskMember
-    optimizer: Optimizer
-    horizon: str
     fields: Mapping[str, Field]
     settings: Mapping[str, Setting]
 
@@ -84,6 +80,23 @@ class Block:
     def size(self) -> int:
         """Number of cells, counted without building one."""
         return math.prod(len(group[0].values) for group in self.axes)
+
+    def picks(self) -> Iterator[Mapping[str, tuple[Any, int]]]:
+        """Every choice of the axes, the last one fastest: value and its place in the list, by key."""
+        groups = self.axes
+        for places in itertools.product(*(range(len(group[0].values)) for group in groups)):
+            pairs = ((setting, place) for group, place in zip(groups, places, strict=True) for setting in group)
+            yield {setting.key: (setting.values[place], place) for setting, place in pairs}
+
+
+@dataclass(frozen=True)
+class Block(Grid):
+    """A grid of models. horizon: the key that says how long a run is."""
+
+    model: Model
+    task: TaskMember
+    optimizer: Optimizer
+    horizon: str
 
 
 @dataclass(frozen=True)
@@ -139,9 +152,35 @@ class Fault:
     remedy: str | None = None
 
 
-class _Wrong(Exception):
+class Wrong(Exception):
+    """A value of a key that a cell cannot have."""
+
     def __init__(self, key: str, what: str, remedy: str | None = None) -> None:
         self.key, self.what, self.remedy = key, what, remedy
+
+    def fault(self, grid: Grid, chosen: Mapping[str, tuple[Any, int]]) -> Fault:
+        """The same as a value, with its place in the file. chosen: of the cell."""
+        at = grid.settings.get(self.key)
+        path: Path = tuple(self.key.split(".")) if at is None else at.path
+        if self.key in chosen:
+            path = (*path, chosen[self.key][1])
+        return Fault(self.key, path, self.what, self.remedy)
+
+
+def ruled(setting: Setting, field: Field, values: Mapping[str, Any]) -> Any:
+    """What a rule gives. values: by the names that it reads, as written.
+
+    Raises: Wrong if it cannot be worked out, or gives what the key does not take.
+    """
+    assert setting.rule is not None
+    try:
+        return field.check(setting.rule.evaluate(values))
+    except ExpressionError as error:
+        with_values = ", ".join(f"{name} = {shown(value)}" for name, value in values.items())
+        raise Wrong(setting.key, f"{error.what}, with {with_values}" if values else error.what) from None
+    except ValueError as error:
+        remedy = "round(...), floor(...) or ceil(...) makes it whole" if field.kind == "integer" else None
+        raise Wrong(setting.key, f"the rule gives a value that does not fit: {error.args[0]}", remedy) from None
 
 
 def readable(fields: Mapping[str, Field]) -> tuple[str, ...]:
@@ -213,20 +252,11 @@ def cells(block: Block, evaluation: Evaluation, held_out_tokens: int, describe: 
     Returns: a cell where all is well, otherwise what is wrong with it.
     """
     shared = _Shared(block, evaluation, held_out_tokens, describe)
-    groups = block.axes
-    for picks in itertools.product(*(range(len(group[0].values)) for group in groups)):
-        chosen: dict[str, tuple[Any, int]] = {}
-        for group, pick in zip(groups, picks, strict=True):
-            for setting in group:
-                chosen[setting.key] = (setting.values[pick], pick)
+    for chosen in block.picks():
         try:
             yield _Resolution(shared, chosen).cell()
-        except _Wrong as wrong:
-            at = block.settings.get(wrong.key)
-            path: Path = tuple(wrong.key.split(".")) if at is None else at.path
-            if wrong.key in chosen:
-                path = (*path, chosen[wrong.key][1])
-            yield Fault(wrong.key, path, wrong.what, wrong.remedy)
+        except Wrong as wrong:
+            yield wrong.fault(block, chosen)
 
 
 class _Shared:
@@ -268,7 +298,7 @@ class _Shared:
             given = dict(zip((name.removeprefix("model.") for name in self.model_names), values, strict=True))
             options = member.options(**given, **told.given)
             for key, what in member.problems(options):
-                raise _Wrong(f"model.{key}" if f"model.{key}" in self.block.fields else "data.source", what)
+                raise Wrong(f"model.{key}" if f"model.{key}" in self.block.fields else "data.source", what)
             ledger = member.ledger(options)
             counts: dict[str, float] = {f"N_{convention}": ledger.params(convention) for convention in CONVENTIONS}
             counts["flops_per_token"] = ledger.flops_per_token()
@@ -281,7 +311,7 @@ class _Shared:
             given = {name.removeprefix("data."): held for name, held in zip(self.data_names, values, strict=True)}
             options = member.options(**given)
             for key, what in member.problems(options):
-                raise _Wrong(f"data.{key}", what)
+                raise Wrong(f"data.{key}", what)
             d = self.describe(member, options)
             task = Task(member.name, member.version, options, d.fingerprint, self.held_out_tokens, d.origin)
             self.tasks[values] = task, d
@@ -319,19 +349,7 @@ class _Resolution:
         values = {written: self.get(name) for written, name in setting.rule_names.items()}
         memo = (setting.key, *values.values())
         if memo not in self.shared.worked_out:
-            assert setting.rule is not None
-            field = self.block.fields[setting.key]
-            try:
-                raw = setting.rule.evaluate(values)
-                self.shared.worked_out[memo] = field.check(raw)
-            except ExpressionError as error:
-                with_values = ", ".join(f"{name} = {shown(value)}" for name, value in values.items())
-                raise _Wrong(setting.key, f"{error.what}, with {with_values}" if values else error.what) from None
-            except ValueError as error:
-                remedy = "round(...), floor(...) or ceil(...) makes it whole" if field.kind == "integer" else None
-                raise _Wrong(
-                    setting.key, f"the rule gives a value that does not fit: {error.args[0]}", remedy
-                ) from None
+            self.shared.worked_out[memo] = ruled(setting, self.block.fields[setting.key], values)
         return self.shared.worked_out[memo]
 
     def tuple_of(self, names: tuple[str, ...]) -> tuple[Any, ...]:
@@ -380,14 +398,14 @@ class _Resolution:
         elif d.longest == d.train_tokens and "data.unique_tokens" in self.block.settings:
             key = "data.unique_tokens"
         fits = f"the longest context of these data is {d.longest - 1}" if d.longest > 1 else None
-        raise _Wrong(key, f"{what} are fewer than one window of context + 1 = {context + 1}", fits)
+        raise Wrong(key, f"{what} are fewer than one window of context + 1 = {context + 1}", fits)
 
     def batch_tokens(self) -> int:
         batch, context = int(self.get("train.batch_tokens")), int(self.get("model.context"))
         if context and batch % context:
             low = batch // context * context
             near = " or ".join(str(tokens) for tokens in (low, low + context) if tokens)
-            raise _Wrong("train.batch_tokens", f"{batch} is not a multiple of context = {context}; use {near}")
+            raise Wrong("train.batch_tokens", f"{batch} is not a multiple of context = {context}; use {near}")
         return batch
 
     def steps(self) -> tuple[int, float]:
@@ -405,22 +423,22 @@ class _Resolution:
         steps = math.floor(asked / batch * (1 + 1e-12))  # the last digit of a quotient must not cost a step
         if steps < 1:
             given = shown(self.get("horizon"))
-            raise _Wrong(horizon, f"{given} gives {asked:.4g} tokens, less than one batch of {batch}")
+            raise Wrong(horizon, f"{given} gives {asked:.4g} tokens, less than one batch of {batch}")
         if steps * batch > 2**63 - 1:
-            raise _Wrong(horizon, f"{shown(self.get('horizon'))} gives more tokens than 64 bits can count")
+            raise Wrong(horizon, f"{shown(self.get('horizon'))} gives more tokens than 64 bits can count")
         return steps, asked
 
     def schedule(self, steps: int) -> Member:
         name, warmup = self.get("train.schedule"), self.get("train.warmup")
         if warmup >= 1 and warmup != int(warmup):
-            raise _Wrong("train.warmup", f"{warmup:g} is neither whole steps nor a share below 1")
+            raise Wrong("train.warmup", f"{warmup:g} is neither whole steps nor a share below 1")
         warm = int(warmup) if warmup >= 1 else round(warmup * steps)
         cool = 0
         if "decay" in SCHEDULES[name].takes and self.get("train.decay"):
             cool = max(1, self.get("train.min_decay"), round(self.get("train.decay") * steps))
         if warm + cool > steps:
             key = "train.warmup" if "train.warmup" in self.block.settings else self.block.horizon
-            raise _Wrong(key, f"a warm-up of {warm} and a decay of {cool} steps do not fit into a run of {steps}")
+            raise Wrong(key, f"a warm-up of {warm} and a decay of {cool} steps do not fit into a run of {steps}")
         others = {name: self.get(f"train.{name}") for name in SCHEDULE_KEYS}
         asked = ScheduleOptions(warmup=warm, decay=cool, **others)
         return self.shared.schedule(name, SCHEDULES[name].normal(asked))
@@ -431,7 +449,7 @@ class _Resolution:
         description = self.description()
         context, batch = int(model.options.context), self.batch_tokens()
         if self.shared.held_out_tokens < context:
-            raise _Wrong(
+            raise Wrong(
                 "model.context", f"{context} tokens are more than eval.tokens = {self.shared.held_out_tokens} held out"
             )
         steps, asked = self.steps()

@@ -1,7 +1,7 @@
 """What each key of a sweep file may hold, read off the members' own Options, and the check of one value.
 
-Every number is finite and not negative (ours: no key of a sweep file means anything below zero); `BOUNDS` says what
-else.
+Every number is finite and not negative (ours: no key of a sweep file means anything below zero, but for parameters of
+somebody's script); `BOUNDS` says what else.
 """
 
 from __future__ import annotations
@@ -65,6 +65,10 @@ BOUNDS = {
     "train.final": SHARE,
     "eval.every": AT_LEAST_ONE,
     "eval.tokens": AT_LEAST_ONE,
+    "run.N": AT_LEAST_ONE,
+    "run.D": AT_LEAST_ONE,
+    "run.C": POSITIVE,
+    "run.steps": AT_LEAST_ONE,
     "runtime.micro_batch": AT_LEAST_ONE,
     "runtime.slots": AT_LEAST_ONE,
     "runtime.checkpoint_seconds": POSITIVE,
@@ -75,7 +79,7 @@ BOUNDS = {
     "slurm.max_array": AT_LEAST_ONE,
 }
 
-Kind = Literal["integer", "number", "truth", "text", "choice", "texts"]
+Kind = Literal["integer", "number", "truth", "text", "choice", "texts", "scalar"]
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,7 @@ class Field:
     @property
     def numeric(self) -> bool:
         """Whether a rule can give it."""
-        return self.kind in ("integer", "number")
+        return self.kind in ("integer", "number", "scalar")
 
     def check(self, value: object) -> Any:
         """Return the value in the key's own type.
@@ -110,6 +114,8 @@ class Field:
             if not isinstance(value, bool):
                 raise ValueError(f"{shown(value)} is neither true nor false")
             return value
+        if self.kind == "scalar" and not isinstance(value, str):
+            return self._scalar(value)
         if self.kind == "texts":
             if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
                 raise ValueError(f"{shown(value)} is not a list of texts")
@@ -130,6 +136,15 @@ class Field:
         if not self._finite(value).is_integer():
             raise ValueError(f"{shown(value)} is not {kind}")
         return int(self._bounded(int(value)))
+
+    def _scalar(self, value: object) -> bool | int | float:
+        """A whole number is an integer however it was written: 1 and 1.0 are one argument of a script."""
+        if isinstance(value, bool):
+            return value
+        if not isinstance(value, int | float):
+            raise ValueError(f"{shown(value)} is not a number, a text, true or false")
+        finite = self._finite(value)
+        return int(value) if finite.is_integer() and abs(finite) <= LARGEST else finite
 
     @staticmethod
     def _finite(value: int | float) -> float:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 
-from scalectl.core.cost import BYTES
+from scalectl.core.cost import BYTES, CONVENTIONS
 from scalectl.models import MODELS
 from scalectl.optim import OPTIMIZERS
 from scalectl.optim.schedules import SCHEDULES
 from scalectl.optim.schedules import Options as ScheduleOptions
 from scalectl.sweep.block import DERIVED, Block
+from scalectl.sweep.command import COUNTS, CommandBlock
 from scalectl.sweep.fields import Field, fields_of
 from scalectl.sweep.locate import Path
 from scalectl.sweep.slurm import Slurm
@@ -17,9 +18,18 @@ from scalectl.sweep.sweep import Budget, OnError, Runtime
 from scalectl.tasks import TASKS
 
 SCIENCE = ("model", "data", "train")
-TABLES = (*SCIENCE, "eval", "constraints", "runtime", "budget", "on_error", "slurm", "block")
+SCRIPT = ("run", "params")
+TABLES = (*SCIENCE, "eval", *SCRIPT, "constraints", "runtime", "budget", "on_error", "slurm", "block")
 TITLE = ("name", "question")
 TOP = (*TITLE, *TABLES)
+RUN = {
+    "run.command": Field("run.command", "texts", ()),
+    "run.code": Field("run.code", "texts", ()),
+    "run.rows": Field("run.rows", "text", ""),
+    "run.convention": Field("run.convention", "choice", "non_embedding", CONVENTIONS),
+    "run.keep": Field("run.keep", "truth", False),
+}
+ENV = "env"  # the key of [run] that is a table of its own
 
 
 @functools.cache
@@ -35,6 +45,7 @@ def known_keys() -> dict[str, tuple[str, ...]]:
     found["train"] |= dict.fromkeys(key.removeprefix("train.") for key in train_fields())
     for optimizer in OPTIMIZERS.values():
         found["train"] |= dict.fromkeys(optimizer.options.__dataclass_fields__)
+    found["run"] |= dict.fromkeys((*(key.removeprefix("run.") for key in (*RUN, *COUNTS)), ENV))
     found["eval"] |= dict.fromkeys(("every", "tokens", "sets"))
     found["constraints"] |= {"drop": None}
     found["runtime"] |= dict.fromkeys(Runtime.__dataclass_fields__)
@@ -68,8 +79,10 @@ def train_fields() -> dict[str, Field]:
     return {held.key: held for held in own} | schedule
 
 
-def columns_of(block: Block) -> tuple[str, ...]:
+def columns_of(block: Block | CommandBlock) -> tuple[str, ...]:
     """Names that a constraint may read: the columns of a planned run of this block."""
+    if isinstance(block, CommandBlock):
+        return (*block.settings, *(key for key in COUNTS if key in block.counts and key != "run.steps"))
     keys = [f"model.{name}" for name in ("family", *block.model.options.__dataclass_fields__)]
     keys += [f"data.{name}" for name in (*block.task.options.__dataclass_fields__, "task", "fingerprint", "origin")]
     train = (*block.optimizer.options.__dataclass_fields__, *ScheduleOptions.__dataclass_fields__)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from scalectl.core.cost import CONVENTIONS, Convention, Ledger
 from scalectl.core.errors import ExpressionError, Problem, SweepFileError
 from scalectl.core.names import shown
-from scalectl.core.run import Foreign, RunConfig, flat
+from scalectl.core.run import CommandRun, Foreign, RunConfig, flat
 from scalectl.core.units import count, percent
 from scalectl.models import MODELS
 from scalectl.optim import OPTIMIZERS
@@ -65,17 +65,41 @@ class PlannedRun:
 
 
 @dataclass(frozen=True)
+class PlannedCommand:
+    """One run of somebody's script, with what its sweep file says of it. cell: the values of the axes, by column."""
+
+    run: CommandRun
+    run_id: str
+    cell: Mapping[str, Any]
+
+    @property
+    def flops(self) -> float | None:
+        """C, else 6 N D; None where the file says neither."""
+        run = self.run
+        return run.C if run.C is not None else None if run.N is None or run.D is None else 6.0 * run.N * run.D
+
+    def columns(self) -> dict[str, Any]:
+        """Flat columns, and what the file says of N, D and C, under these names."""
+        run = self.run
+        known = {"run.N": run.N, "run.D": run.D, "run.C": run.C}
+        return {**flat(run), **{name: held for name, held in known.items() if held is not None}}
+
+
+Planned = PlannedRun | PlannedCommand
+
+
+@dataclass(frozen=True)
 class Plan:
     """What a sweep asks for.
 
-    runs: each once, in the file's order; axes: keys of the cells; dropped: (cell, constraint) of what a constraint took
-    out; notes: what the reader should know, one sentence each.
+    runs: each once, in the file's order, all of models or all of a script; axes: keys of the cells; dropped: (cell,
+    constraint) of what a constraint took out; notes: what the reader should know, one sentence each.
     """
 
     name: str
     question: str
     axes: tuple[str, ...]
-    runs: tuple[PlannedRun, ...]
+    runs: tuple[Planned, ...]
     dropped: tuple[tuple[Mapping[str, Any], str], ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -89,8 +113,8 @@ class Plan:
 
     @property
     def flops(self) -> float:
-        """Exact training FLOPs of all runs."""
-        return sum(planned.flops for planned in self.runs)
+        """Exact training FLOPs of all runs, as far as they are known."""
+        return sum(planned.flops or 0.0 for planned in self.runs)
 
 
 def expand(sweep: Sweep) -> Plan:
@@ -100,6 +124,8 @@ def expand(sweep: Sweep) -> Plan:
     Raises: SweepFileError if a constraint cannot be worked out for these runs.
     """
     axes = sweep.axes
+    if sweep.commands:
+        return _commands(sweep, axes)
     planned: dict[str, PlannedRun] = {}
     counted: dict[int, dict[Convention, int]] = {}
     twice = 0
@@ -136,16 +162,32 @@ def expand(sweep: Sweep) -> Plan:
             ledger=cell.ledger,
         )
     runs, dropped = _constrained(sweep, tuple(planned.values()))
-    notes = list(sweep.notes)
-    if twice:
-        notes.append(f"{twice} of {len(sweep.cells)} runs are asked for more than once; each is trained once")
-    notes += _notes(sweep, runs)
+    notes = [*sweep.notes, *_twice(twice, len(sweep.cells)), *_notes(sweep, runs)]
     return Plan(sweep.name, sweep.question, axes, runs, dropped, tuple(notes))
 
 
+def _commands(sweep: Sweep, axes: tuple[str, ...]) -> Plan:
+    """The runs of a script, each once."""
+    found: dict[str, PlannedCommand] = {}
+    for cell in sweep.commands:
+        run_id = cell.run.run_id
+        found.setdefault(run_id, PlannedCommand(cell.run, run_id, {axis: cell.value(axis) for axis in axes}))
+    runs, dropped = _constrained(sweep, tuple(found.values()))
+    notes = [*sweep.notes, *_twice(len(sweep.commands) - len(found), len(sweep.commands))]
+    return Plan(sweep.name, sweep.question, axes, runs, dropped, tuple(notes))
+
+
+def _twice(repeated: int, total: int) -> list[str]:
+    asked = f"{repeated} of {total} runs are asked for more than once; each is trained once"
+    return [asked] if repeated else []
+
+
+_Planned = TypeVar("_Planned", PlannedRun, PlannedCommand)
+
+
 def _constrained(
-    sweep: Sweep, runs: tuple[PlannedRun, ...]
-) -> tuple[tuple[PlannedRun, ...], tuple[tuple[Mapping[str, Any], str], ...]]:
+    sweep: Sweep, runs: tuple[_Planned, ...]
+) -> tuple[tuple[_Planned, ...], tuple[tuple[Mapping[str, Any], str], ...]]:
     """Runs that no constraint drops, and the others with the first constraint that did."""
     if not sweep.constraints or not runs:
         return runs, ()

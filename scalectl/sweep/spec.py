@@ -21,7 +21,8 @@ from scalectl.core.units import counted
 from scalectl.models import MODELS, Model
 from scalectl.optim import OPTIMIZERS
 from scalectl.sweep.assign import assign
-from scalectl.sweep.block import HORIZONS, Block, Cell, Fault, Setting, cells, cycle
+from scalectl.sweep.block import HORIZONS, Block, Cell, Fault, Grid, Setting, cells, cycle, readable
+from scalectl.sweep.command import CommandBlock
 from scalectl.sweep.draft import Draft, Entry
 from scalectl.sweep.fields import MISSING, Field, fields_of
 from scalectl.sweep.keys import SCIENCE, label_of, to_write, train_fields
@@ -29,6 +30,7 @@ from scalectl.sweep.locate import Path
 from scalectl.sweep.members import Members
 from scalectl.sweep.mup import BaseWidths
 from scalectl.sweep.overrides import recorded_overrides
+from scalectl.sweep.script import ScriptReader
 from scalectl.sweep.sweep import OnError, Runtime, Sweep
 from scalectl.sweep.tables import (
     budget_of,
@@ -106,6 +108,7 @@ class _Reader:
         self.draft = draft
         self.max_runs = max_runs
         self.members = Members(draft)
+        self.script = ScriptReader(draft)
         self.base_widths = BaseWidths(draft)
         self.notes: list[str] = []
         self.described: dict[Any, Description] = {}
@@ -122,10 +125,21 @@ class _Reader:
         budget = budget_of(self.draft, tables)
         slurm = slurm_of(self.draft, tables)
         evaluation, held_out = evaluation_of(self.draft, tables)
-        built = self.blocks(tables, blocks)
-        constraints = constraints_of(self.draft, tables, built)
+        built: list[Block] = []
+        scripts: list[CommandBlock] = []
+        if "run" in top_entries:
+            self.only_script(top_entries)
+            scripts = self.script.blocks(tables, blocks)
+        elif "params" in top_entries:
+            what = "[params] are those of somebody's script"
+            self.draft.problem(("params",), what, "name it in [run] command, or write [model]", key=True)
+        else:
+            built = self.blocks(tables, blocks)
+        self.sized([*built, *scripts])
+        constraints = constraints_of(self.draft, tables, [*built, *scripts])
         self.draft.fail()
         resolved = self.resolve(built, evaluation, held_out)
+        commands = self.script.cells(scripts)
         self.draft.fail()
         return Sweep(
             name=name,
@@ -133,16 +147,24 @@ class _Reader:
             path=self.draft.path,
             text=self.draft.text,
             overrides=self.draft.overrides,
-            blocks=tuple(built),
+            blocks=(*built, *scripts),
             cells=tuple(resolved),
+            commands=tuple(commands),
             constraints=constraints,
             runtime=Runtime(**runtime),
             budget=budget,
             on_error=OnError(**on_error),
             slurm=slurm,
-            notes=tuple(self.notes),
-            search=self.members.search,
+            notes=(*self.notes, *self.script.notes),
+            search=self.script.folders or self.members.search,
         )
+
+    def only_script(self, top: Mapping[str, Entry]) -> None:
+        """Report tables that say nothing of a script."""
+        for table in (*SCIENCE, "eval"):
+            if table in top:
+                what = f"[{table}] means nothing beside [run]: a script has its own"
+                self.draft.problem(top[table].path, what, "what it takes belongs into [params]", key=True)
 
     def blocks(
         self,
@@ -164,6 +186,10 @@ class _Reader:
             found.append(self.block(index, merged))
         self.base_widths.check()
         built = [block for block in found if block is not None]
+        return built
+
+    def sized(self, built: Sequence[Grid]) -> None:
+        """Count the grids before any is built."""
         total = sum(block.size for block in built)
         if total > self.max_runs:
             longest = max((s for b in built for g in b.axes for s in g), key=lambda s: len(s.values))
@@ -172,7 +198,6 @@ class _Reader:
         if len(built) > 1:
             names = ["above the blocks" if b.index is None else f"[[block]] {b.index}" for b in built]
             self.notes.append("runs by grid: " + ", ".join(f"{b.size} {n}" for b, n in zip(built, names, strict=True)))
-        return built
 
     def complete(self, base: Mapping[str, Mapping[str, Entry]]) -> bool:
         """Whether the tables above the blocks say all that a run needs."""
@@ -218,6 +243,7 @@ class _Reader:
         if optimizer is not None:
             fields |= train_fields() | fields_of(optimizer.options, "train")
         settings: dict[str, Setting] = {}
+        names = readable(fields)
         for table, member in zip(SCIENCE, (model, task, optimizer), strict=True):
             if member is None:
                 continue
@@ -226,7 +252,7 @@ class _Reader:
                 if f"{table}.{key}" not in own:
                     unknown(self.draft, entry, table, key, own)
                     continue
-                setting = setting_of(self.draft, own[f"{table}.{key}"], entry, fields)
+                setting = setting_of(self.draft, own[f"{table}.{key}"], entry, names)
                 if setting is not None:
                     settings[setting.key] = setting
             missing = [key for key, held in own.items() if held.default is MISSING and key not in HORIZONS]
@@ -242,7 +268,7 @@ class _Reader:
         check_zips(self.draft, settings)
         if len(self.draft.problems) > before or model is None or task is None or optimizer is None or horizon is None:
             return None
-        built = Block(index, model, task, optimizer, horizon, fields, settings)
+        built = Block(index, fields, settings, model, task, optimizer, horizon)
         circle = cycle(built)
         if circle:
             self.draft.problem(settings[circle[0]].path, f"{circle[0]}: rules in a circle, {' -> '.join(circle)}")

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from scalectl.core.expression import Expression
-from scalectl.sweep.block import HORIZONS, SHAPE, Block, Cell
+from scalectl.core.run import SEED
+from scalectl.sweep.block import HORIZONS, SHAPE, Cell, Grid
+from scalectl.sweep.command import CommandCell
 from scalectl.sweep.slurm import Slurm
-
-SEED = "train.seed"
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,8 @@ class Sweep:
     """A sweep file that was read, checked and resolved.
 
     text: as in the file; overrides: `KEY=VALUE` as given; path: as named by the user. cells: every run that the grids
-    ask for, in order, before constraints. axes: keys that vary, in the file's order. notes: for the reader.
+    ask for, in order, before constraints; commands: the same where they are those of a script. axes: keys that vary, in
+    the file's order. notes: for the reader. search: folders of somebody's own code.
     """
 
     name: str
@@ -80,7 +81,7 @@ class Sweep:
     path: str
     text: str
     overrides: tuple[str, ...]
-    blocks: tuple[Block, ...]
+    blocks: tuple[Grid, ...]
     cells: tuple[Cell, ...]
     constraints: tuple[Constraint, ...]
     runtime: Runtime = Runtime()
@@ -89,6 +90,7 @@ class Sweep:
     slurm: Slurm = field(default_factory=Slurm)
     notes: tuple[str, ...] = ()
     search: tuple[str, ...] = ()
+    commands: tuple[CommandCell, ...] = ()
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -103,20 +105,21 @@ class Sweep:
                 given.setdefault(key, set()).update(setting.values)
         members = {key for block in self.blocks for key in block.fields if key not in HORIZONS} - given.keys()
         unlike = sorted(key for key in members if len({_default(block, key) for block in self.blocks}) > 1)
-        columns = {key: [cell.value(key) for cell in self.cells] for key in (*given, *unlike)}
+        cells = self.cells or self.commands
+        columns = {key: [cell.value(key) for cell in cells] for key in (*given, *unlike)}
         columns = {key: column for key, column in columns.items() if len(set(column)) > 1}
         chosen = {key for key in columns if len(given.get(key, ())) > 1}
-        told = _told_apart(len(self.cells), [columns[key] for key in chosen if key != SEED])
+        told = _told_apart(len(cells), [columns[key] for key in chosen if key != SEED])
         order = list(columns)
         for key in sorted(columns.keys() - chosen, key=lambda key: (key == SEED, key in SHAPE, order.index(key))):
-            finer = _told_apart(len(self.cells), [told, columns[key]])
+            finer = _told_apart(len(cells), [told, columns[key]])
             if len(set(finer)) > len(set(told)):
                 chosen.add(key)
                 told = finer
         return tuple(key for key in columns if key in chosen)
 
 
-def _default(block: Block, key: str) -> Any:
+def _default(block: Grid, key: str) -> Any:
     return block.fields[key].default if key in block.fields else None
 
 

@@ -12,6 +12,7 @@ from scalectl.core.names import did_you_mean, escaped, is_name, meant, shown
 from scalectl.core.run import Evaluation
 from scalectl.models import given_by_data
 from scalectl.sweep.block import Block
+from scalectl.sweep.command import CommandBlock
 from scalectl.sweep.draft import Draft, Entry, Tables
 from scalectl.sweep.fields import Field, fields_of
 from scalectl.sweep.keys import SCIENCE, TABLES, TOP, columns_of, known_keys
@@ -47,10 +48,7 @@ def tables_of(draft: Draft, top: Mapping[str, Entry]) -> Tables:
     """Entries of every table, by table and key; unknown names at the top are problems."""
     found: Tables = {table: {} for table in TABLES if table != "block"}
     for key, entry in top.items():
-        if key == "run":
-            what = "[run] command: sweeps of other people's scripts are not built yet"
-            draft.problem(entry.path, what, "describe the model in [model]", key=True)
-        elif key not in TOP:
+        if key not in TOP:
             home = _home(key)
             remedy = f"it belongs into [{home}]" if home else did_you_mean(key, TOP)
             kind = f"[{escaped(key)}]" if isinstance(entry.raw, dict) else escaped(key)
@@ -89,9 +87,11 @@ def tables_of_blocks(draft: Draft, top: Mapping[str, Entry]) -> list[Tables]:
         tables: Tables = {}
         for table, held in raw.items():
             path: Path = ("block", index, table)
-            if table not in SCIENCE:
-                remedy = did_you_mean(table, SCIENCE)
-                draft.problem(path, f"[[block]] {escaped(table)} is not model, data or train", remedy, key=True)
+            allowed = ("params",) if "run" in top else SCIENCE
+            listed = "params" if "run" in top else "model, data or train"
+            if table not in allowed:
+                remedy = did_you_mean(table, allowed)
+                draft.problem(path, f"[[block]] {escaped(table)} is not {listed}", remedy, key=True)
             else:
                 tables[table] = entries_of(draft, Entry(held, path), table)
         found.append(tables)
@@ -182,7 +182,7 @@ def evaluation_of(draft: Draft, tables: Mapping[str, Mapping[str, Entry]]) -> tu
 
 
 def constraints_of(
-    draft: Draft, tables: Mapping[str, Mapping[str, Entry]], blocks: Sequence[Block]
+    draft: Draft, tables: Mapping[str, Mapping[str, Entry]], blocks: Sequence[Block | CommandBlock]
 ) -> tuple[Constraint, ...]:
     """[constraints], each held against the columns of every grid."""
     fields = {"constraints.drop": Field("constraints.drop", "texts", ())}

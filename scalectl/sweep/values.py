@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from scalectl.core.errors import ExpressionError
 from scalectl.core.expression import parse
 from scalectl.core.names import did_you_mean, shown
-from scalectl.sweep.block import HORIZONS, Setting, readable
+from scalectl.sweep.block import HORIZONS, Setting
 from scalectl.sweep.draft import Draft, Entry
 from scalectl.sweep.fields import Field
 from scalectl.sweep.keys import label_of
 
 
-def setting_of(draft: Draft, held: Field, entry: Entry, fields: Mapping[str, Field]) -> Setting | None:
-    """What an entry says of a key; None where that is a mistake. fields: what a rule may read."""
+def setting_of(draft: Draft, held: Field, entry: Entry, readable: Sequence[str]) -> Setting | None:
+    """What an entry says of a key; None where that is a mistake. readable: names that a rule may read."""
     key, raw = held.key, entry.raw
     if isinstance(raw, dict):
         word = next(iter(raw)) if len(raw) == 1 else None
         if word == "rule":
-            return _rule(draft, held, Entry(raw["rule"], (*entry.path, "rule")), fields)
+            return _rule(draft, held, Entry(raw["rule"], (*entry.path, "rule")), readable)
         if word in ("grid", "zip"):
             return _axis(draft, held, Entry(raw[word], (*entry.path, word)), word)
         guess = did_you_mean(word, ("grid", "zip", "rule")) if word else None
@@ -51,7 +51,7 @@ def _axis(draft: Draft, held: Field, entry: Entry, word: str) -> Setting | None:
     return None if wrong else Setting(held.key, kind, tuple(values), entry.path)  # type: ignore[arg-type]
 
 
-def _rule(draft: Draft, held: Field, entry: Entry, fields: Mapping[str, Field]) -> Setting | None:
+def _rule(draft: Draft, held: Field, entry: Entry, readable: Sequence[str]) -> Setting | None:
     label = label_of(entry.path, held.key)
     if not held.numeric:
         draft.problem(entry.path, f"{label}: a rule gives numbers, and this key holds none")
@@ -63,7 +63,7 @@ def _rule(draft: Draft, held: Field, entry: Entry, fields: Mapping[str, Field]) 
         return None
     try:
         expression = parse(entry.raw)
-        names = expression.resolved(readable(fields))
+        names = expression.resolved(readable)
     except ExpressionError as error:
         draft.problem(entry.path, f"{label}: {error.what}", error.remedy, part=error.column or 0)
         return None

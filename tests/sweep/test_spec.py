@@ -208,7 +208,6 @@ MALFORMED = {
     "an open bracket": (changed(("[8, 16] }", "[8, 16")), [(5, "not TOML: unclosed array", "left open above")]),
     "an open quote": (changed(('"decoder"', '"decoder')), [(3, "not TOML", None)]),
     "brackets without end": ("a = " + "[" * 50_000, [(None, "nested too deep", None)]),
-    "a script": (changed(more='[run]\ncommand = ["python", "train.py"]\n'), [(16, "[run] command", "[model]")]),
     "an unknown set": (
         changed(more='[eval]\nsets = ["held-in"]\n'),
         [(17, 'eval.sets[0]: "held-in" is not a set', "did you mean held-out?")],
