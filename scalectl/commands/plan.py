@@ -4,31 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import nan
 from typing import Any
 
 from scalectl.commands.speed import Here, precision_advice, shapes
 from scalectl.commands.sweep import Prepared, job_rows, job_trunks, slot_seconds
 from scalectl.commands.target import shared_facts
 from scalectl.core import units
-from scalectl.core.job import Job
+from scalectl.core.job import CommandJob, Job
+from scalectl.core.run import SEED
 from scalectl.report.views import PlanGroup, PlanView
 from scalectl.store.sweeps import list_sweeps, load_sweep
 from scalectl.sweep.block import HORIZONS
 from scalectl.sweep.pack import makespan, pack, pack_memory
-from scalectl.sweep.plan import PlannedRun
+from scalectl.sweep.plan import Planned, PlannedCommand, PlannedRun
 
 
 def view(prepared: Prepared) -> PlanView:
     """The plan as facts to render."""
-    taken = {job.ticket: sum(steps for _, steps in job_rows(job)) for job in prepared.jobs}
-    seconds = {run.run_id: job.seconds * run.steps / taken[job.ticket] for job in prepared.jobs for run in job.runs}
-    shares = {run_id: held for job in prepared.jobs for run_id, held in slot_seconds(job).items()}
-    jobs = {run.run_id: job for job in prepared.jobs for run in job.runs}
+    packs = prepared.packs
+    taken = {job.ticket: sum(steps for _, steps in job_rows(job)) for job in packs}
+    seconds = {run.run_id: job.seconds * run.steps / taken[job.ticket] for job in packs for run in job.runs}
+    shares = {run_id: held for job in packs for run_id, held in slot_seconds(job).items()}
+    jobs = {run.run_id: job for job in packs for run in job.runs}
+    scripts = {job.ticket: job.seconds for job in prepared.jobs if isinstance(job, CommandJob)}
     asked_shapes = shapes(prepared.todo).keys()
-    groups: dict[tuple[tuple[str, Any], ...], list[PlannedRun]] = {}
+    groups: dict[tuple[tuple[str, Any], ...], list[Planned]] = {}
     for planned in prepared.plan.runs:
-        cell = tuple((key, held) for key, held in planned.cell.items() if key != "train.seed")
+        cell = tuple((key, held) for key, held in planned.cell.items() if key != SEED)
         groups.setdefault(cell, []).append(planned)
+    told = []
+    for cell, held in groups.items():
+        models = [planned for planned in held if isinstance(planned, PlannedRun)]
+        commands = [planned for planned in held if isinstance(planned, PlannedCommand)]
+        if models:
+            told.append(_group(dict(cell), models, prepared, jobs, seconds, shares))
+        else:
+            told.append(_command_group(dict(cell), commands, prepared, scripts))
     earlier = 0
     if prepared.sweep.name in list_sweeps(prepared.store):
         asked = set(prepared.plan.run_ids)
@@ -37,14 +49,15 @@ def view(prepared: Prepared) -> PlanView:
     dropped: dict[str, int] = {}
     for _, constraint in prepared.plan.dropped:
         dropped[constraint] = dropped.get(constraint, 0) + 1
-    branched = sum(len(trunk.runs) > 1 for job in prepared.jobs for trunk in job_trunks(job))
+    branched = sum(len(trunk.runs) > 1 for job in packs for trunk in job_trunks(job))
+    sized = {planned.run.convention for planned in prepared.plan.runs if isinstance(planned, PlannedCommand)}
     return PlanView(
         name=prepared.plan.name,
         question=prepared.plan.question,
-        groups=tuple(_group(dict(cell), held, prepared, jobs, seconds, shares) for cell, held in groups.items()),
-        todo=len(prepared.todo),
+        groups=tuple(told),
+        todo=len(prepared.todo) + len(prepared.commands),
         flops=prepared.flops,
-        seconds=prepared.seconds,
+        seconds=None if not all(scripts.values()) else prepared.seconds,
         disk=float(prepared.disk),
         devices=_devices(prepared.at),
         jobs=len(prepared.jobs),
@@ -58,6 +71,31 @@ def view(prepared: Prepared) -> PlanView:
         trunks=branched,
         advice=precision_advice(prepared.todo, prepared.at),
         lengths=HORIZONS,
+        convention=next(iter(sized), "non_embedding"),
+        script=bool(sized),
+    )
+
+
+def _command_group(
+    cell: dict[str, Any], held: Sequence[PlannedCommand], prepared: Prepared, seconds: Mapping[str, float]
+) -> PlanGroup:
+    """Runs of a script: what its sweep file says of them, and the time that its finished runs took."""
+    first = held[0].run
+    left = [seconds[planned.run_id] for planned in held if planned.run_id in seconds]
+    known = [time for time in left if time]
+    return PlanGroup(
+        cell=cell,
+        runs=len(held),
+        done=sum(prepared.standings[planned.run_id].state.final for planned in held),
+        pack=1 if left else 0,
+        jobs=len(left),
+        N=nan if first.N is None else round(first.N),
+        D=nan if first.D is None else round(first.D),
+        epochs=nan,
+        flops=nan if held[0].flops is None else held[0].flops,
+        memory=None,
+        seconds=sum(known) / len(known) if known else None,
+        slot_seconds=sum(known) if known else None,
     )
 
 

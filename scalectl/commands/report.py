@@ -162,6 +162,9 @@ def _run_view(
 
 def _planned(config: Mapping[str, Any], request: Request) -> tuple[float, float, float]:
     """N, D and C of a run that has not ended, from its record; zeros for an imported one, which has none."""
+    if "command" in config:
+        N, D, C = (float(config[name] or 0.0) for name in ("N", "D", "C"))
+        return N, D, C or 6 * N * D
     if "model" not in config:
         return 0.0, 0.0, 0.0
     model = config["model"]

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from math import inf
 
 from scalectl.core.job import Job, Placement
-from scalectl.core.machine import memory_available
+from scalectl.core.machine import device_name, memory_available
 from scalectl.core.run import Foreign, RunConfig
 from scalectl.core.units import counted
-from scalectl.executors.local import Slot, device_name, slots
+from scalectl.executors.local import Slot, slots
 from scalectl.executors.measure import Request, measure
 from scalectl.report.build import show
 from scalectl.sweep.pack import CPU_CORE, Speed, most_packed, pack_seconds, packable, step_seconds

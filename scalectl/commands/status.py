@@ -93,7 +93,7 @@ def _row(store: Store, row: Mapping[str, Any], held: Standing) -> StatusRow:
         cell=cell,
         state=held.state,
         step=held.step,
-        steps=int(config.get("steps", 0)),
+        steps=int(config.get("steps") or 0),
         seconds_ago=since,
         message=held.message,
     )

@@ -15,7 +15,7 @@ from scalectl.commands.speed import Here, here, measured, shapes, worth_measurin
 from scalectl.commands.target import results_store
 from scalectl.core import units
 from scalectl.core.errors import BudgetRefused, NothingMatched
-from scalectl.core.job import Job, Placement, State
+from scalectl.core.job import AnyJob, CommandJob, Job, Placement, State
 from scalectl.core.run import record
 from scalectl.executors.drive import Halted, Policy, drive
 from scalectl.executors.executor import Beat, Event, JobOver, RunEnded, SlotClosed
@@ -23,13 +23,14 @@ from scalectl.executors.local import LocalExecutor
 from scalectl.optim.trunks import Trunk, occupancy, split_step, trunks
 from scalectl.report.build import short_names
 from scalectl.report.progress import Expected, Progress
-from scalectl.store.index import damaged_runs, refresh
+from scalectl.store.index import Index, damaged_runs, refresh
 from scalectl.store.layout import Store
 from scalectl.store.live import Standing, states, tidy
 from scalectl.store.sweeps import list_sweeps, save_sweep
+from scalectl.sweep.command import Finished, expected_seconds
 from scalectl.sweep.overrides import with_overrides_recorded
 from scalectl.sweep.pack import makespan, pack
-from scalectl.sweep.plan import Plan, PlannedRun, expand
+from scalectl.sweep.plan import Plan, PlannedCommand, PlannedRun, expand
 from scalectl.sweep.spec import MAX_RUNS, load
 from scalectl.sweep.sweep import Sweep
 
@@ -50,7 +51,8 @@ DISK_MARGIN = 1.2  # a disk that would be filled beyond this is refused; ours
 class Prepared:
     """A sweep against a store: what it asks for, what is there, what is left.
 
-    standings: the truth about every run of the plan, by id; todo: runs to train, packed into jobs; elsewhere: runs that
+    standings: the truth about every run of the plan, by id; todo: runs to train, packed into jobs; commands: the
+    same where they are those of a script; elsewhere: runs that
     another process is training; waiting: failed runs that wait for `--retry failed`; damaged: one sentence for each run
     whose file was set aside; at: the machine, with what is known of its speed.
     """
@@ -60,7 +62,8 @@ class Prepared:
     store: Store
     standings: Mapping[str, Standing]
     todo: tuple[PlannedRun, ...]
-    jobs: tuple[Job, ...]
+    commands: tuple[PlannedCommand, ...]
+    jobs: tuple[AnyJob, ...]
     at: Here
     elsewhere: tuple[str, ...]
     waiting: tuple[str, ...]
@@ -83,18 +86,25 @@ class Prepared:
 
     @property
     def flops(self) -> float:
-        """Exact training FLOPs of what is left, those of a trunk once."""
+        """Exact training FLOPs of what is left, those of a trunk once; of scripts as far as their sweep says it."""
         per_step = {planned.run: planned.flops / planned.run.steps for planned in self.todo}
-        return sum(per_step[job.runs[0]] * sum(k * steps for k, steps in job_rows(job)) for job in self.jobs)
+        models = sum(per_step[job.runs[0]] * sum(k * steps for k, steps in job_rows(job)) for job in self.packs)
+        return models + sum(planned.flops or 0.0 for planned in self.commands)
+
+    @property
+    def packs(self) -> tuple[Job, ...]:
+        """The jobs that are no scripts."""
+        return tuple(job for job in self.jobs if isinstance(job, Job))
 
     @property
     def disk(self) -> int:
-        """Expected growth of the store at its largest [bytes]."""
+        """Expected growth of the store at its largest [bytes]; what scripts keep in their folders is not known."""
         rows = {p.run_id: 4 * (-(-p.run.steps // p.run.evaluation.every)) for p in self.todo}
         numbers = {p.run_id: 2 * (p.n["total"] + p.state) for p in self.todo}  # the new checkpoint beside the old
         live = {run_id: LIVE_ROW_BYTES * rows[run_id] + NUMBER_BYTES * numbers[run_id] for run_id in rows}
-        flying = sorted((sum(live[run.run_id] for run in job.runs) for job in self.jobs), reverse=True)
-        return ROW_BYTES * sum(rows.values()) + FILE_BYTES * len(rows) + sum(flying[: self.places])
+        flying = sorted((sum(live[run.run_id] for run in job.runs) for job in self.packs), reverse=True)
+        files = FILE_BYTES * (len(rows) + len(self.commands))
+        return ROW_BYTES * sum(rows.values()) + files + sum(flying[: self.places])
 
 
 def prepare(
@@ -123,7 +133,9 @@ def prepare(
     standings = states(store, plan.run_ids, index)
     found = {run_id: held.state for run_id, held in standings.items()}
     wanted = {run_id for run_id, state in found.items() if state.resumes or (retry_failed and state is State.FAILED)}
-    todo = tuple(planned for planned in plan.runs if planned.run_id in wanted)
+    left = tuple(planned for planned in plan.runs if planned.run_id in wanted)
+    todo = tuple(planned for planned in left if isinstance(planned, PlannedRun))
+    commands = tuple(planned for planned in left if isinstance(planned, PlannedCommand))
     runtime = sweep.runtime
     placement = Placement(
         micro_batch=runtime.micro_batch,
@@ -141,12 +153,40 @@ def prepare(
         store=store,
         standings=standings,
         todo=todo,
-        jobs=pack(todo, slots=at.jobs, placement=at.cache.placement, speed=at.speed),
+        commands=commands,
+        jobs=(
+            *pack(todo, slots=at.jobs, placement=at.cache.placement, speed=at.speed),
+            *command_jobs(commands, at.cache.placement, finished_commands(plan, index)),
+        ),
         at=at,
         elsewhere=tuple(run_id for run_id, state in found.items() if state is State.RUNNING),
         waiting=tuple(run_id for run_id, state in found.items() if state is State.FAILED and run_id not in wanted),
         damaged=tuple(map(str, damaged_runs(store, index, plan.run_ids))),
     )
+
+
+def finished_commands(plan: Plan, index: Index) -> tuple[Finished, ...]:
+    """Runs of the plan's script that are done, as far as the plan still asks for them."""
+    planned = {held.run_id: held for held in plan.runs if isinstance(held, PlannedCommand)}
+    if not planned:
+        return ()
+    rows = index.of(planned).table.select(["run_id", "state", "seconds"]).to_pylist()
+    done = [row for row in rows if row["state"] == State.DONE and row["seconds"]]
+    return tuple(
+        Finished(dict(held.run.params), held.flops, row["seconds"])
+        for row, held in ((row, planned[row["run_id"]]) for row in done)
+    )
+
+
+def command_jobs(
+    commands: Sequence[PlannedCommand], placement: Placement, finished: Sequence[Finished]
+) -> tuple[CommandJob, ...]:
+    """A job for each run of a script, those that are expected to take longest first; else those of most FLOPs."""
+    jobs = [
+        (CommandJob(held.run, placement, expected_seconds(dict(held.run.params), held.flops, finished) or 0.0), held)
+        for held in commands
+    ]
+    return tuple(job for job, held in sorted(jobs, key=lambda pair: (-pair[0].seconds, -(pair[1].flops or 0.0))))
 
 
 def probed(prepared: Prepared, say: Callable[[str], None], *, asked: bool = False) -> Prepared:
@@ -156,6 +196,8 @@ def probed(prepared: Prepared, say: Callable[[str], None], *, asked: bool = Fals
     is not known and worth it, as `[runtime] probe` says.
     """
     at = prepared.at
+    if prepared.commands:  # what a script will do, its runs show
+        return prepared
     if asked:
         wanted = [held[0] for held in shapes(prepared.todo).values()]
     else:
@@ -206,7 +248,8 @@ def execute(prepared: Prepared, stopping: Callable[[], int]) -> Iterator[Event |
     """
     check_budget(prepared)
     prepared.store.prepare()
-    executor = LocalExecutor(prepared.store.root.absolute(), prepared.at.places)
+    root, scripts = prepared.store.root.absolute(), bool(prepared.commands)
+    executor = LocalExecutor(root, prepared.at.places, commands=scripts)
     rules = prepared.sweep.on_error
     try:
         executor.warm(len(prepared.jobs))
@@ -252,8 +295,9 @@ def outcome(prepared: Prepared) -> Outcome:
 def progress(prepared: Prepared, console: Console, look: Look) -> Progress:
     """The display of a sweep about to run."""
     names = short_names(prepared.plan.axes)
-    seconds = {run_id: held for job in prepared.jobs for run_id, held in slot_seconds(job).items()}
-    splits = {run_id: step for job in prepared.jobs for run_id, step in _splits(job).items()}
+    seconds = {run_id: held for job in prepared.packs for run_id, held in slot_seconds(job).items()}
+    splits = {run_id: step for job in prepared.packs for run_id, step in _splits(job).items()}
+    jobs = {run.run_id: job for job in prepared.jobs for run in job.runs}
     expected = {
         planned.run_id: Expected(
             cell={names[key]: held for key, held in planned.cell.items()},
@@ -263,6 +307,16 @@ def progress(prepared: Prepared, console: Console, look: Look) -> Progress:
             split=splits.get(planned.run_id, 0),
         )
         for planned in prepared.todo
+    }
+    usual = [job.seconds for job in prepared.jobs if job.seconds]
+    expected |= {
+        planned.run_id: Expected(
+            cell={names[key]: held for key, held in planned.cell.items()},
+            steps=planned.run.steps or 0,
+            seconds=job.seconds or (sum(usual) / len(usual) if usual else 1.0),
+            flops=planned.flops or 0.0,
+        )
+        for planned, job in ((planned, jobs[planned.run_id]) for planned in prepared.commands)
     }
     device = "cpu" if prepared.at.on_cpu else "gpu"
     return Progress(console, look, prepared.sweep.name, prepared.settled, expected, device)

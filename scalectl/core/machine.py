@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import platform
+import signal
+import subprocess
 from pathlib import Path
 
 _CPU = Path("/proc/cpuinfo")
@@ -32,6 +34,33 @@ def killed_for_memory() -> int:
     """How often the kernel has killed a process for want of memory since it started; 0 where it does not say."""
     lines = _COUNTERS.read_text().splitlines() if _COUNTERS.exists() else []
     return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
+
+
+def killed(number: int, resident: int, oom_kills: int) -> str:
+    """How a process was killed, in words.
+
+    Args: number: of the signal; resident: memory that it was last seen with [bytes], 0 if it was not; oom_kills: what
+    `killed_for_memory` said when it started.
+    """
+    how = "killed" if number == signal.SIGKILL else f"killed by {signal.Signals(number).name}"
+    total = memory_total()
+    if resident and total:
+        how += f"; last seen {resident / 2**30:.3g} of {total / 2**30:.3g} GiB"
+    if number == signal.SIGKILL and killed_for_memory() > oom_kills:
+        how += "; the system ran out of memory"
+    return how
+
+
+def device_name(device: str) -> str:
+    """The model of a device, without torch; what nvidia-smi lists first speaks for all GPUs of a machine."""
+    if device == "cpu":
+        return cpu_name()
+    query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    try:
+        listed = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return "cuda"
+    return (listed.splitlines() or ["cuda"])[0].strip()
 
 
 def memory_available() -> int | None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from scalectl.core import units
-from scalectl.core.job import Job, State, Ticket
+from scalectl.core.job import AnyJob, CommandJob, Job, State, Ticket
 from scalectl.executors.executor import Beat, Event, Executor, JobOver, RunEnded
 from scalectl.optim.trunks import trunk_key
 from scalectl.store.layout import Store
@@ -42,7 +42,7 @@ class Halted:
 
 
 def drive(
-    jobs: Sequence[Job], executor: Executor, store: Store, policy: Policy, stopping: Callable[[], int]
+    jobs: Sequence[AnyJob], executor: Executor, store: Store, policy: Policy, stopping: Callable[[], int]
 ) -> Iterator[Event | Halted]:
     """Run jobs to their end, yielding everything that happens.
 
@@ -52,7 +52,7 @@ def drive(
     Args: jobs: longest first; stopping: 0 to go on, 1 to checkpoint and leave, 2 to kill.
     """
     waiting = deque(jobs)
-    running: dict[Ticket, Job] = {}
+    running: dict[Ticket, AnyJob] = {}
     began: set[Ticket] = set()
     clocks = _Clocks(policy.timeout)
     retries = _Retries(store, policy.retries)
@@ -97,8 +97,8 @@ def drive(
                     waiting.append(job)
                 elif not leaving:
                     dead, large = retries.left(job, all_runs=died or bool(late))
-                    waiting.extendleft([dead] if dead.runs else [])
-                    waiting.extend([large] if large.runs else [])
+                    waiting.extendleft([] if dead is None else [dead])
+                    waiting.extend([] if large is None else [large])
                 began.discard(event.ticket)
             elif executor.size == 0:
                 halted = Halted(f"no slot is left: {event.message}", 1)
@@ -112,8 +112,10 @@ def drive(
             waiting.clear()
 
 
-def _widened(job: Job, cores: int, policy: Policy) -> Job:
+def _widened(job: AnyJob, cores: int, policy: Policy) -> AnyJob:
     """The job with the threads that its share of the free cores allows; one that runs already is not touched."""
+    if isinstance(job, CommandJob):
+        return job
     threads = max(job.placement.threads, min(cores, policy.threads(job)))
     return replace(job, placement=replace(job.placement, threads=threads))
 
@@ -171,12 +173,18 @@ class _Retries:
         self.attempts: Counter[str] = Counter()
         self.checkpoints: dict[str, int] = {}
 
-    def left(self, job: Job, *, all_runs: bool) -> tuple[Job, Job]:
+    def left(self, job: AnyJob, *, all_runs: bool) -> tuple[AnyJob | None, AnyJob | None]:
         """The job with the runs that may be tried again, as two; what is in neither stays as it is.
 
         Args: all_runs: that have not ended, as where their process died; else those that ran out of memory.
-        Returns: the job without those that ran out of memory, and with them alone, to go through the model one by one.
+        Returns: the job without those that ran out of memory, and with them alone, to go through the model one by one;
+        None for one without runs.
         """
+        if isinstance(job, CommandJob):  # how far it came is what shows of its checkpoints
+            run_id = job.run.run_id
+            furthest = max(live(self.store, run_id).last_step(), self.checkpoints.get(run_id, 0))
+            resumes = all_runs and state_of(self.store, run_id).state.resumes
+            return job if resumes and self._again(run_id, furthest) else None, None
         stamps: dict[Hashable, int] = {}  # of a trunk's newest checkpoint: a run that follows one has none of its own
         for run in job.runs:
             path = live(self.store, run.run_id).checkpoint
@@ -191,7 +199,8 @@ class _Retries:
         ]
         dead = tuple(run for run in again if states[run.run_id] is not State.OOM)
         large = tuple(run for run in again if states[run.run_id] is State.OOM)
-        return replace(job, runs=dead), replace(job, runs=large, placement=replace(job.placement, rows=1))
+        alone = replace(job.placement, rows=1)
+        return replace(job, runs=dead) if dead else None, replace(job, runs=large, placement=alone) if large else None
 
     def _again(self, run_id: str, stamp: int) -> bool:
         if stamp != self.checkpoints.get(run_id, 0):

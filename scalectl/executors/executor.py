@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from scalectl.core.job import Job, State, Ticket
+from scalectl.core.job import AnyJob, State, Ticket
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Executor(Protocol):
         """Slots without a job, each good for one thread."""
         ...
 
-    def submit(self, job: Job) -> Ticket:
+    def submit(self, job: AnyJob) -> Ticket:
         """Start a job on a free slot."""
         ...
 

@@ -7,7 +7,6 @@ import importlib.metadata
 import json
 import os
 import queue
-import signal
 import subprocess
 import sys
 import tempfile
@@ -18,10 +17,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
-from scalectl.core.job import Job, State, Ticket
-from scalectl.core.machine import cpu_name, killed_for_memory, memory_total
+from scalectl.core.family import MARK, alive, end_family, new_mark
+from scalectl.core.job import AnyJob, State, Ticket
+from scalectl.core.machine import killed, killed_for_memory
 from scalectl.executors.executor import Beat, Event, JobOver, RunEnded, SlotClosed
-from scalectl.executors.family import MARK, alive, end_family, new_mark
 
 GRACE_SECONDS = 10.0  # between asking a worker to end and killing it, if it does not answer
 CHECKPOINT_SECONDS = 120.0  # for one that answers that it checkpoints; ours: 10 GB of parameters on a slow disk
@@ -79,22 +78,13 @@ def gpu_indices() -> list[int]:
     return list(range(sum(line.startswith("GPU ") for line in listed.splitlines())))
 
 
-def device_name(device: str) -> str:
-    """The model of a device, without torch; what nvidia-smi lists first speaks for all GPUs of a machine."""
-    if device == "cpu":
-        return cpu_name()
-    query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-    try:
-        listed = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout
-    except (OSError, subprocess.SubprocessError):
-        return "cuda"
-    return (listed.splitlines() or ["cuda"])[0].strip()
-
-
-def start(module: str, *arguments: str, errors: IO[bytes], mark: str = "") -> subprocess.Popen[str]:
+def start(
+    module: str, *arguments: str, errors: IO[bytes], trains: bool = True, mark: str = ""
+) -> subprocess.Popen[str]:
     """A process that trains or measures: one thread, memory kept, lines in and out. It dies with the calling thread.
 
-    Args: mark: by which all that descend from it are found.
+    Args: trains: False for one that only starts scripts, whose memory is their own business; mark: by which all that
+    descend from it are found.
     """
     return subprocess.Popen(
         [sys.executable, "-m", module, *arguments],
@@ -102,7 +92,7 @@ def start(module: str, *arguments: str, errors: IO[bytes], mark: str = "") -> su
         stdout=subprocess.PIPE,
         stderr=errors,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **ALLOCATOR, MARK: mark or new_mark()},
+        env={**os.environ, **({"OMP_NUM_THREADS": "1", **ALLOCATOR} if trains else {}), MARK: mark or new_mark()},
         start_new_session=True,  # Ctrl-C reaches the orchestrator alone, and the group can be killed as one
     )
 
@@ -120,6 +110,7 @@ class _Worker:
     refused: tuple[int, str] = (0, "")
     full: str = ""
     broken: str = ""  # what its device failed with
+    story: str = ""  # how its script was killed, of which it dies
     resident: int = 0  # memory of the process when it was last seen [bytes]
     deadline: float | None = None  # clock [s] at which it is killed
     swept: bool = False  # whether what descends from it was killed after its end
@@ -128,11 +119,13 @@ class _Worker:
 class LocalExecutor:
     """One worker per slot, started when a job needs it and kept for the next one.
 
-    Args: detached: workers that outlive this process go on to the end of their job.
+    Args: detached: workers that outlive this process go on to the end of their job; commands: the jobs to come are
+    scripts, for which a worker needs no torch.
     """
 
-    def __init__(self, root: Path, places: tuple[Slot, ...], *, detached: bool = False) -> None:
+    def __init__(self, root: Path, places: tuple[Slot, ...], *, detached: bool = False, commands: bool = False) -> None:
         self.root = root
+        self.commands = commands
         self.places = places
         self.detached = detached
         self.failures: Counter[int] = Counter()  # device errors by slot
@@ -164,7 +157,7 @@ class LocalExecutor:
         for index in range(min(jobs, len(self.places))):
             self.workers[index] = self._start(index)
 
-    def submit(self, job: Job) -> Ticket:
+    def submit(self, job: AnyJob) -> Ticket:
         """Hand a job to a free slot, which borrows the cores of as many further free ones as the job has threads.
 
         Call from the main thread: a worker dies with the thread that started it.
@@ -247,8 +240,10 @@ class LocalExecutor:
     def _start(self, index: int) -> _Worker:
         errors = tempfile.TemporaryFile()  # noqa: SIM115 closed with the worker
         mark = new_mark()
-        how = [str(self.root), str(os.getpid()), self.places[index].core, *(["detached"] if self.detached else [])]
-        process = start("scalectl.train.worker", *how, errors=errors, mark=mark)
+        how = [str(self.root), str(os.getpid()), self.places[index].core, "commands" if self.commands else "models"]
+        detached = ["detached"] if self.detached else []
+        trains = not self.commands
+        process = start("scalectl.train.worker", *how, *detached, errors=errors, trains=trains, mark=mark)
         worker = _Worker(index, process, errors, mark, killed_for_memory())
         threading.Thread(target=self._read, args=(index, process), daemon=True).start()
         return worker
@@ -272,6 +267,8 @@ class LocalExecutor:
             return Beat(worker.ticket, worker.slot, {}, 0.0, 0)
         if kind == "stopping" and worker.deadline is not None:
             worker.deadline = time.monotonic() + CHECKPOINT_SECONDS
+        if kind == "lost":
+            worker.story = message["message"]
         if kind == "device":
             worker.broken = message["message"]
         if kind == "full":
@@ -310,7 +307,7 @@ class LocalExecutor:
             if worker.slot in self._closed():
                 events.append(SlotClosed(worker.slot, self.places[worker.slot].device, worker.broken))
         if worker.ticket is not None:
-            message = worker.broken or "; ".join([_death(worker, code), *said[-1:]])
+            message = worker.broken or worker.story or "; ".join([_death(worker, code), *said[-1:]])
             events.append(JobOver(worker.ticket, died=True, message=message, busy=tuple(worker.busy)))
         return events
 
@@ -322,15 +319,7 @@ class LocalExecutor:
 
 def _death(worker: _Worker, code: int) -> str:
     """How a process ended; of one that was killed, the memory it was last seen with."""
-    if code >= 0:
-        return f"worker ended with code {code}"
-    how = "killed" if -code == signal.SIGKILL else f"killed by {signal.Signals(-code).name}"
-    total = memory_total()
-    if worker.resident and total:
-        how += f"; last seen {worker.resident / 2**30:.3g} of {total / 2**30:.3g} GiB"
-    if -code == signal.SIGKILL and killed_for_memory() > worker.oom_kills:
-        how += "; the system ran out of memory"
-    return how
+    return f"worker ended with code {code}" if code >= 0 else killed(-code, worker.resident, worker.oom_kills)
 
 
 def _message(line: str) -> dict[str, Any]:

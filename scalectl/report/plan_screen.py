@@ -35,12 +35,13 @@ def plan_lines(view: PlanView, look: Look) -> Lines:
     if shared:
         lines += paragraph(f"all runs: {shared}", look, style=CONTEXT)
     if view.groups:
-        lines += [Text(), *_plan_table(view, look), Text()]
+        lines += [Text(), *(_script_table if view.script else _plan_table)(view, look), Text()]
     if view.todo:
         time = f"about {units.duration(view.seconds)}" if view.seconds is not None else "time unknown"
         disk = f", {units.size(view.disk)} on disk" if view.disk is not None else ""
         packed = f" in {counted(view.jobs, 'job')}" if 0 < view.jobs < view.todo else ""
-        total = f"to train: {counted(view.todo, 'run')}{packed}, {units.si(view.flops, 'FLOP')}, {time}"
+        counted_flops = f", {units.si(view.flops, 'FLOP')}" if view.flops else ""
+        total = f"to train: {counted(view.todo, 'run')}{packed}{counted_flops}, {time}"
         lines += paragraph(f"{total} on {view.devices} ({_speeds(view)}){disk}", look)
         if view.alone is not None:
             flops, seconds = view.alone
@@ -65,6 +66,8 @@ def plan_lines(view: PlanView, look: Look) -> Lines:
 
 
 def _speeds(view: PlanView) -> str:
+    if view.script:
+        return "one run each" if view.seconds is None else "as the finished runs took"
     if not view.measured:
         return "estimated from shapes"
     if view.measured < view.shapes:
@@ -132,6 +135,34 @@ def _plan_table(view: PlanView, look: Look) -> Lines:
         *paragraph(", ".join(shared), look, style=CONTEXT),
         *table([Column(cell), *(column for column, _ in kept)], told, look),
     ]
+
+
+def _script_table(view: PlanView, look: Look) -> Lines:
+    """One row per cell of a script's parameters, with what its sweep file says of it."""
+    groups = view.groups
+    varied = varying_keys([group.cell for group in groups])
+    shared = "per run, as the sweep file counts them; what a script needs of memory is not known"
+    known = [group.seconds for group in groups if group.seconds is not None]
+    facts: list[tuple[Column, list[str], bool]] = [
+        (Column("runs", "decimal"), [_plan_runs((group,)) for group in groups], True),
+        (Column("N", "decimal"), [_told(group.N) for group in groups], True),
+        (Column("D [tokens]", "decimal"), [_told(group.D) for group in groups], True),
+        (Column("C [FLOP]", "decimal"), [units.si(g.flops) if g.flops == g.flops else "" for g in groups], True),
+        (Column("time", "right"), [_time((group,), whole=False) for group in groups], bool(known)),
+    ]
+    kept = [(column, texts) for column, texts, always in facts if always and any(texts)]
+    told: list[Row] = []
+    for i, group in enumerate(groups):
+        style = CONTEXT if group.done == group.runs else ""
+        named = ", ".join(cell_value(group.cell, key) for key in varied)
+        told.append([Cell(text, style) for text in (named, *(texts[i] for _, texts in kept))])
+    columns = [Column(", ".join(varied.values()) or "cell"), *(column for column, _ in kept)]
+    return [*paragraph(shared, look, style=CONTEXT), *table(columns, told, look)]
+
+
+def _told(number: float) -> str:
+    """A count that a sweep file gives; empty for one that it does not."""
+    return units.count(number) if number == number else ""
 
 
 def _plan_rows(view: PlanView, varied: Mapping[str, str]) -> tuple[list[tuple[PlanGroup, ...]], list[str]]:
@@ -210,7 +241,7 @@ def status_lines(view: StatusView, look: Look) -> Lines:
     rows: list[list[Cell]] = []
     for row in view.rows:
         since = units.duration(row.seconds_ago) if row.seconds_ago is not None else ""
-        step = f"{row.step}/{row.steps}" if row.step is not None else ""
+        step = "" if row.step is None else f"{row.step}/{row.steps}" if row.steps else str(row.step)
         cell = label({name: row.cell[key] for key, name in names.items() if key in row.cell})
         facts = (Cell(since, CONTEXT), Cell(step), Cell(row.message))
         rows.append([Cell(row.run_id[:SHORT_ID]), Cell(cell), state_cell(row.state), *facts])

@@ -28,8 +28,9 @@ BAR = 24  # columns, where there is room
 class Expected:
     """A run to come.
 
-    cell: what varies, by short key; seconds: expected in its pack, per member; flops: of all its steps; split: the step
-    up to which another run's training is its own too, so that seconds are those of the steps after it.
+    cell: what varies, by short key; steps: 0 where nobody knows; seconds: expected in its pack, per member; flops: of
+    all its steps; split: the step up to which another run's training is its own too, so that seconds are those of the
+    steps after it.
     """
 
     cell: Mapping[str, object]
@@ -162,21 +163,29 @@ class Progress:
         """Share of the expected work that is done, whatever was done before this start left out."""
         total = done = 0.0
         for run_id, run in self.expected.items():
+            settled = self.ended.get(run_id)
+            over = settled is not None and settled.final
+            if not run.steps:  # its end is all that shows
+                total += run.seconds
+                done += run.seconds * over
+                continue
             first = self.began.get(run_id, run.split)
             each = run.seconds / (run.steps - run.split)
             total += each * (run.steps - first)
-            settled = self.ended.get(run_id)
-            step = run.steps if settled is not None and settled.final else self.steps.get(run_id, first)
+            step = run.steps if over else self.steps.get(run_id, first)
             done += each * (step - first)
         return done / total if total else 1.0
 
     def _headline(self) -> str:
         done = self.settled + sum(state.final for state in self.ended.values())
         total = self.settled + len(self.expected)
-        steps = {run_id: max(0, self.steps.get(run_id, 0) - run.split) for run_id, run in self.expected.items()}
-        spent = sum(run.flops * steps[run_id] / run.steps for run_id, run in self.expected.items())
-        whole = sum(run.flops * (1 - run.split / run.steps) for run in self.expected.values())
-        text = f"{self.name}  {done}/{total} runs  {units.si(spent, 'FLOP')} of {units.si(whole, 'FLOP')}"
+        known = {run_id: run for run_id, run in self.expected.items() if run.steps}
+        steps = {run_id: max(0, self.steps.get(run_id, 0) - run.split) for run_id, run in known.items()}
+        spent = sum(run.flops * steps[run_id] / run.steps for run_id, run in known.items())
+        whole = sum(run.flops * (1 - run.split / run.steps) for run in known.values())
+        text = f"{self.name}  {done}/{total} runs"
+        if whole:
+            text += f"  {units.si(spent, 'FLOP')} of {units.si(whole, 'FLOP')}"
         left = _left(time.monotonic() - self.clock, self.share)
         return f"{text}  {left} left" if left else text
 
@@ -206,11 +215,11 @@ class Progress:
             workers.add_row(
                 f"  {self.device} {index}",
                 Text(self.look.text(f"{len(slot.runs)}  ({shared})" if shared else str(len(slot.runs)))),
-                f"{slot.step}/{steps}",
+                f"{slot.step}/{steps}" if steps else str(slot.step),
                 f"{sum(losses) / len(losses):.3f}" if losses else "",
                 units.count(slot.tokens_per_second, 2) if slot.tokens_per_second > 0 else "",
                 units.size(slot.memory, 2) if slot.memory else "",
-                slot.left(steps),
+                slot.left(steps) if steps else "",
             )
         return Group(head, workers)
 

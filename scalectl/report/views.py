@@ -131,15 +131,16 @@ class PlanGroup:
 
     done: how many have ended for good; pack: models in one step; jobs: packs that its runs are spread over; memory:
     bytes of one pack; seconds: of training one run inside its pack, None if the speed is unknown; slot_seconds: that
-    what is left of its runs takes of a slot, the steps of a trunk counted for its longest run alone.
+    what is left of its runs takes of a slot, the steps of a trunk counted for its longest run alone. N, D, epochs and
+    flops are NaN where only somebody's script knows them.
     """
 
     cell: Mapping[str, object]
     runs: int
     done: int
     pack: int
-    N: int
-    D: int
+    N: float
+    D: float
     epochs: float
     flops: float
     memory: float | None
@@ -155,7 +156,7 @@ class PlanView:
     todo, flops, seconds, disk: of what the next `sweep` would train, seconds by the wall clock on `devices`; jobs: the
     packs it trains in; shapes, measured: distinct ones among them, and how many have a speed that was measured here and
     not estimated from shapes; dropped: constraint and number of runs it drops; warnings: one sentence each; advice: on
-    precision; lengths: keys of the cells that say how long a run is.
+    precision; lengths: keys of the cells that say how long a run is; script: whether the runs are somebody's script.
     """
 
     name: str
@@ -179,6 +180,7 @@ class PlanView:
     measured: int = 0
     advice: str = ""
     lengths: tuple[str, ...] = ()
+    script: bool = False
 
     @property
     def runs(self) -> int:
@@ -193,7 +195,7 @@ class PlanView:
 
 @dataclass(frozen=True)
 class StatusRow:
-    """One run. seconds_ago: since its last sign of life, None if it never gave one; step of steps."""
+    """One run. seconds_ago: since its last sign of life, None if it never gave one; step of steps, 0 if not known."""
 
     run_id: str
     cell: Mapping[str, object]

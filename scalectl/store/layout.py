@@ -3,6 +3,7 @@
 runs/ID.parquet    one immutable file per ended run
 index.parquet      derived: one row per run
 live/ID/           while a run trains: rows, checkpoint, log, claim
+kept/ID/           what a script kept in its own folder, where its sweep asks for it
 sweeps/NAME/       sweep.toml and plan.parquet
 quarantine/        damaged run files, moved out of the way of readers
 """
@@ -76,6 +77,10 @@ class Store:
     def live_folder(self, run_id: str) -> Path:
         """Folder of a run in flight, whether or not it exists."""
         return self.inside("live", checked_name(run_id, "run id"))
+
+    def kept_folder(self, run_id: str) -> Path:
+        """Where the own folder of a script's run stays, whether or not it exists."""
+        return self.inside("kept", checked_name(run_id, "run id"))
 
     def sweep_folder(self, name: str) -> Path:
         """Folder of a sweep, whether or not it exists."""

@@ -341,14 +341,14 @@ def _same_rows(axes: Mapping[str, Floats]) -> int:
 
 def is_export(columns: Iterable[str]) -> bool:
     """Whether a table with these columns is what `scalectl export` writes: one row per run of the index."""
-    return {"run_id", "state", "D", "C_exact", "steps", f"{HELD_OUT}/{LOSS}"} <= set(columns)
+    return {"run_id", "state", "steps", "seconds", "pack", "device", f"{HELD_OUT}/{LOSS}"} <= set(columns)
 
 
 def _export_axes(columns: Columns, convention: Convention) -> dict[str, str]:
     """What the columns of an export are; C only where 6 N D cannot be formed, as for the runs themselves."""
     wanted = {"N": f"N_{convention}", "D": "D", "L": f"{HELD_OUT}/{LOSS}", "seed": "train.seed"}
     found = {axis: name for axis, name in wanted.items() if name in columns and _known(columns[name]).any()}
-    if not {"N", "D"} <= set(found):
+    if not {"N", "D"} <= set(found) and "C_exact" in columns:
         found["C"] = "C_exact"
     return found
 
@@ -375,7 +375,7 @@ def _with_mapped(columns: Columns, found: Mapping[str, str]) -> Columns:
 
 
 _ROW = "\0row"  # cannot be a column of a file
-_PARTS = ("model.", "data.", "train.", "eval.")
+_PARTS = ("model.", "data.", "train.", "eval.", "params.", "run.env.", "run.source")
 
 
 def _foreign(rows: Iterable[Mapping[str, Any]], columns: Columns) -> tuple[str, ...]:

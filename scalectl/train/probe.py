@@ -182,6 +182,7 @@ def _status(field: str) -> int | None:
 def answer(request: Mapping[str, Any]) -> dict[str, Any]:
     """The answer to one request: points for each run of its job, or why there are none."""
     job = decode(json.dumps(request["job"]))
+    assert isinstance(job, Job), "nobody asks for the speed of a script"
     spread(job.placement)
     try:
         limits = {"most": request["most"] or MOST, "memory": request["memory"] or float("inf")}

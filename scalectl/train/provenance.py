@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import datetime
 import platform
+import shlex
 import socket
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 import scalectl
+from scalectl.core import machine
 from scalectl.core.job import Placement
-from scalectl.core.machine import cpu_name
+from scalectl.core.run import CommandRun
+
+GIT_SECONDS = 5.0  # for an answer; ours: a run does not wait for a slow disk
 
 
 def device_name(device: str) -> str:
     """The model of a device, such as `AMD EPYC` or `NVIDIA H200`."""
+    import torch
+
     if device.startswith("cuda") and torch.cuda.is_available():
         return torch.cuda.get_device_name(torch.device(device))
-    return cpu_name()
+    return machine.cpu_name()
 
 
 def provenance(placement: Placement, pack: int, started: str, split: int = 0) -> dict[str, Any]:
@@ -29,24 +35,63 @@ def provenance(placement: Placement, pack: int, started: str, split: int = 0) ->
     models in one step; started: ISO time of the attempt that ended the run; split: the step up to which the run shared
     its training with others, 0 for none.
     """
+    import numpy as np
+    import torch
+
     return {
-        "scalectl": scalectl.__version__,
-        "python": platform.python_version(),
+        **_here(placement, started),
         "torch": torch.__version__,
         "numpy": np.__version__,
-        "platform": f"{platform.system()} {platform.machine()}",
-        "host": socket.gethostname(),
-        "device": placement.device.partition(":")[0],
         "device_name": device_name(placement.device),
-        "threads": placement.threads,
         "micro_batch": placement.micro_batch,
         "recompute": placement.recompute,
         "compile": placement.compile,
         "pack": pack,
         "split": split,
+    }
+
+
+def command_provenance(
+    run: CommandRun, command: Sequence[str], folder: Path, placement: Placement, started: str
+) -> dict[str, Any]:
+    """What to store with a run of somebody's script: the machine, the command as it ran, and the state of its code.
+
+    Args: command: with every place filled; folder: in which it ran. What the script imports is its own business.
+    """
+    commit, dirty = _git(folder, "rev-parse", "HEAD"), _git(folder, "status", "--porcelain", "-uno")
+    return {
+        **_here(placement, started),
+        "device_name": machine.device_name(placement.device.partition(":")[0]),
+        "command": shlex.join(command),
+        "folder": str(folder),
+        "files": " ".join(run.files),
+        "source": run.source,
+        "git_commit": commit,
+        "git_dirty": None if commit is None else bool(dirty),
+        "pack": 1,
+    }
+
+
+def _here(placement: Placement, started: str) -> dict[str, Any]:
+    return {
+        "scalectl": scalectl.__version__,
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "host": socket.gethostname(),
+        "device": placement.device.partition(":")[0],
+        "threads": placement.threads,
         "started": started,
         "ended": now(),
     }
+
+
+def _git(folder: Path, *question: str) -> str | None:
+    try:
+        asked = ["git", "-C", str(folder), *question]
+        answer = subprocess.run(asked, capture_output=True, text=True, timeout=GIT_SECONDS, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip()
 
 
 def now() -> str:

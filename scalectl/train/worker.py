@@ -1,17 +1,18 @@
 """A worker process: long-lived, pinned, single-threaded; jobs come in as JSON lines, messages go out as JSON lines.
 
-    python -m scalectl.train.worker STORE PARENT CPU|- [detached]
+    python -m scalectl.train.worker STORE PARENT CPU|- models|commands [detached]
 
-Jobs on stdin, messages on stdout, everything printed on stderr. It dies with PARENT, unless it is detached: then it
-ends its job, and whoever sweeps next takes it over.
+It dies with PARENT, unless it is detached: then it ends its job, and whoever sweeps next takes it over.
 
-The store is the truth about every run; messages only feed the progress display.
+Jobs on stdin, messages on stdout, everything printed on stderr. The store is the truth about every run; messages only
+feed the progress display.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib
 import json
 import os
 import signal
@@ -22,22 +23,24 @@ from typing import Any
 
 from scalectl.core import fault
 from scalectl.core.errors import DeviceError, ScalectlError
-from scalectl.core.job import Job, Placement
-from scalectl.core.run import record, restore
+from scalectl.core.job import AnyJob, CommandJob, Job, Placement
+from scalectl.core.run import CommandRun, RunConfig, record, restore
 from scalectl.models import MODELS
 from scalectl.optim import OPTIMIZERS
 from scalectl.optim.schedules import SCHEDULES
+from scalectl.store.layout import Store, open_store
+from scalectl.store.live import NOBODY, Keeper, process_start
 from scalectl.tasks import TASKS
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
-def encode(job: Job) -> str:
+def encode(job: AnyJob) -> str:
     """A job as one JSON line."""
     return json.dumps({"runs": [record(run) for run in job.runs], "placement": asdict(job.placement)})
 
 
-def decode(line: str) -> Job:
+def decode(line: str) -> AnyJob:
     """The job of a line."""
     options = {
         "model": {name: model.options for name, model in MODELS.items()},
@@ -47,7 +50,10 @@ def decode(line: str) -> Job:
     }
     data = json.loads(line)
     placement = {**data["placement"], **{name: tuple(data["placement"][name]) for name in ("search", "cores")}}
-    return Job(tuple(restore(run, options) for run in data["runs"]), Placement(**placement))
+    runs = [restore(run, options) for run in data["runs"]]
+    if isinstance(runs[0], CommandRun):
+        return CommandJob(runs[0], Placement(**placement))
+    return Job(tuple(run for run in runs if isinstance(run, RunConfig)), Placement(**placement))
 
 
 def die_with(parent: int) -> None:
@@ -84,13 +90,15 @@ def messages() -> Callable[[Mapping[str, Any]], None]:
     return tell
 
 
-def settle(cpu: str) -> None:
-    """Pin this process before torch starts any thread, and keep torch to one.
-
-    Args: cpu: number of the core, - for any.
-    """
+def pin(cpu: str) -> None:
+    """Pin this process to a core, given by its number, - for any."""
     if cpu != "-":
         os.sched_setaffinity(0, {int(cpu)})
+
+
+def settle(cpu: str) -> None:
+    """Pin this process before torch starts any thread, and keep torch to one."""
+    pin(cpu)
     import torch
 
     torch.set_num_threads(1)
@@ -106,10 +114,36 @@ def spread(placement: Placement) -> None:
     torch.set_num_threads(placement.threads)
 
 
-def main(store_root: str, parent: int, cpu: str, *, detached: bool = False) -> None:
-    """Serve jobs until stdin ends."""
-    from scalectl.store.live import NOBODY, Keeper, process_start
+def attempt(
+    store: Store,
+    job: AnyJob,
+    tell: Callable[[Mapping[str, Any]], None],
+    stopping: Callable[[], bool],
+    keeper: Keeper = NOBODY,
+) -> None:
+    """Go through a job; a script inherits the cores of this process.
 
+    Raises: SystemExit where a script was killed: its run is lost with this process, as one that trained in it would be.
+    """
+    if isinstance(job, CommandJob):
+        from scalectl.train.command import CommandAttempt, Killed
+
+        if job.placement.cores:
+            os.sched_setaffinity(0, job.placement.cores)
+        try:
+            CommandAttempt(store, job, tell, stopping, keeper).run()
+        except Killed as killed:
+            tell({"event": "lost", "message": str(killed)})
+            raise SystemExit(str(killed)) from None
+        return
+    from scalectl.train.attempt import Attempt
+
+    spread(job.placement)
+    Attempt(store, job, tell, stopping, keeper).run()
+
+
+def main(store_root: str, parent: int, cpu: str, kind: str, *, detached: bool = False) -> None:
+    """Serve jobs until stdin ends. kind: of the jobs to come, `models` or `commands`: the latter need no torch."""
     keeper = NOBODY
     if detached:
         keeper = Keeper(parent, process_start(parent) or 0)
@@ -117,10 +151,11 @@ def main(store_root: str, parent: int, cpu: str, *, detached: bool = False) -> N
         die_with(parent)
     stop = _Stop()
     tell = messages()
-    settle(cpu)
-    from scalectl.store.layout import open_store
-    from scalectl.train.attempt import Attempt
-
+    if kind == "models":
+        settle(cpu)
+        importlib.import_module("scalectl.train.attempt")
+    else:
+        pin(cpu)
     store = open_store(store_root)
     tell({"event": "ready"})
     for line in iter(sys.stdin.readline, ""):
@@ -128,10 +163,8 @@ def main(store_root: str, parent: int, cpu: str, *, detached: bool = False) -> N
         tell({"event": "received"})
         if fault.PLANNED:
             fault.hit("worker.received")
-        job = decode(line)
-        spread(job.placement)
         try:
-            Attempt(store, job, tell, lambda: stop.asked, keeper).run()
+            attempt(store, decode(line), tell, lambda: stop.asked, keeper)
         except DeviceError as error:
             tell({"event": "device", "message": error.what})
             os._exit(error.exit_code)  # nothing that this process asks of the device is answered any more
@@ -144,4 +177,4 @@ def main(store_root: str, parent: int, cpu: str, *, detached: bool = False) -> N
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), sys.argv[3], detached=sys.argv[4:] == ["detached"])
+    main(sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4], detached=sys.argv[5:] == ["detached"])

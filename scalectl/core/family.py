@@ -8,7 +8,7 @@ import secrets
 import signal
 import time
 
-MARK = "SCALECTL_FAMILY"
+MARK = "SCALECTL_FAMILY"  # what a member adds to it, behind a dot, marks a family within the family
 ROUNDS = 50  # a process that forks while it is looked for is found in a later round; ours
 
 
@@ -69,6 +69,7 @@ def _killed(pid: int, mark: str) -> bool:
 def _carries(pid: int, mark: str) -> bool:
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:
-            return f"{MARK}={mark}\0".encode() in file.read()
+            environment = file.read()
     except OSError:
         return False
+    return any(f"{MARK}={mark}{end}".encode() in environment for end in ("\0", "."))

@@ -1,0 +1,397 @@
+"""One attempt at a run of somebody's script: its process, what it says of itself, and the truth about how it ended.
+
+The script runs in a process group of its own and dies with this process. Its folder in the store:
+
+    live/ID/rows.K     where the script appends its rows (SCALECTL_ROWS), K the number of the claim it began under
+    live/ID/out/       `{out}` of its command (SCALECTL_OUT): its checkpoints, and whatever else it keeps there
+    live/ID/log        what it printed
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from scalectl.core import family, machine
+from scalectl.core.errors import BudgetRefused, ScalectlError, StoreBusy
+from scalectl.core.job import CommandJob, Placement, State
+from scalectl.core.names import escaped
+from scalectl.core.rows import HELD_OUT, LOSS, Row
+from scalectl.core.run import CommandRun
+from scalectl.core.source import source_digest
+from scalectl.core.template import plain
+from scalectl.store import live
+from scalectl.store.layout import Store
+from scalectl.store.live import NOBODY, Keeper
+from scalectl.store.writer import write_run
+from scalectl.train.listen import Heard, Tail, completed, printed, said
+from scalectl.train.provenance import command_provenance, now
+
+POLL_SECONDS = 0.05  # between looks at what the script wrote
+BEAT_SECONDS = 0.5  # between messages
+LEASE_BEAT_SECONDS = 20.0  # between renewals of the claim
+GRACE_SECONDS = 10.0  # between SIGTERM and SIGKILL
+LIFE_SECONDS = 1.0  # of computing that count as a sign of life of a script that says nothing
+MESSAGE = 300  # characters of a script's last words in a message
+LAST_WORDS = 20_000  # bytes of what it printed in which they are looked for
+KILLED = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT)  # as 128 + n a shell's words for its child
+PR_SET_PDEATHSIG = 1  # prctl(2)
+BEGUN = b"  attempt "  # in the log, where what an attempt printed begins
+
+Tell = Callable[[Mapping[str, Any]], None]
+
+
+class Killed(Exception):
+    """The script was killed by a signal, as by the system for want of memory: its run is lost, and goes on later."""
+
+
+class CommandAttempt:
+    """Runs a script to its end, or until it is asked to stop.
+
+    Args: store: where rows go; tell: receives one message per event (`began`, `beat`, `ended`, `busy`);
+    stopping: asked all the time; once true the script is ended, and its run left paused; keeper: who takes this process
+    over if it goes on without the one that started it.
+    """
+
+    def __init__(
+        self, store: Store, job: CommandJob, tell: Tell, stopping: Callable[[], bool], keeper: Keeper = NOBODY
+    ) -> None:
+        self.store = store
+        self.run_config = job.run
+        self.placement = job.placement
+        self.folder = Path(job.placement.search[0])
+        self.tell = tell
+        self.stopping = stopping
+        self.keeper = keeper
+        self.mark = ".".join(filter(None, (os.environ.get(family.MARK), family.new_mark())))
+        self.started = now()
+        self.told = False  # to stop, before it ended by itself
+        self.resident = 0  # memory of the script and its children when they were last seen [bytes]
+        self.oom_kills = machine.killed_for_memory()
+
+    def run(self) -> None:
+        """Go through the run.
+
+        Raises: Killed, with the run still claimed; BudgetRefused or StoreError if the store cannot take what is
+        measured; the run is left paused.
+        """
+        try:
+            begun = live.begin(self.store, self.run_config.run_id, self.keeper)
+        except StoreBusy as busy:
+            self.tell({"event": "busy", "run_id": self.run_config.run_id, "message": busy.what})
+            return
+        if begun is None:  # somebody else has finished it
+            return
+        self.live, self.claim = begun
+        self.heard = self._heard()
+        self._log(f"attempt {self.claim.number} {'goes on' if self.heard.known else 'begins'}")
+        try:
+            self._attempt()
+        except ScalectlError as error:  # a full disk, say
+            self._stand_still(error.what)
+            raise
+
+    def _heard(self) -> Heard:
+        """What the attempts before this one left, with what the last of them said and nobody wrote down."""
+        run, begin = self.run_config, time.monotonic()
+        dead = Heard(run, {(row.step, row.split, row.metric): row for row in self.live.rows()[0]}, lambda: 0.0)
+        earlier = sorted(self.live.folder.glob("rows.[0-9]*"), key=lambda path: int(path.suffix[1:]))
+        for path in earlier:
+            for line in Tail(path).lines(last=True):
+                found = said(line)
+                if path == earlier[-1]:
+                    dead.again(found)
+                elif found is not None and "step" not in found:
+                    dead.hear(found)
+        if run.rows and self.live.log.exists():
+            text = self.live.log.read_bytes()
+            pattern = re.compile(run.rows)
+            for line in text[max(0, text.rfind(BEGUN)) :].split(b"\n"):
+                found = printed(pattern, line)
+                if found is not None:
+                    dead.again(found)
+        if dead.fresh or dead.cut:
+            self.live.rewrite(sorted(dead.known.values(), key=lambda row: row.step))
+        return Heard(run, dead.known, lambda: time.monotonic() - begin, counts=dead.counts)
+
+    def _attempt(self) -> None:
+        run, out = self.run_config, self.live.folder / "out"
+        out.mkdir(exist_ok=True)
+        places = {"out": str(out.absolute())}
+        command = [plain(part, places) for part in run.command]
+        rows = self.live.folder.absolute() / f"rows.{self.claim.number}"
+        rows.touch()
+        about = command_provenance(run, command, self.folder, self.placement, self.started)
+        if source_digest(self.folder, run.files) != run.source:
+            self._end(
+                State.FAILED, f"the code changed since the plan ({', '.join(run.files)}); plan the sweep again", about
+            )
+            return
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": str(self.placement.threads),
+            "PYTHONUNBUFFERED": "1",  # a log that is empty until the end helps nobody
+            **_device(self.placement),
+            **{name: plain(text, places) for name, text in run.env},
+            family.MARK: self.mark,
+            "SCALECTL_ROWS": str(rows),
+            "SCALECTL_PARAMS": json.dumps(dict(run.params)),
+            "SCALECTL_OUT": places["out"],
+        }
+        with self.live.log.open("ab") as log:
+            at = log.tell()
+            try:
+                process = subprocess.Popen(
+                    command,
+                    cwd=self.folder,
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    process_group=0,
+                    preexec_fn=_die_with(os.getpid()),
+                )
+            except OSError as error:
+                self._end(State.FAILED, f"{escaped(command[0])} cannot be started: {error.strerror}", about)
+                return
+        try:
+            self._watch(process, Tail(rows), Tail(self.live.log, at))
+        finally:
+            self._end_family(process)
+        about["ended"] = now()
+        self._judge(process.returncode, about)
+
+    def _watch(self, process: subprocess.Popen[bytes], rows: Tail, log: Tail) -> None:
+        """Listen until the script has ended, by itself or because it was asked to."""
+        run = self.run_config
+        pattern = re.compile(run.rows) if run.rows else None
+        self.tell({"event": "began", "runs": {run.run_id: max((key[0] for key in self.heard.known), default=0)}})
+        looked = beat = lease = time.monotonic()
+        computed, tokens, printed_at, alive = 0.0, self._tokens(), log.at, False
+        deadline = None
+        while True:
+            over = process.poll() is not None
+            for line in rows.lines(last=over):
+                self.heard.hear(said(line))
+            for line in log.lines(last=over) if pattern else ():
+                found = printed(pattern, line) if pattern else None
+                if found is not None:
+                    self.heard.hear(found)
+            news = self._write()
+            if over:
+                return
+            clock = time.monotonic()
+            if deadline is None and (self.stopping() or self.heard.diverged):
+                self.told = not self.heard.diverged
+                if self.told:
+                    self.tell({"event": "stopping"})
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGTERM)
+                deadline = clock + GRACE_SECONDS
+            if deadline is not None and clock > deadline:
+                self._end_family(process)
+            alive = alive or news
+            if clock - looked >= BEAT_SECONDS:
+                spent, self.resident = _usage(process.pid)
+                size = self.live.log.stat().st_size
+                if alive or size != printed_at or spent - computed >= LIFE_SECONDS:
+                    now_tokens = self._tokens()
+                    self._beat((now_tokens - tokens) / (clock - beat))
+                    beat, computed, tokens, printed_at, alive = clock, spent, now_tokens, size, False
+                looked = clock
+            if clock - lease >= LEASE_BEAT_SECONDS:
+                self.claim = self.claim.beat()
+                lease = clock
+            time.sleep(POLL_SECONDS)
+
+    def _end_family(self, process: subprocess.Popen[bytes]) -> None:
+        """SIGKILL to what is left of a script and of all that it started."""
+        family.end_family(process.pid, self.mark)
+        process.wait()
+
+    def _write(self) -> bool:
+        """Put on disk what was heard. Returns: whether there was anything."""
+        heard = self.heard
+        if heard.cut:
+            self.live.rewrite(sorted(heard.known.values(), key=lambda row: row.step))
+        elif heard.fresh:
+            self.live.append(heard.fresh)
+        news = heard.cut or bool(heard.fresh)
+        heard.fresh, heard.cut = [], False
+        return news
+
+    def _tokens(self) -> int:
+        """Tokens at the last row, as far as they are known."""
+        last = max(self.heard.known.values(), key=lambda row: row.step, default=None)
+        return 0 if last is None else completed([last], self._counts(), self.run_config.steps)[0].tokens
+
+    def _counts(self) -> dict[str, float | None]:
+        """N, D and C of the whole run: what the script says counts before what the sweep file says."""
+        run = self.run_config
+        return {"N": run.N, "D": run.D, "C": run.C} | self.heard.counts
+
+    def _beat(self, rate: float) -> None:
+        losses = [row for row in self.heard.known.values() if row.metric == LOSS]
+        last = max(losses, key=lambda row: (row.step, row.split != HELD_OUT), default=None)
+        step = max((key[0] for key in self.heard.known), default=0)
+        runs = {self.run_config.run_id: [step, None if last is None else last.value]}
+        held = {"memory": self.resident, "resident": self.resident}
+        self.tell({"event": "beat", "runs": runs, "tokens_per_second": rate, **held})
+
+    def _judge(self, code: int, about: Mapping[str, Any]) -> None:
+        """Decide how the run ended. code: of its process, negative for the signal that killed it."""
+        run, heard = self.run_config, self.heard
+        if heard.unread:
+            self._log(f"lines of the rows file that are no row, left out: {heard.unread}")
+        last = max((key[0] for key in heard.known), default=0)
+        words = self._last_words()
+        killed = -code if code < 0 else code - 128
+        if heard.diverged:
+            self._end(State.DIVERGED, heard.diverged, about)
+        elif self.told and not (code == 0 and run.steps and last >= run.steps):
+            self._stand_still("stopped; the script goes on from what it keeps in {out}")
+        elif code < 0 or killed in KILLED:
+            how = machine.killed(killed, self.resident, self.oom_kills)
+            self._log(how)
+            raise Killed(how)
+        elif code and os.strerror(errno.ENOSPC) in words:
+            self._stand_still(os.strerror(errno.ENOSPC))
+            raise BudgetRefused(
+                f"the disk is full: {words}",
+                where=str(self.live.folder),
+                remedy="free some space; the same command resumes",
+            )
+        elif code:
+            self._end(State.FAILED, words or f"the script ended with code {code} and without a word", about)
+        elif not heard.known:
+            what = "the script ended with code 0 and has written no row to SCALECTL_ROWS"
+            self._end(State.FAILED, what + (", nor printed one that [run] rows finds" if run.rows else ""), about)
+        else:
+            self._end(State.DONE, "", about)
+
+    def _last_words(self) -> str:
+        """The last line that the script printed."""
+        with self.live.log.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - LAST_WORDS))
+            text = file.read()
+        lines = text[max(0, text.rfind(BEGUN)) :].decode(errors="replace").split("\n")[1:]
+        said_last = [line.strip() for line in lines if line.strip()]
+        return escaped(said_last[-1], MESSAGE) if said_last else ""
+
+    def _end(self, state: State, message: str, about: Mapping[str, Any]) -> None:
+        """Write the run's one file, then remove its folder; that of a failed run stays, to be retried from."""
+        run, folder = self.run_config, self.live
+        if not self.claim.held():
+            self.tell({"event": "busy", "run_id": run.run_id, "message": "taken over by another process"})
+            return
+        rows, notes = folder.rows()
+        for note in notes:
+            self._log(note)
+        last = rows[-1].step if rows else 0
+        counts = self._counts()
+        rows = completed(rows, counts, run.steps or (last if state is State.DONE else None))
+        seconds = self.heard.before + self.heard.clock()
+        write_run(self.store, run, rows, state, about, _index_columns(run, rows, counts, seconds, about), message)
+        self._log(f"{state} at step {last} {message}".rstrip())
+        if state is State.FAILED:
+            self.claim.release()
+        else:
+            if run.keep and state is State.DONE:
+                self._keep()
+            folder.clear()
+        final = {f"{row.split}/{row.metric}": row.value for row in rows}
+        self.tell(
+            {
+                "event": "ended",
+                "run_id": run.run_id,
+                "state": state,
+                "step": last,
+                "loss": final.get(f"{HELD_OUT}/{LOSS}"),
+                "seconds": seconds,
+                "message": message,
+            }
+        )
+
+    def _keep(self) -> None:
+        """Move `{out}` to where it stays."""
+        kept = self.store.kept_folder(self.run_config.run_id)
+        kept.parent.mkdir(exist_ok=True)
+        with contextlib.suppress(OSError):  # there already, from a process that died here
+            (self.live.folder / "out").rename(kept)
+
+    def _stand_still(self, message: str) -> None:
+        with contextlib.suppress(ScalectlError):  # a full disk cannot hold the reason either
+            self.live.mark(State.PAUSED, message, self.live.last_step())
+        with contextlib.suppress(ScalectlError):
+            self.claim.release()
+        self.tell({"event": "ended", "run_id": self.run_config.run_id, "state": State.PAUSED, "message": message})
+
+    def _log(self, text: str) -> None:
+        with contextlib.suppress(OSError), self.live.log.open("a") as file:  # a log never stops a run
+            file.write(f"{now()}  {text}\n")
+
+
+def _index_columns(
+    run: CommandRun, rows: list[Row], counts: Mapping[str, float | None], seconds: float, about: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The columns of the index that the config does not hold, None for what nobody counted."""
+    last = rows[-1] if rows else None
+    N = counts["N"]
+    tokens = last.tokens if last is not None and last.tokens else None
+    counted = last is not None and last.flops and (counts["C"] is not None or N is None)
+    return {
+        f"N_{run.convention}": None if N is None else round(N),
+        "D": tokens,
+        "C_6nd": 6 * N * tokens if N is not None and tokens is not None and run.convention == "non_embedding" else None,
+        "C_exact": last.flops if last is not None and counted else None,
+        "steps": last.step if last is not None else 0,
+        "seconds": seconds,
+        "pack": 1,
+        "device": about["device_name"],
+    }
+
+
+def _device(placement: Placement) -> dict[str, str]:
+    """The GPU of the slot as the only one that a script sees, counted among those that this process sees."""
+    kind, _, index = placement.device.partition(":")
+    if kind != "cuda":
+        return {}
+    visible = [part.strip() for part in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if part.strip()]
+    return {"CUDA_VISIBLE_DEVICES": visible[int(index)] if visible else index}
+
+
+def _die_with(parent: int) -> Callable[[], None]:
+    """What a child does before it becomes the script: it dies with its parent, and hears Ctrl-C like any other."""
+
+    def prepare() -> None:
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return prepare
+
+
+def _usage(pid: int) -> tuple[float, int]:
+    """Seconds that a process and its descendants have computed, and the memory that they hold [bytes]."""
+    seconds, memory = 0.0, 0
+    with contextlib.suppress(psutil.Error):
+        script = psutil.Process(pid)
+        for process in (script, *script.children(recursive=True)):
+            with contextlib.suppress(psutil.Error):
+                times = process.cpu_times()
+                seconds += times.user + times.system
+                memory += process.memory_info().rss
+    return seconds, memory
