@@ -26,6 +26,7 @@ from scalectl.report.views import Place, TaskView, ThresholdView
 from scalectl.store.index import refresh
 from scalectl.store.points import (
     OBVIOUS,
+    SCORE,
     as_numbers,
     columns_listed,
     load_points,
@@ -43,7 +44,6 @@ METRICS = (EXACT, "generated_match", "accuracy", "acc")  # that a report looks f
 POSITION = re.compile(r"position_accuracy_\d+")
 
 # Columns of a table that say by themselves what they hold. Source: ours.
-_SCORE = ("S", "score", EXACT, "accuracy", "acc")
 _TASK = ("task", "subtask", "benchmark")
 _FAMILY = ("family", "model_family", "model family")
 _ITEMS = ("items", "n_items", "num_items", "n_examples")
@@ -361,7 +361,7 @@ def _of_table(request: Request, asked: Asked, target: Target) -> _Gathered:
                 where=columns_listed(columns),
                 remedy=did_you_mean(name, columns),
             )
-    score = mapping.get("S") or obvious(_SCORE, columns) or mapping.get("L") or obvious(OBVIOUS["L"], columns)
+    score = mapping.get("S") or obvious(SCORE, columns) or mapping.get("L") or obvious(OBVIOUS["L"], columns)
     if score is None:
         raise UsageError(
             f"no column of {origin} is plainly a score", where=columns_listed(columns), remedy="name it: --map S=COLUMN"

@@ -46,6 +46,9 @@ OBVIOUS = {
     "seed": ("seed", "train.seed", "random_seed", "replicate", "replica", "repeat", "rep"),
 }
 
+# The same for a share of right answers.
+SCORE = ("S", "score", "exact_match", "accuracy", "acc")
+
 # Axes that only some laws read, and the columns of a run that hold them; of other tables they are named by --map. S is
 # a score, whose loss is then an axis.
 _OTHERS = {"U": "unique_tokens", "width": "model.d_model", "depth": "model.n_layer"}
@@ -598,10 +601,11 @@ def _find_columns(columns: Columns, mapping: Mapping[str, str], origin: str) -> 
     unscaled = not {"N", "D", "C", "width", "depth", "S"} & set(found)
     if "L" not in found:
         no_size = "N, D or C, and none " if unscaled else "N, and none " if not {"N", "C"} & set(found) else ""
+        remedy = "name them: --map N=COLUMN --map L=COLUMN" if no_size else "name it: --map L=COLUMN"
+        if obvious(SCORE, columns) is not None:
+            remedy = "scores are fitted with --kind score"
         raise UsageError(
-            f"no column of {origin} is plainly {no_size}the loss",
-            where=columns_listed(columns),
-            remedy="name them: --map N=COLUMN --map L=COLUMN" if no_size else "name it: --map L=COLUMN",
+            f"no column of {origin} is plainly {no_size}the loss", where=columns_listed(columns), remedy=remedy
         )
     if unscaled:
         raise UsageError(

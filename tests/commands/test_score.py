@@ -154,6 +154,11 @@ def test_a_table_without_a_score_says_what_it_has(tmp_path):
     assert "result" in raised.value.where
 
 
+def test_a_table_of_scores_is_pointed_to_the_detector(tmp_path, scalectl):
+    done = scalectl("fit", table(tmp_path, jump=JUMP), cwd=tmp_path, code=2)
+    assert "scores are fitted with --kind score" in done.stderr
+
+
 def test_along_the_loss_places_are_losses_and_fall_with_it(tmp_path):
     path = table(tmp_path, jump=JUMP)
     loss = 4 * (N / N[0]) ** -0.1
