@@ -4,9 +4,9 @@ Efron 1979; over clusters Field and Welsh 2007 (JRSS B 69). Weights are integers
 warm-started fit and a thousand of them are one array operation.
 
 Measured (bench/coverage.py, 200 data sets; nominal .95): five sizes x 3 seeds of a power law and eight x 3 of one above
-a floor, noise .4 %: sizes cover 1.00, runs .94 and .99, residuals .89 and .92. With sizes 1 % and .2 % off the law: sizes
-.98 and 1.00, runs .78 and .96 to .98, residuals .66 and .85 to .89, whose divisor forgets the parameters that were
-fitted, and which know no size.
+a floor, noise .4 %: sizes cover 1.00, runs .94 and .99, residuals .89 and .92. With sizes 1 % and .2 % off the law:
+sizes .98 and 1.00, runs .78 and .96 to .98, residuals .66 and .85 to .89: their spread is that of a fit with its
+parameters taken out, and they know no size.
 """
 
 from __future__ import annotations
