@@ -6,11 +6,11 @@ import pytest
 from torch.profiler import ProfilerActivity, profile
 
 from scalectl.core.job import Job, Placement
-from scalectl.models import MODELS
+from scalectl.models import MODELS, ledger_of
 from scalectl.optim import OPTIMIZERS
 from scalectl.train.loop import Trainer
 
-# width, context, sequences, K, precision, and other options of the decoder: two layers, four heads, 32 symbols
+# width, context (0 where the data say it), sequences, K, precision, and other options: two layers, four heads
 SHAPES = [
     (8, 16, 8, 1, "fp32", {}),
     (8, 16, 8, 16, "fp32", {}),
@@ -33,6 +33,12 @@ SHAPES = [
     (64, 256, 2, 1, "fp32", {}),
     (128, 96, 8, 1, "fp32", {}),
     (128, 96, 8, 1, "bf16", {"d_ff": 128}),
+    (32, 0, 32, 1, "fp32", {"family": "vit", "patch": 2}),
+    (32, 0, 32, 4, "bf16", {"family": "vit"}),
+    (64, 0, 32, 1, "fp32", {"family": "vit", "patch": 2, "activation": "relu"}),
+    (32, 0, 32, 4, "fp32", {"family": "encoder-decoder"}),
+    (64, 0, 32, 1, "bf16", {"family": "encoder-decoder", "norm_first": False}),
+    (64, 0, 64, 1, "fp32", {"family": "encoder-decoder", "activation": "relu", "n_encoder": 4}),
 ]
 
 
@@ -61,9 +67,9 @@ def test_predicted_memory_is_within_15_percent_of_what_is_allocated(make_run, sh
         for seed in range(k)
     ]  # fmt: skip
     trainer, most = allocated(runs)
-    ledger = MODELS["decoder"].ledger(runs[0].model.options)
+    ledger = ledger_of(runs[0].model)
     state = sum(OPTIMIZERS["adamw"].state(ledger.tensors))
-    predicted = k * ledger.train_bytes(sequences * context, precision, state=state)
+    predicted = k * ledger.train_bytes(runs[0].batch_tokens, precision, state=state)
     assert len(trainer.engine.parts(trainer.engine.micro_batch)) == 1
     assert most > 0
     assert predicted == pytest.approx(most, rel=0.15)
