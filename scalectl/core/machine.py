@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import platform
 import signal
 import subprocess
@@ -23,11 +24,10 @@ def cpu_name() -> str:
 
 
 def memory_total() -> int | None:
-    """Memory of the machine [bytes], or the container's limit where that is less; None if the kernel is silent."""
+    """Memory of the machine, or what its container or job may take [bytes]; None if the kernel is silent."""
     lines = _MEMORY.read_text().splitlines() if _MEMORY.exists() else []
     found = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemTotal:")]
-    limit = _GROUP.read_text().strip() if _GROUP.exists() else "max"
-    return min([*found, *([int(limit)] if limit.isdecimal() else [])], default=None)
+    return min([*found, *_limits()], default=None)
 
 
 def killed_for_memory() -> int:
@@ -64,8 +64,14 @@ def device_name(device: str) -> str:
 
 
 def memory_available() -> int | None:
-    """Memory that can be taken without swapping [bytes], within the container's limit; None if the kernel is silent."""
+    """Memory that can be taken without swapping [bytes], within such limits; None if the kernel is silent."""
     lines = _MEMORY.read_text().splitlines() if _MEMORY.exists() else []
     found = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
-    limit = _GROUP.read_text().strip() if _GROUP.exists() else "max"
-    return min([*found, *([int(limit)] if limit.isdecimal() else [])], default=None)
+    return min([*found, *_limits()], default=None)
+
+
+def _limits() -> list[int]:
+    """What the container and the job of a cluster may take [bytes], each where there is one."""
+    group = _GROUP.read_text().strip() if _GROUP.exists() else "max"
+    job = os.environ.get("SLURM_MEM_PER_NODE", "")  # MiB; sbatch(1)
+    return [int(held) << shift for held, shift in ((group, 0), (job, 20)) if held.isdecimal()]

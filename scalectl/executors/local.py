@@ -54,6 +54,8 @@ class Slot:
 def slots(device: str = "auto", count: int | None = None) -> tuple[Slot, ...]:
     """The slots of this machine: one per GPU where there are any, else one per core that this process may use.
 
+    In a job of Slurm these are the cores of the job.
+
     Args: device: auto, cpu or cuda; count: at most so many.
     """
     gpus = [] if device == "cpu" else gpu_indices()
@@ -61,6 +63,9 @@ def slots(device: str = "auto", count: int | None = None) -> tuple[Slot, ...]:
         found = [Slot(f"cuda:{index}") for index in gpus]
     else:
         found = [Slot("cpu", cpu) for cpu in sorted(os.sched_getaffinity(0))]
+        granted = int(os.environ.get("SLURM_CPUS_ON_NODE", len(found)))
+        if granted < len(found):  # a cluster that counts cores and pins nobody: others may have the first ones
+            found = [Slot("cpu")] * granted
     return tuple(found[:count])
 
 
