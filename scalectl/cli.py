@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from scalectl.commands.sweep import Prepared
     from scalectl.core.cost import Convention
     from scalectl.core.errors import ScalectlError
+    from scalectl.executors.drive import Halted
     from scalectl.report.look import Look
     from scalectl.report.views import FitView
     from scalectl.report.views import Flops as FlopsCount
@@ -44,6 +45,7 @@ Results = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 Changes = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the file.")]
 MaxRuns = Annotated[int | None, typer.Option(help="Allow a grid of more than 100,000 runs.")]
+Engine = Annotated[str, typer.Option(metavar="local|slurm", help="Where it trains: here, or as jobs of a cluster.")]
 Target = Annotated[
     str | None,
     typer.Argument(metavar="[TARGET]", help="A sweep, ref:NAME, or a CSV / Parquet file [default: the last sweep]."),
@@ -113,6 +115,7 @@ def plan(
         bool, typer.Option("--detailed-exitcode", help="Exit 10 if there is something to train.")
     ] = False,
     probe: Annotated[bool, typer.Option("--probe", help="Measure speed on the devices at hand first.")] = False,
+    engine: Engine = "local",
     as_json: Json = False,
 ) -> None:
     """Show runs, packs, costs and what is done already; trains nothing."""
@@ -120,10 +123,16 @@ def plan(
     from scalectl.commands.sweep import prepare, probed
     from scalectl.report import document, plan_screen, terminal
 
+    on_slurm = _engine(engine) == "slurm"
     prepared = prepare(file, results, changes or (), max_runs=max_runs)
     if probe:
         prepared = probed(prepared, _line, asked=True)
-    view = command.view(prepared)
+    if on_slurm:
+        from scalectl.commands import slurm
+
+        view = command.view(prepared, slurm.view(prepared, slurm.fleet(prepared, slurm.wanted(prepared))))
+    else:
+        view = command.view(prepared)
     if as_json:
         print(document.document("plan", view))
     else:
@@ -139,16 +148,20 @@ def sweep(
     retry: Annotated[str | None, typer.Option(metavar="failed", help="Also train runs that failed before.")] = None,
     changes: Changes = None,
     max_runs: MaxRuns = None,
+    engine: Engine = "local",
 ) -> None:
     """Make the results match the plan: train what is missing."""
     from scalectl.commands import sweep as command
 
+    on_slurm = _engine(engine) == "slurm"
     if retry not in (None, "failed"):
         raise typer.BadParameter(f"{retry!r} is not known; use --retry failed")
     prepared = command.prepare(file, results, changes or (), max_runs=max_runs, retry_failed=retry == "failed")
     console, look = _stdout()
     for damaged in prepared.damaged:
         _line(f"warning: {damaged}; the run is trained again")
+    if on_slurm:
+        _sweep_on_slurm(prepared, retry=retry == "failed", max_runs=max_runs)
     if not prepared.jobs:
         command.record_plan(prepared)
         console.print(look.text(_nothing_to_do(prepared)))
@@ -160,12 +173,20 @@ def sweep(
     with progress:
         for event in command.execute(prepared, lambda: signals.count):
             halted = command.tell(progress, event) or halted
+    _conclude(prepared, halted, signals.first)
+
+
+def _conclude(prepared: Prepared, halted: Halted | None, stopped: signal.Signals | None = None) -> NoReturn:
+    """Say how a sweep stands, and what next. stopped: the signal that ended it."""
+    from scalectl.commands import sweep as command
+
+    console, look = _stdout()
     outcome = command.outcome(prepared)
     if halted is not None:
         _line(f"error: {halted.why}")
     console.print(look.text(outcome.sentence))
-    if signals.first is not None:
-        raise typer.Exit(SIGNAL_EXIT[signals.first])
+    if stopped is not None:
+        raise typer.Exit(SIGNAL_EXIT[stopped])
     if halted is not None:
         raise typer.Exit(halted.exit_code)
     if outcome.complete and not outcome.any_done:
@@ -173,6 +194,66 @@ def sweep(
     elif outcome.complete:
         console.print(look.text(f"Next:  scalectl fit {prepared.sweep.name}    scalectl report {prepared.sweep.name}"))
     raise typer.Exit(outcome.exit_code)
+
+
+def _engine(name: str) -> str:
+    if name not in ("local", "slurm"):
+        raise typer.BadParameter(f"--engine {name!r} is not known; use local or slurm")
+    return name
+
+
+def _sweep_on_slurm(prepared: Prepared, *, retry: bool, max_runs: int | None) -> NoReturn:
+    """Hand a sweep to a cluster and follow it; to leave it is not to stop it."""
+    from scalectl.commands import slurm
+    from scalectl.commands import sweep as command
+
+    console, look = _stdout()
+    prepared = slurm.following(prepared)
+    if not prepared.jobs:
+        command.record_plan(prepared)
+        console.print(look.text(_nothing_to_do(prepared)))
+        raise typer.Exit(1 if prepared.waiting else 0)
+    name = prepared.sweep.name
+    progress = command.progress(prepared, *_console(sys.stderr))
+    signals = _Signals(lambda count: progress.say("Leaving: the jobs go on.") if count == 1 else None)
+    halted = None
+    with progress:
+        for event in slurm.watch(prepared, lambda: signals.count, retry=retry, max_runs=max_runs):
+            if isinstance(event, slurm.Said):
+                progress.say(event.text, event.style)
+            else:
+                halted = command.tell(progress, event) or halted
+    if signals.first is not None:
+        console.print(look.text(f"{name} goes on without this terminal; the same command follows it again."))
+        console.print(look.text(f"Next:  scalectl status {name}    scalectl stop {name}"))
+        raise typer.Exit(SIGNAL_EXIT[signals.first])
+    _conclude(prepared, halted)
+
+
+@app.command(hidden=True)
+def pilot(
+    record: Annotated[str, typer.Argument(metavar="RECORD.json", help="Of the submission, in the sweep's folder.")],
+) -> None:
+    """Train what a sweep has left, as a job of a cluster."""
+    from scalectl.commands import slurm
+    from scalectl.commands import sweep as command
+
+    signals = _Signals(lambda count: _line("Stopping: the runs checkpoint.") if count == 1 else None)
+    halted, again = None, True
+    while again and halted is None and not signals.count:
+        prepared = slurm.duty(record, _line)
+        left = sum(len(job.runs) for job in prepared.jobs)
+        _line(f"{prepared.sweep.name}: {left} runs left, {len(prepared.at.places)} slots")
+        if prepared.jobs:
+            progress = command.progress(prepared, *_console(sys.stderr))
+            with progress:
+                for event in command.execute(prepared, lambda: min(1, signals.count), record=False):
+                    halted = command.tell(progress, slurm.quiet(event)) or halted
+        again = slurm.freed(prepared, lambda: signals.count)
+    if halted is not None:
+        _line(f"error: {halted.why}")
+        raise typer.Exit(halted.exit_code)
+    raise typer.Exit(slurm.AGAIN if signals.count and slurm.unfinished(prepared) else 0)
 
 
 def _stopping(count: int, running: int) -> str:

@@ -13,15 +13,15 @@ from scalectl.commands.target import shared_facts
 from scalectl.core import units
 from scalectl.core.job import CommandJob, Job
 from scalectl.core.run import SEED
-from scalectl.report.views import PlanGroup, PlanView
+from scalectl.report.views import PlanGroup, PlanView, SlurmView
 from scalectl.store.sweeps import list_sweeps, load_sweep
 from scalectl.sweep.block import HORIZONS
 from scalectl.sweep.pack import makespan, pack, pack_memory
 from scalectl.sweep.plan import Planned, PlannedCommand, PlannedRun
 
 
-def view(prepared: Prepared) -> PlanView:
-    """The plan as facts to render."""
+def view(prepared: Prepared, slurm: SlurmView | None = None) -> PlanView:
+    """The plan as facts to render; slurm: the jobs that it takes on a cluster."""
     packs = prepared.packs
     taken = {job.ticket: sum(steps for _, steps in job_rows(job)) for job in packs}
     seconds = {run.run_id: job.seconds * run.steps / taken[job.ticket] for job in packs for run in job.runs}
@@ -73,6 +73,7 @@ def view(prepared: Prepared) -> PlanView:
         lengths=HORIZONS,
         convention=next(iter(sized), "non_embedding"),
         script=bool(sized),
+        slurm=slurm,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -165,6 +165,17 @@ def prepare(
     )
 
 
+def narrowed(prepared: Prepared, run_ids: Collection[str], slots: int) -> Prepared:
+    """The sweep with these of its runs as what there is to do, packed for so many jobs at once."""
+    left = [planned for planned in prepared.plan.runs if planned.run_id in run_ids]
+    todo = tuple(planned for planned in left if isinstance(planned, PlannedRun))
+    commands = tuple(planned for planned in left if isinstance(planned, PlannedCommand))
+    at, finished = prepared.at, finished_commands(prepared.plan, refresh(prepared.store)) if commands else ()
+    packs = pack(todo, slots=slots, placement=at.cache.placement, speed=at.speed)
+    jobs: tuple[AnyJob, ...] = (*packs, *command_jobs(commands, at.cache.placement, finished))
+    return replace(prepared, todo=todo, commands=commands, jobs=jobs)
+
+
 def finished_commands(plan: Plan, index: Index) -> tuple[Finished, ...]:
     """Runs of the plan's script that are done, as far as the plan still asks for them."""
     planned = {held.run_id: held for held in plan.runs if isinstance(held, PlannedCommand)}
@@ -210,18 +221,19 @@ def probed(prepared: Prepared, say: Callable[[str], None], *, asked: bool = Fals
     return replace(prepared, at=at, jobs=jobs)
 
 
-def check_budget(prepared: Prepared) -> None:
+def check_budget(prepared: Prepared, *, hours: bool = True) -> None:
     """Refuse before the first second of training what the budget or the disk does not allow.
 
+    Args: hours: whether the speeds known here are those of the devices that train.
     Raises: BudgetRefused.
     """
     budget = prepared.sweep.budget
-    hours = sum(job.seconds for job in prepared.jobs) / 3600
+    needed = sum(job.seconds for job in prepared.jobs) / 3600
     # seconds from shapes are those of a CPU core
     known = prepared.at.on_cpu or shapes(prepared.todo).keys() <= prepared.at.speed.measured.keys()
-    if budget.device_hours is not None and known and hours > budget.device_hours:
+    if budget.device_hours is not None and hours and known and needed > budget.device_hours:
         raise BudgetRefused(
-            f"the sweep needs about {hours:.3g} device-hours, and its budget is {budget.device_hours:g}",
+            f"the sweep needs about {needed:.3g} device-hours, and its budget is {budget.device_hours:g}",
             where=f"{prepared.sweep.path} [budget] device_hours",
             remedy="raise the budget, shorten the runs, or drop some in [constraints]",
         )
@@ -240,10 +252,10 @@ def check_budget(prepared: Prepared) -> None:
         )
 
 
-def execute(prepared: Prepared, stopping: Callable[[], int]) -> Iterator[Event | Halted]:
+def execute(prepared: Prepared, stopping: Callable[[], int], *, record: bool = True) -> Iterator[Event | Halted]:
     """Record the plan, then train what is missing, yielding what happens.
 
-    Args: stopping: 0 to go on, 1 to checkpoint and leave, 2 to kill.
+    Args: stopping: 0 to go on, 1 to checkpoint and leave, 2 to kill; record: False where whoever asked did so already.
     Raises: BudgetRefused, before anything starts.
     """
     check_budget(prepared)
@@ -253,7 +265,8 @@ def execute(prepared: Prepared, stopping: Callable[[], int]) -> Iterator[Event |
     rules = prepared.sweep.on_error
     try:
         executor.warm(len(prepared.jobs))
-        record_plan(prepared)
+        if record:
+            record_plan(prepared)
         policy = Policy(rules.retries, rules.stop_after_identical, rules.timeout or None)
         if prepared.at.on_cpu and prepared.sweep.runtime.threads is None:
             policy = replace(policy, threads=most_threads)

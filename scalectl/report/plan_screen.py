@@ -11,7 +11,7 @@ from scalectl.core.units import counted
 from scalectl.report.build import SHORT_ID, label, short_names, show
 from scalectl.report.look import Look
 from scalectl.report.table import BETWEEN, MOST_COLUMNS, Align, Cell, Column, Row, paragraph, table
-from scalectl.report.views import PlanGroup, PlanView, StatusView
+from scalectl.report.views import PlanGroup, PlanView, SlurmView, StatusView
 from scalectl.report.words import (
     ADVICE,
     CONTEXT,
@@ -48,6 +48,8 @@ def plan_lines(view: PlanView, look: Look) -> Lines:
             trained = f"{counted(view.trunks, 'trunk')} with a branch for every length; each run by itself:"
             factor = f"{units.si(flops, 'FLOP')} ({flops / view.flops:.2f} times), about {units.duration(seconds)}"
             lines += paragraph(f"{trained} {factor}", look)
+        if view.slurm is not None:
+            lines += paragraph(f"on Slurm: {slurm_jobs(view.slurm)}", look, hanging=2)
     else:
         done = f"Nothing to do: {view.done}/{view.runs} done."
         done += f"  Next:  scalectl fit {view.name}" if view.done == view.runs else ""
@@ -63,6 +65,24 @@ def plan_lines(view: PlanView, look: Look) -> Lines:
     if view.advice:
         lines += paragraph(f"advice: {view.advice}", look, hanging=2, style=ADVICE)
     return lines
+
+
+def slurm_jobs(view: SlurmView) -> str:
+    """The jobs of a cluster in a sentence."""
+    each = " each" if view.jobs > 1 else ""
+    what = counted(view.jobs, "pilot job" if view.pilot else "job")
+    what = what if view.pilot or view.jobs == 1 else f"an array of {what}"
+    limit = "" if view.walltime_seconds is None else f" of {units.duration(view.walltime_seconds)}"
+    cores = [counted(view.gpus, "GPU")] * (view.gpus > 0) + ([counted(view.cpus, "core")] if view.cpus else [])
+    held = f" with {' and '.join(cores)}{each}" if cores else ""
+    where = f" on {view.partition}" if view.partition else ""
+    if view.seconds is None:
+        ends = ", queued again until all is done" if view.pilot else ", of unknown time"
+    else:
+        ends = f", done about {units.duration(view.seconds)} after {'they' if view.jobs > 1 else 'it'} began"
+        rounds = view.pilot and view.walltime_seconds is not None and view.seconds > view.walltime_seconds
+        ends += ", queued again when their time is over" if rounds else ""
+    return f"{what}{limit}{held}{where}{ends}"
 
 
 def _speeds(view: PlanView) -> str:

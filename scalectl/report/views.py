@@ -150,13 +150,33 @@ class PlanGroup:
 
 
 @dataclass(frozen=True)
+class SlurmView:
+    """The jobs of a cluster that a sweep asks for.
+
+    pilot: whether each trains whatever is left until its time is over; walltime_seconds: time limit of each, None for
+    the cluster's own; seconds: until the last one ends once all have begun, None where that is not known; slots: runs
+    or packs at once in each; cpus, gpus: of each, None for what the cluster gives.
+    """
+
+    jobs: int
+    pilot: bool
+    walltime_seconds: int | None
+    seconds: float | None
+    slots: int
+    cpus: int | None
+    gpus: int
+    partition: str | None
+
+
+@dataclass(frozen=True)
 class PlanView:
     """A plan before it runs.
 
     todo, flops, seconds, disk: of what the next `sweep` would train, seconds by the wall clock on `devices`; jobs: the
     packs it trains in; shapes, measured: distinct ones among them, and how many have a speed that was measured here and
     not estimated from shapes; dropped: constraint and number of runs it drops; warnings: one sentence each; advice: on
-    precision; lengths: keys of the cells that say how long a run is; script: whether the runs are somebody's script.
+    precision; lengths: keys of the cells that say how long a run is; script: whether the runs are somebody's script;
+    slurm: the jobs that `--engine slurm` asks for.
     """
 
     name: str
@@ -181,6 +201,7 @@ class PlanView:
     advice: str = ""
     lengths: tuple[str, ...] = ()
     script: bool = False
+    slurm: SlurmView | None = None
 
     @property
     def runs(self) -> int:
