@@ -370,8 +370,8 @@ def _of_table(request: Request, asked: Asked, target: Target) -> _Gathered:
     along = _along(asked.axis, mapping, columns, origin, score)
     notes = []
     if published is None:
-        notes = [f"{axis} is read from the column {name}" for axis, name in ((asked.axis, along), (f"the {measures}", score))
-                 if name not in mapping.values()]  # fmt: skip
+        read = ((asked.axis, along), (f"the {measures}", score))
+        notes = [f"{axis} is read from the column {name}" for axis, name in read if name not in mapping.values()]
     items = _column(asked.items, "--items", columns, _ITEMS)
     chance, number = _chance(asked.chance, columns)
     task = _column(asked.by, "--by", columns, _TASK)
