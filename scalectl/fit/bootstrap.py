@@ -88,6 +88,22 @@ def sizes(law: Law, points: Points) -> npt.NDArray[np.int64]:
     return np.unique(labels, return_inverse=True)[1].ravel().astype(np.int64)
 
 
+@dataclass(frozen=True)
+class Resamples:
+    """What resampled fits are made of.
+
+    weights: how often each point counts, (draws, n), or None for once; measured: losses (draws, n), or None for the
+    points' own; unit, units, spare, unusable: as in `Draws`.
+    """
+
+    weights: Floats | None
+    measured: Floats | None
+    unit: Unit
+    units: int
+    spare: int
+    unusable: int
+
+
 def bootstrap(
     fitted: Fit, n: int, unit: Unit, rng: np.random.Generator, again: Callable[[Floats], Floats] | None = None
 ) -> Draws:
@@ -100,6 +116,14 @@ def bootstrap(
     that were chosen by their losses: the losses (draws, n) where the points count so many times (draws, n).
     Raises: FitError when there are too few units to resample; UsageError for residuals of points that were chosen.
     """
+    drawn = resamples(fitted, n, unit, rng, again)
+    return draws_of(fitted, drawn, *refit(fitted, weights=drawn.weights, measured=drawn.measured))
+
+
+def resamples(
+    fitted: Fit, n: int, unit: Unit, rng: np.random.Generator, again: Callable[[Floats], Floats] | None = None
+) -> Resamples:
+    """What `bootstrap` fits. Args, Raises: as there."""
     if unit not in UNITS:
         raise UsageError(f"{unit} is not a unit of resampling", remedy=f"use {', '.join(UNITS)}")
     law, points = fitted.law, fitted.points
@@ -116,16 +140,17 @@ def bootstrap(
     if unit == "residual":
         if again is not None:
             raise UsageError("residuals say nothing of the choice between runs", remedy="use --unit size or --unit run")
-        values, settled = refit(fitted, measured=_resampled_losses(fitted, n, rng))
-        return _draws(fitted, values, settled, unit, units, spare, 0)
+        return Resamples(None, _resampled_losses(fitted, n, rng), unit, units, spare, 0)
     (weights,), unusable = fitting_resamples([fitted], lambda count: [resample(groups, count, rng)], n)
-    values, settled = refit(fitted, weights=weights, measured=None if again is None else again(weights))
-    return _draws(fitted, values, settled, unit, units, spare, unusable)
+    return Resamples(weights, None if again is None else again(weights), unit, units, spare, unusable)
 
 
 @np.errstate(all="ignore")
-def _draws(fitted: Fit, values: Floats, settled: Any, unit: Unit, units: int, spare: int, unusable: int) -> Draws:
-    """Draws with what each of them leaves open: terms without which its loss is the same at every point."""
+def draws_of(fitted: Fit, drawn: Resamples, values: Floats, settled: Any) -> Draws:
+    """Draws with what each of them leaves open: terms without which its loss is the same at every point.
+
+    Args: values, settled: parameters (draws, p) and whether each is an optimum (draws,), as from `refit`.
+    """
     law, points = fitted.law, fitted.points
     theta = {name: values[:, k : k + 1] for k, name in enumerate(law.names)}
     whole = np.asarray(law.predict(theta, points), dtype=np.float64)
@@ -143,7 +168,8 @@ def _draws(fitted: Fit, values: Floats, settled: Any, unit: Unit, units: int, sp
         if name in law.names and name not in fitted.fixed:
             free[:, law.names.index(name)] = np.logical_and.reduce(gone_terms)
     blind = {axis: np.logical_and.reduce(gone_terms) for axis, gone_terms in along.items() if axis in ("N", "D")}
-    return Draws(law.names, values, unit, units, spare, unusable, float(settled.mean()), free, blind)
+    share = float(settled.mean())
+    return Draws(law.names, values, drawn.unit, drawn.units, drawn.spare, drawn.unusable, share, free, blind)
 
 
 def _resampled_losses(fitted: Fit, n: int, rng: np.random.Generator) -> Floats:
