@@ -239,8 +239,8 @@ def pilot(
     from scalectl.commands import sweep as command
 
     signals = _Signals(lambda count: _line("Stopping: the runs checkpoint.") if count == 1 else None)
-    halted, again = None, True
-    while again and halted is None and not signals.count:
+    halted = None
+    while True:
         prepared = slurm.duty(record, _line)
         left = sum(len(job.runs) for job in prepared.jobs)
         _line(f"{prepared.sweep.name}: {left} runs left, {len(prepared.at.places)} slots")
@@ -249,7 +249,8 @@ def pilot(
             with progress:
                 for event in command.execute(prepared, lambda: min(1, signals.count), record=False):
                     halted = command.tell(progress, slurm.quiet(event)) or halted
-        again = slurm.freed(prepared, lambda: signals.count)
+        if halted is not None or signals.count or not slurm.freed(prepared, lambda: signals.count):
+            break
     if halted is not None:
         _line(f"error: {halted.why}")
         raise typer.Exit(halted.exit_code)
