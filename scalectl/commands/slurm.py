@@ -121,31 +121,17 @@ def following(prepared: Prepared) -> Prepared:
     return replace(narrowed(prepared, wanted(prepared), held.tasks * held.slots), elsewhere=())
 
 
-def active(store: Store, name: str) -> list[Task]:
-    """Jobs of a sweep that wait or run. Raises: ScalectlError if Slurm does not answer."""
-    return [task for task in _tasks(store, name) if not task.ended]
+def submitted(store: Store, name: str) -> list[str]:
+    """Ids of the arrays that a sweep has submitted and nobody has seen end."""
+    return [submission.job for submission in slurm.submissions(store, name)]
 
 
 def _tasks(store: Store, name: str) -> list[Task]:
+    """The jobs of a sweep. Raises: ScalectlError if Slurm does not answer."""
     try:
         return [task for tasks in slurm.look(slurm.submissions(store, name)).values() for task in tasks]
     except SlurmError as error:
         raise _silent(error) from None
-
-
-def cancel(store: Store, name: str) -> list[Task]:
-    """Cancel the jobs of a sweep and wait until they have ended: those that train checkpoint first.
-
-    Returns: the jobs. Raises: ScalectlError if Slurm does not answer.
-    """
-    asked = active(store, name)
-    try:
-        slurm.cancel(asked)
-    except SlurmError as error:
-        raise _silent(error) from None
-    while active(store, name):
-        time.sleep(QUEUE_SECONDS[0])
-    return asked
 
 
 def _silent(error: SlurmError) -> ScalectlError:
@@ -199,8 +185,8 @@ def watch(
             yield Said(f"  {_jobs(going)} of an earlier command {'goes' if len(going) == 1 else 'go'} on")
         else:
             held = fleet(prepared, board.left())
-            submitted = submit(prepared, held, retry=retry, max_runs=max_runs)
-            yield Said(f"  submitted Slurm job {submitted.job}: {slurm_jobs(view(prepared, held))}")
+            new = submit(prepared, held, retry=retry, max_runs=max_runs)
+            yield Said(f"  submitted Slurm job {new.job}: {slurm_jobs(view(prepared, held))}")
         going, retry, before = [], False, board.progress()
         queue = _Queue(store, name, past)
         ended = None
