@@ -1,9 +1,13 @@
 """Every example of the README is executed, in order, and says what the README shows (its numbers aside)."""
 
+import os
 import re
 import shlex
+import sys
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from support import REPOSITORY
 
@@ -78,7 +82,26 @@ def test_every_sweep_of_the_readme_can_be_planned(monkeypatch):
     sweeps = SWEEP.findall(README.read_text(encoding="utf-8"))
     assert len(sweeps) >= 2
     for text in sweeps:
+        if "[run]" in text:  # its script is no file here
+            continue
         assert len(expand(parse_sweep(text, path="README.md"))) == 3
+
+
+def test_the_script_of_the_readme_is_swept_as_it_shows(scalectl, tmp_path):
+    text = README.read_text(encoding="utf-8")
+    (script,) = (block for block in PYTHON.findall(text) if block.startswith("# train.py"))
+    (sweep,) = (block for block in SWEEP.findall(text) if "[run]" in block)
+    assert len(script.splitlines()) <= 36
+    (tmp_path / "train.py").write_text(script)
+    (tmp_path / "mine.toml").write_text(sweep)
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    said = scalectl("sweep", "mine.toml", "--set", "seed=1", cwd=tmp_path, PATH=path)
+    assert "Finished: 3 done." in said.stdout
+    scalectl("export", "mine", "-o", "mine.csv", cwd=tmp_path)
+    runs = pd.read_csv(tmp_path / "mine.csv").sort_values("params.width")
+    assert runs.N_total.tolist() == [10 * width + 1 for width in runs["params.width"]]
+    assert runs["held-out/loss"].is_monotonic_decreasing
+    assert set(runs.D) == {200 * 256}
 
 
 def test_every_verb_has_an_example_or_is_shown(scalectl):
