@@ -30,6 +30,7 @@ from scalectl.fit.stats import confint
 from scalectl.laws import LAWS, where
 
 LEVEL = 0.95
+TITLE = "Share of nominal 95 % intervals that hold the truth"
 FIVE, EIGHT = np.geomspace(2e3, 5e5, 5), np.geomspace(2e3, 5e6, 8)
 TOKENS = np.geomspace(2e6, 2e8, 5)
 BUDGETS = np.geomspace(1e17, 1e20, 6)  # FLOP
@@ -149,13 +150,14 @@ def measure_approaches(case: Case, data_sets: int, draws: int) -> dict[str, dict
     return {name: {"a": hits[name] / count} for name, count in sorted(seen.items())}
 
 
-def rows(found: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Sequence[dict[str, Any]]:
+def rows(found: Mapping[str, Any]) -> Sequence[dict[str, Any]]:
     """A row a case and unit."""
-    names = list(dict.fromkeys(name for units in found.values() for held in units.values() for name in held))
+    units = [(case, held["data sets"], *unit) for case, held in found.items() for unit in held["units"].items()]
+    names = list(dict.fromkeys(name for *_, shares in units for name in shares))
     return [
-        {"command": case, "setting": unit, **{name: f"{held[name]:.3f}" if name in held else "" for name in names}}
-        for case, units in found.items()
-        for unit, held in units.items()
+        {"command": case, "setting": unit, "data sets": count}
+        | {name: f"{shares[name]:.3f}" if name in shares else "" for name in names}
+        for case, count, unit, shares in units
     ]
 
 
@@ -169,9 +171,9 @@ def main() -> None:
     found = json.loads(held.read_text())["rows"] if held.exists() and given.case else {}
     for name in given.case or (*CASES, *ISOFLOPS):
         run = measure if name in CASES else measure_approaches
-        found[name] = run((CASES | ISOFLOPS)[name], given.data_sets, given.draws)
-        title = f"Share of nominal 95 % intervals that hold the truth, {given.data_sets} data sets"
-        record(Path(__file__).stem, [Section("rows", title, rows(found), found)])
+        units = run((CASES | ISOFLOPS)[name], given.data_sets, given.draws)
+        found[name] = {"data sets": given.data_sets, "units": units}
+        record(Path(__file__).stem, [Section("rows", TITLE, rows(found), found)])
 
 
 if __name__ == "__main__":
