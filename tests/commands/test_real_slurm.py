@@ -100,7 +100,7 @@ def test_twelve_runs_through_a_real_slurm_finish_and_the_end_of_a_time_limit_is_
     wait_for(
         lambda: slurm.ask("scontrol", "update", f"JobId={first}", "StartTime=now") == "" and not lab.jobs("PENDING")
     )
-    assert lab.started.wait(300) == 0, lab.said()
+    assert lab.started.wait(900) == 0, lab.said()
     assert "Finished: 12 done." in lab.said()
     found = measured(lab.folder)
     assert found.index.get_level_values("run_id").nunique() == 12
@@ -129,7 +129,7 @@ def test_a_cancelled_job_and_a_dead_node_are_said_and_the_same_command_recovers(
     lab.hears("of an earlier command goes on")
     wait_for(lambda: slurm.ask("sinfo", "-h", "-o", "%T").strip() in ("idle", "mixed", "allocated"), 60)
     slurm.ask("scontrol", "update", f"JobId={kept}", "StartTime=now")  # Slurm gives the node two minutes else
-    assert lab.started.wait(500) == 0, lab.said()
+    assert lab.started.wait(900) == 0, lab.said()
     assert "Finished: 12 done." in lab.said()
     quiet = tmp_path / "quiet"
     quiet.mkdir()
