@@ -277,3 +277,29 @@ def test_runs_of_a_machine_that_shows_no_life_are_waited_for_and_those_of_a_livi
 
     assert not slurm.freed(found, stopping)
     assert states(prepared.store, [run_id])[run_id].state is State.RUNNING
+
+
+SCRIPT = """\
+name = "mine"
+[run]
+command = ["python", "train.py", "--width", "{width}"]
+[params]
+width = { grid = [1, 2, 3, 4] }
+"""
+
+
+def test_runs_of_a_script_whose_time_nobody_knows_are_one_pilot_or_a_share_each(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train.py").write_text("")
+    for block, tasks in ((BLOCK, 1), (BLOCK + "pilot = false\n", 4)):
+        (tmp_path / "mine.toml").write_text(SCRIPT + block)
+        prepared = prepare("mine.toml", "results")
+        held = fleet(prepared)
+        assert (held.tasks, held.seconds) == (tasks, None)
+        assert sorted(run.run_id for job in held.packs for run in job.runs) == sorted(prepared.plan.run_ids)
+    prepared.store.prepare()
+    record_plan(prepared)
+    path = client.record_of(prepared.store, client.Submission("mine", "0badcafe", 1))
+    path.parent.mkdir()
+    path.write_bytes(client._encoded(client.Submission("mine", "0badcafe", 1)))
+    assert len(slurm.duty(str(path), str).jobs) == 4
