@@ -99,7 +99,7 @@ def test_the_script_of_the_readme_is_swept_as_it_shows(scalectl, tmp_path):
     assert "Finished: 3 done." in said.stdout
     scalectl("export", "mine", "-o", "mine.csv", cwd=tmp_path)
     runs = pd.read_csv(tmp_path / "mine.csv").sort_values("params.width")
-    assert runs.N_total.tolist() == [10 * width + 1 for width in runs["params.width"]]
+    assert runs.N_non_embedding.tolist() == [10 * width + 1 for width in runs["params.width"]]
     assert runs["held-out/loss"].is_monotonic_decreasing
     assert set(runs.D) == {200 * 256}
 
