@@ -250,7 +250,7 @@ def _judge(held: _Seen, level: float) -> Verdict:
         elif gate:
             label, why = SMOOTH, gate
         else:
-            where = threshold(curve, held.phi, held.families.breaks, level)
+            where = threshold(curve, held.phi, level)
             seeds = success(curve, where)
             label, why = _jump(curve, where, seeds, held.q_smooth)
             where, why = _seeded(curve, where, why)

@@ -76,7 +76,7 @@ def first_above(curve: Curve, phi: float) -> int:
     return int(below[-1]) + 1 if below.size else 0
 
 
-def threshold(curve: Curve, phi: float, rises: Rises, level: float) -> Threshold:
+def threshold(curve: Curve, phi: float, level: float) -> Threshold:
     """Bracket, midpoint and width of a curve that jumps.
 
     The interval of the midpoint is a likelihood profile over every break, wide where the places leave it open. phi:
@@ -95,7 +95,7 @@ def threshold(curve: Curve, phi: float, rises: Rises, level: float) -> Threshold
     spare = max(1, len(x) - 4)
     scatter = max(1.0, (PRIOR + float(found[top])) / (PRIOR + spare))
     scatter = max(scatter, phi)
-    limit = student_quantile((1 + level) / 2, spare + int(PRIOR)) ** 2
+    limit = student_quantile((1 + level) / 2, spare) ** 2
     inside = half[found - found[top] <= scatter * limit]
     interval = (10 ** float(inside.min()), 10 ** float(inside.max()))
     width = _width(fine, top, x)
