@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, get_args
 
@@ -149,29 +149,43 @@ def sweep(
     changes: Changes = None,
     max_runs: MaxRuns = None,
     engine: Engine = "local",
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Train in the background; scalectl stop NAME ends it.")
+    ] = False,
+    in_background: Annotated[bool, typer.Option("--in-background", hidden=True)] = False,
 ) -> None:
     """Make the results match the plan: train what is missing."""
     from scalectl.commands import sweep as command
 
     on_slurm = _engine(engine) == "slurm"
+    if on_slurm and detach:
+        raise typer.BadParameter("--detach is for this machine; jobs of a cluster go on by themselves")
     if retry not in (None, "failed"):
         raise typer.BadParameter(f"{retry!r} is not known; use --retry failed")
     prepared = command.prepare(file, results, changes or (), max_runs=max_runs, retry_failed=retry == "failed")
     console, look = _stdout()
     for damaged in prepared.damaged:
         _line(f"warning: {damaged}; the run is trained again")
+    if prepared.edited:
+        _line(f"warning: {prepared.edited}")
     if on_slurm:
         _sweep_on_slurm(prepared, retry=retry == "failed", max_runs=max_runs)
-    if not prepared.jobs:
+    if not prepared.jobs and not prepared.orphans:
         command.record_plan(prepared)
         console.print(look.text(_nothing_to_do(prepared)))
         raise typer.Exit(75 if prepared.elsewhere else 1 if prepared.waiting else 0)
+    if detach:
+        for line in _detached(prepared, file, results, retry, changes or (), max_runs):
+            console.print(look.text(line))
+        raise typer.Exit
+    for holder, job in prepared.orphans:
+        _line(f"process {holder.pid} goes on with {len(job.runs)} of the runs; it is taken over")
     prepared = command.probed(prepared, _line)
     progress = command.progress(prepared, *_console(sys.stderr))
     signals = _Signals(lambda count: progress.say(_stopping(count, len(progress.running))))
     halted = None
     with progress:
-        for event in command.execute(prepared, lambda: signals.count):
+        for event in command.execute(prepared, lambda: signals.count, detached=in_background):
             halted = command.tell(progress, event) or halted
     _conclude(prepared, halted, signals.first)
 
@@ -182,6 +196,8 @@ def _conclude(prepared: Prepared, halted: Halted | None, stopped: signal.Signals
 
     console, look = _stdout()
     outcome = command.outcome(prepared)
+    for note in outcome.notes:
+        _line(f"warning: {note}")
     if halted is not None:
         _line(f"error: {halted.why}")
     console.print(look.text(outcome.sentence))
@@ -258,6 +274,51 @@ def pilot(
     raise typer.Exit(slurm.AGAIN if signals.count and slurm.unfinished(prepared) else 0)
 
 
+def _detached(
+    prepared: Prepared,
+    file: str,
+    results: str | None,
+    retry: str | None,
+    changes: Sequence[str],
+    max_runs: int | None,
+) -> tuple[str, str]:
+    from scalectl.commands.background import detach
+    from scalectl.core.units import duration
+
+    arguments = [file, *(f"--set={change}" for change in changes)]
+    arguments += [f"--results={results}"] * (results is not None) + [f"--retry={retry}"] * (retry is not None)
+    arguments += [f"--max-runs={max_runs}"] * (max_runs is not None)
+    started, name = detach(prepared, arguments), prepared.sweep.name
+    runs = sum(len(job.runs) for job in (*prepared.jobs, *(job for _, job in prepared.orphans)))
+    return (
+        f"Process {started.pid} trains {runs} runs in the background, about {duration(prepared.seconds)}.",
+        f"Next:  scalectl status {name} --watch    scalectl stop {name}",
+    )
+
+
+@app.command()
+def stop(
+    name: Name = None,
+    results: Results = None,
+    as_json: Json = False,
+) -> None:
+    """Checkpoint and end what trains a sweep on this machine."""
+    from scalectl.commands import background as command
+    from scalectl.report import document
+
+    found = command.stop(name, results, _line)
+    if as_json:
+        print(document.document("stop", found))
+    else:
+        console, look = _stdout()
+        counts = ", ".join(f"{number} {state}" for state, number in found.counts.items())
+        what = f"Stopped {found.name}: {counts}." if found.processes else f"Nothing trains {found.name} here: {counts}."
+        console.print(look.text(what))
+        for host in found.elsewhere:
+            console.print(look.text(f"{host} trains some of its runs; stop them there"), style="yellow")
+    raise typer.Exit(75 if found.elsewhere else 0)
+
+
 def _stopping(count: int, running: int) -> str:
     if count > 1:
         return "Killed. The runs go on from their last checkpoints."
@@ -282,6 +343,7 @@ def status(
     name: Name = None,
     results: Results = None,
     failed: Annotated[bool, typer.Option("--failed", help="Only runs that failed, diverged or were lost.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Go on until nothing is being trained any more.")] = False,
     as_json: Json = False,
 ) -> None:
     """Show the truth about each run, even after a crash."""
@@ -289,6 +351,11 @@ def status(
     from scalectl.commands.target import find_target
     from scalectl.report import document, plan_screen, terminal
 
+    if watch and as_json:
+        raise typer.BadParameter("--watch draws, and --json is one document; give one")
+    if watch:
+        _watch(name, results, failed)
+        return
     view = command.run(name, results, failed=failed)
     if as_json:
         print(document.document("status", view))
@@ -298,6 +365,34 @@ def status(
     if opening:
         console.print(look.text(opening), style="dim")
     terminal.emit(plan_screen.status_lines(view, look), console)
+
+
+def _watch(name: str | None, results: str | None, failed: bool) -> None:
+    """On a terminal a screen that is drawn anew each second, elsewhere a line for each change of a state."""
+    import time
+
+    from scalectl.commands import status as command
+    from scalectl.report import plan_screen, terminal
+
+    console, look = _stdout()
+    drawn = console.is_terminal and look.unicode
+    before: dict[str, str] = {}
+    while True:
+        view = command.run(name, results, failed=failed)
+        now = {row.run_id: f"{row.state}  {row.message}".rstrip() for row in view.rows}
+        if drawn:
+            console.clear()
+            terminal.emit(plan_screen.status_lines(view, look), console)
+        else:
+            gone = {run_id: "done" for run_id in before if run_id not in now and not failed}
+            for run_id, said in {**now, **gone}.items():
+                if before.get(run_id) != said:
+                    console.print(look.text(f"{run_id[:6]}  {said}"))
+            sys.stdout.flush()
+        before = now
+        if not command.going(view, results):
+            return
+        time.sleep(1.0)
 
 
 @app.command()
@@ -743,13 +838,14 @@ def prepare(
 def doctor(
     results: Results = None,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Verify every file and make the index again.")] = False,
+    mend: Annotated[bool, typer.Option("--mend", help="Put right what killed processes left behind.")] = False,
     as_json: Json = False,
 ) -> None:
     """Check the environment, the devices and the store."""
     from scalectl.commands import doctor as command
     from scalectl.report import document
 
-    found = command.run(results, remake=rebuild)
+    found = command.run(results, remake=rebuild, mend=mend)
     if as_json:
         print(document.document("doctor", found))
     else:
@@ -760,6 +856,41 @@ def doctor(
             if not check.ok and check.remedy:
                 console.print(look.text(f"  {check.remedy}"), style="yellow")
     raise typer.Exit(5 if found.damaged else 0)
+
+
+@app.command()
+def clean(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="A sweep [default: the whole store].")] = None,
+    results: Results = None,
+    policy: Annotated[
+        str,
+        typer.Option(
+            "--checkpoints",
+            metavar="stale|failed|all",
+            help="Of runs that no sweep asks for; of failed ones too; of all that nobody trains.",
+        ),
+    ] = "stale",
+    older: Annotated[float, typer.Option(metavar="DAYS", help="Only what nobody has touched for so long.")] = 0.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, and remove nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Remove checkpoints by policy, and what killed processes left."""
+    from scalectl.commands import clean as command
+    from scalectl.core.units import counted, size
+    from scalectl.report import document
+
+    if policy not in get_args(command.Policy):
+        raise typer.BadParameter(f"--checkpoints {policy!r} is not known; use {', '.join(get_args(command.Policy))}")
+    found = command.run(name, results, policy, older=older, dry=dry_run)  # type: ignore[arg-type]
+    if as_json:
+        print(document.document("clean", found))
+        return
+    console, look = _stdout()
+    for held in found.removed:
+        console.print(look.text(f"  {held.what}  {held.why}  {size(held.size)}"))
+    verb = "Would remove" if dry_run else "Removed"
+    kept = f"; {counted(found.kept, 'run')} in flight kept, {found.busy} being trained" if found.kept else ""
+    console.print(look.text(f"{verb} {counted(len(found.removed), 'item')}, {size(found.size)}{kept}"))
 
 
 def _request(
@@ -844,6 +975,7 @@ def main() -> NoReturn:
     """Run the command line and exit: errors in at most three lines, a code for each kind."""
     from scalectl.core.errors import ScalectlError
 
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(SIGNAL_EXIT[signal.Signals(number)]))
     try:
         code = app(args=sys.argv[1:] or ["--help"], standalone_mode=False)
         sys.stdout.flush()

@@ -34,6 +34,8 @@ VERBS = (
     "export",
     "prepare",
     "doctor",
+    "stop",
+    "clean",
 )
 
 

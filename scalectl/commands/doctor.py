@@ -8,14 +8,19 @@ import platform
 import shutil
 from dataclasses import dataclass
 
+from scalectl.commands.clean import folders
 from scalectl.commands.target import results_store
 from scalectl.core import units
 from scalectl.core.errors import ScalectlError
 from scalectl.core.job import State
+from scalectl.core.units import counted
 from scalectl.executors.local import slots
+from scalectl.store.files import leftovers, remove
 from scalectl.store.index import damaged_runs, rebuild, refresh
+from scalectl.store.keepers import dead_keepers
 from scalectl.store.layout import Store
-from scalectl.store.live import state_of
+from scalectl.store.live import live, release_dead, state_of, tidy
+from scalectl.store.reader import superseded
 from scalectl.store.sweeps import list_sweeps
 
 PACKAGES = ("scalectl", "torch", "numpy", "scipy", "pandas", "pyarrow")
@@ -39,10 +44,11 @@ class Diagnosis:
     damaged: bool
 
 
-def run(results: str | None, *, remake: bool = False) -> Diagnosis:
+def run(results: str | None, *, remake: bool = False, mend: bool = False) -> Diagnosis:
     """Look at the environment and the store.
 
-    Args: remake: make the index again from every run file, each verified in full.
+    Args: remake: make the index again from every run file, each verified in full; mend: put right what killed processes
+    left behind, which needs nobody's decision.
     Raises: StoreError if the store cannot be read.
     """
     store = results_store(results)
@@ -51,7 +57,7 @@ def run(results: str | None, *, remake: bool = False) -> Diagnosis:
     if store.root.is_dir():
         checks += [_space(store), _access(store)]
         found, damaged = _store(store, remake=remake)
-        checks += found
+        checks += [*found, *_left_behind(store, mend=mend)]
     else:
         checks.append(Check("store", True, f"{store.root} does not exist yet; the first sweep makes it"))
     return Diagnosis(tuple(checks), damaged)
@@ -111,6 +117,40 @@ def _store(store: Store, *, remake: bool) -> tuple[list[Check], bool]:
     states = [state_of(store, run_id).state for run_id in store.in_flight()]
     if going := states.count(State.RUNNING):
         checks.append(Check("running", True, f"{going} runs are being trained"))
-    if lost := states.count(State.LOST):
-        checks.append(Check("lost", False, f"{lost} runs lost their process", "repeat the sweep: they go on"))
     return checks, bool(broken)
+
+
+def _left_behind(store: Store, *, mend: bool) -> list[Check]:
+    """What killed processes left: one finding for each kind, put right or with the command that does so."""
+    temporary = [entry for folder in folders(store) for entry in leftovers(folder)]
+    found = {run_id: state_of(store, run_id) for run_id in store.in_flight()}
+    lost = [run_id for run_id, held in found.items() if held.state is State.LOST]
+    claims = [run_id for run_id in lost if (holder := live(store, run_id).holder()) and not holder.released]
+    settled = [run_id for run_id, held in found.items() if held.state.final]
+    replaced = superseded(store)
+    dead = [path for name in list_sweeps(store) for path in dead_keepers(store, name)]
+    if mend:
+        for entry in temporary:
+            remove(entry)
+        for run_id in claims:
+            release_dead(store, run_id)
+        tidy(store, settled)
+        for path in (*replaced, *dead):
+            path.unlink(missing_ok=True)
+    kinds = {
+        "temporary": (len(temporary), "temporary file", "of killed writers"),
+        "claims": (len(claims), "run", "held by a dead process"),
+        "folders": (len(settled), "folder", "of a finished run still there"),
+        "quarantine": (len(replaced), "damaged file", "whose run has a good one again"),
+        "keepers": (len(dead), "orchestrator", "that was killed still listed"),
+    }
+    checks = [
+        Check(name, mend, f"{counted(number, what)} {rest}{': mended' if mend else ''}", "scalectl doctor --mend")
+        for name, (number, what, rest) in kinds.items()
+        if number
+    ]
+    if lost:
+        checks.append(
+            Check("lost", False, f"{counted(len(lost), 'run')} lost their process", "repeat the sweep: they go on")
+        )
+    return checks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from scalectl.commands.fit import mapping_of, mask_of
 from scalectl.commands.target import find_target, results_store
 from scalectl.core.cost import Convention
 from scalectl.core.errors import NothingMatched, StoreError, UsageError
+from scalectl.core.names import escaped
 from scalectl.store.exchange import export, import_store, import_table
 from scalectl.store.files import atomic_write
 from scalectl.store.sweeps import load_sweep
@@ -49,11 +51,11 @@ def bring(
     """
     store = results_store(results)
     path = Path(source)
-    if path.is_dir():
+    if os.path.isdir(source):
         merged = import_store(store, path)
         return Imported(merged.sweeps, len(merged.copied), len(merged.known), tuple(map(str, merged.damaged)))
-    if not path.is_file():
-        raise NothingMatched(f"no file or folder {source}")
+    if not os.path.isfile(source):
+        raise NothingMatched(f"no file or folder {escaped(source)}")
     sweep = name or path.stem
     store.prepare()
     before = {held.stem for held in store.runs.glob("*.parquet")}

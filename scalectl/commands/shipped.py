@@ -35,19 +35,19 @@ def sweep_file(named: str, store: Store | None = None) -> Path:
     Raises: StoreError if a link leads out of the store.
     """
     path = Path(named)
-    if path.is_file():
+    if os.path.isfile(named):
         return path
     bare = not any(separator in named for separator in (os.sep, os.altsep) if separator)
     if bare or named == f"sweeps/{path.stem}.toml":
         shipped = sweeps_folder() / f"{path.name.removesuffix('.toml')}.toml"
-        if shipped.is_file():
+        if os.path.isfile(shipped):
             return shipped
     if store is not None and is_name(named):
         stored = store.sweep_folder(named) / "sweep.toml"
         if stored.is_file():
             return stored
     inside = path / "sweep.toml"  # the folder that `init DIR` made
-    return inside if inside.is_file() else path
+    return inside if os.path.isfile(inside) else path
 
 
 def shipped_sweeps() -> tuple[str, ...]:

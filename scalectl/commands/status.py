@@ -13,9 +13,10 @@ from scalectl.commands.target import changed_note, find_target, results_store
 from scalectl.core.errors import UsageError
 from scalectl.core.job import State
 from scalectl.report.views import StatusRow, StatusView
-from scalectl.store.index import damaged_runs, find_run, refresh
+from scalectl.store.index import damaged_runs, find_run, refresh, source_notes
+from scalectl.store.keepers import keepers
 from scalectl.store.layout import Store
-from scalectl.store.live import Standing, live, standing, states
+from scalectl.store.live import Standing, host_identity, live, standing, states
 from scalectl.store.reader import RunMeta, read_meta
 from scalectl.store.sweeps import load_sweep
 
@@ -59,8 +60,16 @@ def run(named: str | None, results: str | None, *, failed: bool = False) -> Stat
         notes=(
             *changed_note(target.store, target.name),
             *map(str, damaged_runs(target.store, index, sweep.current)),
+            *source_notes(index, sweep.current),
         ),
     )
+
+
+def going(view: StatusView, results: str | None) -> bool:
+    """Whether any run of the sweep is being trained, or somebody is about to."""
+    here, now = host_identity(), time.time()
+    keeping = keepers(results_store(results), view.name).values()
+    return view.counts.get(State.RUNNING, 0) > 0 or any(holder.alive(here, now) for holder in keeping)
 
 
 def logs(prefix: str, results: str | None) -> RunLog:

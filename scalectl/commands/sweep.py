@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,16 +18,19 @@ from scalectl.commands.target import results_store
 from scalectl.core import units
 from scalectl.core.errors import BudgetRefused, NothingMatched
 from scalectl.core.job import AnyJob, CommandJob, Job, Placement, State
-from scalectl.core.run import record
+from scalectl.core.run import CommandRun, RunConfig, record
+from scalectl.core.source import code_digest
+from scalectl.core.units import counted
 from scalectl.executors.drive import Halted, Policy, drive
 from scalectl.executors.executor import Beat, Event, JobOver, RunEnded, SlotClosed
 from scalectl.executors.local import LocalExecutor
 from scalectl.optim.trunks import Trunk, occupancy, split_step, trunks
 from scalectl.report.build import short_names
 from scalectl.report.progress import Expected, Progress
-from scalectl.store.index import Index, damaged_runs, refresh
+from scalectl.store.index import Index, damaged_runs, refresh, source_notes
+from scalectl.store.keepers import keeping
 from scalectl.store.layout import Store
-from scalectl.store.live import Standing, states, tidy
+from scalectl.store.live import Holder, Standing, host_identity, live, state_of, states, tidy
 from scalectl.store.sweeps import list_sweeps, save_sweep
 from scalectl.sweep.command import Finished, expected_seconds
 from scalectl.sweep.overrides import with_overrides_recorded
@@ -52,9 +57,10 @@ class Prepared:
     """A sweep against a store: what it asks for, what is there, what is left.
 
     standings: the truth about every run of the plan, by id; todo: runs to train, packed into jobs; commands: the
-    same where they are those of a script; elsewhere: runs that
-    another process is training; waiting: failed runs that wait for `--retry failed`; damaged: one sentence for each run
-    whose file was set aside; at: the machine, with what is known of its speed.
+    same where they are those of a script; elsewhere: runs that another process is training; orphans: workers on this
+    host that outlived their orchestrator, with what they train; waiting: failed runs that wait for `--retry failed`;
+    damaged: one sentence for each run whose file was set aside; at: the machine, with what is known of its speed;
+    edited: what to say of code that changed since runs were trained.
     """
 
     sweep: Sweep
@@ -68,6 +74,8 @@ class Prepared:
     elsewhere: tuple[str, ...]
     waiting: tuple[str, ...]
     damaged: tuple[str, ...] = ()
+    orphans: tuple[tuple[Holder, AnyJob], ...] = ()
+    edited: str = ""
 
     @property
     def settled(self) -> int:
@@ -121,7 +129,7 @@ def prepare(
     """
     store = results_store(results)
     file = sweep_file(path, store)
-    if not file.exists() or file.is_dir():
+    if not os.path.exists(file) or os.path.isdir(file):
         raise unknown_sweep(path, list_sweeps(store))
     sweep = load(file, overrides, max_runs=max_runs or MAX_RUNS, recorded=is_recorded(file, store))
     plan = expand(sweep)
@@ -147,6 +155,7 @@ def prepare(
         graph=runtime.graph,
     )
     at = here(todo, sweep.runtime, placement)
+    elsewhere = tuple(run_id for run_id, state in found.items() if state is State.RUNNING)
     return Prepared(
         sweep=sweep,
         plan=plan,
@@ -159,7 +168,9 @@ def prepare(
             *command_jobs(commands, at.cache.placement, finished_commands(plan, index)),
         ),
         at=at,
-        elsewhere=tuple(run_id for run_id, state in found.items() if state is State.RUNNING),
+        elsewhere=elsewhere,
+        orphans=orphaned(store, plan, elsewhere, placement),
+        edited=edited(index, plan) if todo else "",
         waiting=tuple(run_id for run_id, state in found.items() if state is State.FAILED and run_id not in wanted),
         damaged=tuple(map(str, damaged_runs(store, index, plan.run_ids))),
     )
@@ -198,6 +209,35 @@ def command_jobs(
         for held in commands
     ]
     return tuple(job for job, held in sorted(jobs, key=lambda pair: (-pair[0].seconds, -(pair[1].flops or 0.0))))
+
+
+def edited(index: Index, plan: Plan) -> str:
+    """Whether finished runs of the plan were trained by other code than would train the rest now."""
+    of = dict(zip(index.table["run_id"].to_pylist(), index.table["source"].to_pylist(), strict=True))
+    now = code_digest()
+    other = sum(of.get(run_id) not in (None, now) for run_id in plan.run_ids)
+    return f"the code was edited since {other} of {counted(len(plan), 'run')} were trained" if other else ""
+
+
+def orphaned(
+    store: Store, plan: Plan, run_ids: Sequence[str], placement: Placement
+) -> tuple[tuple[Holder, AnyJob], ...]:
+    """Workers on this host that outlived the orchestrator that started them, each with those of these runs it holds."""
+    host, now = host_identity(), time.time()
+    found: dict[Holder, list[RunConfig | CommandRun]] = {}
+    of = {planned.run_id: planned.run for planned in plan.runs}
+    for run_id in run_ids:
+        holder = live(store, run_id).holder()
+        if holder is not None and holder.orphaned(host, now):
+            same = next((held for held in found if (held.pid, held.started) == (holder.pid, holder.started)), holder)
+            found.setdefault(same, []).append(of[run_id])
+    jobs: list[tuple[Holder, AnyJob]] = []
+    for holder, held in found.items():
+        models = tuple(run for run in held if isinstance(run, RunConfig))
+        scripts = [run for run in held if isinstance(run, CommandRun)]
+        jobs += [(holder, Job(models, placement))] if models else []
+        jobs += [(holder, CommandJob(run, placement)) for run in scripts]
+    return tuple(jobs)
 
 
 def probed(prepared: Prepared, say: Callable[[str], None], *, asked: bool = False) -> Prepared:
@@ -252,25 +292,50 @@ def check_budget(prepared: Prepared, *, hours: bool = True) -> None:
         )
 
 
-def execute(prepared: Prepared, stopping: Callable[[], int], *, record: bool = True) -> Iterator[Event | Halted]:
+def execute(
+    prepared: Prepared, stopping: Callable[[], int], *, record: bool = True, detached: bool = False
+) -> Iterator[Event | Halted]:
     """Record the plan, then train what is missing, yielding what happens.
 
-    Args: stopping: 0 to go on, 1 to checkpoint and leave, 2 to kill; record: False where whoever asked did so already.
+    Workers that outlived their orchestrator are taken over, and runs that another process held are trained once it has
+    left them.
+
+    Args: stopping: 0 to go on, 1 to checkpoint and leave, 2 to kill; record: False where whoever asked did so already;
+    detached: workers go on if this process is killed.
     Raises: BudgetRefused, before anything starts.
     """
     check_budget(prepared)
     prepared.store.prepare()
     root, scripts = prepared.store.root.absolute(), bool(prepared.commands)
-    executor = LocalExecutor(root, prepared.at.places, commands=scripts)
+    executor = LocalExecutor(root, prepared.at.places, commands=scripts, detached=detached)
     rules = prepared.sweep.on_error
+    policy = Policy(rules.retries, rules.stop_after_identical, rules.timeout or None)
+    if prepared.at.on_cpu and prepared.sweep.runtime.threads is None:
+        policy = replace(policy, threads=most_threads)
+    placement = prepared.at.cache.placement
+    jobs, orphans, others = prepared.jobs, prepared.orphans, set(prepared.elsewhere)
     try:
-        executor.warm(len(prepared.jobs))
+        executor.warm(len(jobs))
         if record:
             record_plan(prepared)
-        policy = Policy(rules.retries, rules.stop_after_identical, rules.timeout or None)
-        if prepared.at.on_cpu and prepared.sweep.runtime.threads is None:
-            policy = replace(policy, threads=most_threads)
-        yield from drive(prepared.jobs, executor, prepared.store, policy, stopping)
+        with keeping(prepared.store, prepared.sweep.name):
+            while jobs or orphans:
+                for holder, job in orphans:
+                    executor.adopt(job, holder)
+                    others -= {run.run_id for run in job.runs}
+                halted = False
+                under_way = [job for _, job in orphans]
+                for event in drive(jobs, executor, prepared.store, policy, stopping, under_way):
+                    others |= set(event.busy) if isinstance(event, JobOver) else set()
+                    halted |= isinstance(event, Halted)
+                    yield event
+                if halted or stopping():
+                    return
+                found = {run_id: state_of(prepared.store, run_id).state for run_id in sorted(others)}
+                freed = {run_id for run_id, state in found.items() if state.resumes}
+                others -= freed
+                jobs = narrowed(prepared, freed, prepared.at.jobs).jobs
+                orphans = orphaned(prepared.store, prepared.plan, sorted(others), placement)
     finally:
         executor.close()
         refresh(prepared.store)
@@ -281,7 +346,8 @@ class Outcome:
     """How a sweep stands after training.
 
     exit_code: 0 where every run has ended for good, 75 where what is missing is held by another process, else 1;
-    complete: every run has ended for good; any_done: at least one of them without diverging.
+    complete: every run has ended for good; any_done: at least one of them without diverging; notes: on the code that
+    trained them.
     """
 
     counts: Mapping[State, int]
@@ -289,11 +355,13 @@ class Outcome:
     complete: bool
     any_done: bool
     sentence: str
+    notes: tuple[str, ...] = ()
 
 
 def outcome(prepared: Prepared) -> Outcome:
     """Read from the store how every run of the plan ended."""
-    counts = Counter(held.state for held in states(prepared.store, prepared.plan.run_ids).values())
+    index = refresh(prepared.store)
+    counts = Counter(held.state for held in states(prepared.store, prepared.plan.run_ids, index).values())
     said = ", ".join(f"{number} {state}" for state, number in counts.most_common())
     finished = counts[State.DONE] + counts[State.DIVERGED]
     complete = counts.total() == finished
@@ -302,7 +370,8 @@ def outcome(prepared: Prepared) -> Outcome:
     rest = "" if complete or broken else " The same command resumes."
     elsewhere = counts[State.RUNNING] and counts.total() == finished + counts[State.RUNNING]
     code = 0 if complete else 75 if elsewhere else 1
-    return Outcome(counts, code, complete, counts[State.DONE] > 0, f"{whole}: {said}.{rest}")
+    notes = source_notes(index, prepared.plan.run_ids)
+    return Outcome(counts, code, complete, counts[State.DONE] > 0, f"{whole}: {said}.{rest}", notes)
 
 
 def progress(prepared: Prepared, console: Console, look: Look) -> Progress:
@@ -331,6 +400,10 @@ def progress(prepared: Prepared, console: Console, look: Look) -> Progress:
         )
         for planned, job in ((planned, jobs[planned.run_id]) for planned in prepared.commands)
     }
+    for planned in prepared.plan.runs:  # others train these; they are no work of ours, unless we come to adopt them
+        if planned.run_id in prepared.elsewhere:
+            cell = {names[key]: held for key, held in planned.cell.items()}
+            expected[planned.run_id] = Expected(cell=cell, steps=planned.run.steps or 0, seconds=0.0, flops=0.0)
     device = "cpu" if prepared.at.on_cpu else "gpu"
     return Progress(console, look, prepared.sweep.name, prepared.settled, expected, device)
 

@@ -13,7 +13,7 @@ from scalectl.commands import references
 from scalectl.commands.shipped import reference_folder, shipped_sweeps
 from scalectl.core import units
 from scalectl.core.errors import NothingMatched, UsageError
-from scalectl.core.names import meant
+from scalectl.core.names import escaped, meant
 from scalectl.report.build import show
 from scalectl.store.layout import Store, open_store
 from scalectl.store.sweeps import latest_sweep, list_sweeps, load_sweep
@@ -80,9 +80,9 @@ def find_target(named: str | None, results: str | None) -> Target:
         file = references.file_of(chosen)
         return Target(f"{references.PREFIX}{chosen.name}", store, file=file, opening=chosen.opening, published=chosen)
     path = Path(named)
-    if path.suffix == ".toml" and path.is_file():
+    if path.suffix == ".toml" and os.path.isfile(named):
         return find_target(_name_in(path), results)
-    if path.is_file():
+    if os.path.isfile(named):  # no error for a name that no file can have
         return Target(path.name, store, file=path)
     if named in list_sweeps(store):
         return Target(named, store)
@@ -92,7 +92,7 @@ def find_target(named: str | None, results: str | None) -> Target:
         return Target(named, reference, opening="" if same else _shipped(named), reference=True)
     if path.suffix in (".csv", ".parquet", ".toml") or os.sep in named:
         hint = "scalectl sweep runs a sweep file; fit and report take its name" if path.suffix == ".toml" else None
-        raise NothingMatched(f"no file {named}", where=os.getcwd(), remedy=hint)
+        raise NothingMatched(f"no file {escaped(named)}", where=os.getcwd(), remedy=hint)
     there = list_sweeps(store)
     if named in shipped_sweeps():
         raise NothingMatched(
@@ -104,7 +104,7 @@ def find_target(named: str | None, results: str | None) -> Target:
     listed = f"sweeps there: {', '.join(there[:6])}; " if there else ""
     listed += f"shipped with results: {', '.join(sorted(list_sweeps(reference)))}"
     raise NothingMatched(
-        f"no sweep named {named}", where=str(store.root), remedy=f"did you mean {guess}?" if guess else listed
+        f"no sweep named {escaped(named)}", where=str(store.root), remedy=f"did you mean {guess}?" if guess else listed
     )
 
 

@@ -73,3 +73,13 @@ def _carries(pid: int, mark: str) -> bool:
     except OSError:
         return False
     return any(f"{MARK}={mark}{end}".encode() in environment for end in ("\0", "."))
+
+
+def mark_of(pid: int) -> str:
+    """The mark of a process of somebody else; "" if it has none."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            held = [part for part in file.read().split(b"\0") if part.startswith(f"{MARK}=".encode())]
+    except OSError:
+        return ""
+    return held[0].decode().partition("=")[2] if held else ""

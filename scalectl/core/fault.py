@@ -2,6 +2,7 @@
 
     SCALECTL_FAULT="worker.after_step:412=kill"               after step 412 of any run; without a number every time
     SCALECTL_FAULT="worker.rows=kill@/tmp/once,..."           only once: whoever can create the file does it
+    SCALECTL_FAULT="worker.before_file=note@/tmp/notes"       nothing goes wrong: a line in the file says where who was
 
 Unset, a place costs one look at an empty tuple.
 """
@@ -20,6 +21,7 @@ from scalectl.core.names import did_you_mean, shown
 
 PLACES = {
     "worker.received": "a job has come in, nothing is claimed yet",
+    "worker.crowded": "the worker asks whether the device has room",
     "worker.after_step": "a step is taken, its rows are not on disk",
     "worker.rows": "half of the rows of a step are on disk",
     "worker.checkpoint": "the new checkpoint is written beside the old one",
@@ -35,8 +37,11 @@ ACTIONS = {
     "sleep": "hang for an hour",
     "raise": "RuntimeError",
     "oom": "MemoryError",
+    "eat": "take memory until the system kills it; within a limit on memory only",
     "device": "the error of a GPU that fell off the bus",
+    "note": "a line in the file behind the @: Unix time, process, place, run, step",
     "nan": "the loss is not a number; at engine.loss only",
+    "full": "others hold the memory of the device; at worker.crowded only",
 }
 
 _STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(3600)"
@@ -62,6 +67,8 @@ def planned(text: str) -> tuple[Fault, ...]:
             if word not in known:
                 what = f"SCALECTL_FAULT: {shown(word)} is not known"
                 raise UsageError(what, where=shown(part), remedy=did_you_mean(word, known))
+        if action == "note" and not once:
+            raise UsageError("SCALECTL_FAULT: a note needs a file", where=shown(part), remedy="PLACE=note@FILE")
         if step and not step.isdecimal():
             raise UsageError(f"SCALECTL_FAULT: {shown(step)} is not a step", where=shown(part))
         found.append(Fault(place, int(step) if step else None, action, once))
@@ -71,16 +78,21 @@ def planned(text: str) -> tuple[Fault, ...]:
 PLANNED = planned(os.environ.get("SCALECTL_FAULT", ""))
 
 
-def hit(place: str, step: int = 0, since: int | None = None) -> str:
+def hit(place: str, step: int = 0, since: int | None = None, run: str = "") -> str:
     """Do what is planned for a place.
 
-    Args: step: reached; since: the step before, where several may have been taken at once.
+    Args: step: reached; since: the step before, where several may have been taken at once; run: that is there.
     Returns: the last action, for those that the place itself carries out; "" for none.
     """
     done = ""
     for fault in PLANNED:
         before = step - 1 if since is None else since
-        if fault.place == place and (fault.step is None or before < fault.step <= step) and _first(fault.once):
+        if fault.place != place or not (fault.step is None or before < fault.step <= step):
+            continue
+        if fault.action == "note":
+            with open(fault.once, "a") as file:
+                file.write(f"{time.time():.6f} {os.getpid()} {place} {run} {step}\n")
+        elif _first(fault.once):
             done = fault.action
             _do(fault)
     return done
@@ -109,5 +121,10 @@ def _do(fault: Fault) -> None:
         raise RuntimeError(f"planned at {fault.place}")
     elif fault.action == "oom":
         raise MemoryError(f"planned at {fault.place}")
+    elif fault.action == "eat":
+        held = []
+        while True:
+            held.append(b"x" * (8 << 20))
+            time.sleep(0.05)  # so that it is seen growing
     elif fault.action == "device":
         raise RuntimeError(f"CUDA error: planned at {fault.place}")

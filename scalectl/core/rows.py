@@ -87,6 +87,8 @@ INDEX_COLUMNS = (
     Column("pack", "int64", "runs", "Models that trained in the same step."),
     Column("device", "string", "", "Kind of device that trained it."),
     Column("message", "string", "", "Why the run ended, when it is not done."),
+    Column("source", "string", "", "Digest of the code that trained it, the last where there are several."),
+    Column("edited", "bool", "", "Whether the code was edited between two of its attempts."),
 )
 # Then one column per sweep-file key (model.d_model, train.lr, ...) and one per final metric (held-out/loss, ...).
 

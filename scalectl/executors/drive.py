@@ -42,17 +42,23 @@ class Halted:
 
 
 def drive(
-    jobs: Sequence[AnyJob], executor: Executor, store: Store, policy: Policy, stopping: Callable[[], int]
+    jobs: Sequence[AnyJob],
+    executor: Executor,
+    store: Store,
+    policy: Policy,
+    stopping: Callable[[], int],
+    under_way: Sequence[AnyJob] = (),
 ) -> Iterator[Event | Halted]:
     """Run jobs to their end, yielding everything that happens.
 
     A job whose process died is tried again with the runs that have not ended: they go on from their checkpoints. What a
     run's state is, the store says.
 
-    Args: jobs: longest first; stopping: 0 to go on, 1 to checkpoint and leave, 2 to kill.
+    Args: jobs: longest first; stopping: 0 to go on, 1 to checkpoint and leave, 2 to kill; under_way: jobs that the
+    executor has already.
     """
     waiting = deque(jobs)
-    running: dict[Ticket, AnyJob] = {}
+    running: dict[Ticket, AnyJob] = {job.ticket: job for job in under_way}
     began: set[Ticket] = set()
     clocks = _Clocks(policy.timeout)
     retries = _Retries(store, policy.retries)
@@ -203,8 +209,8 @@ class _Retries:
         return replace(job, runs=dead) if dead else None, replace(job, runs=large, placement=alone) if large else None
 
     def _again(self, run_id: str, stamp: int) -> bool:
+        self.attempts[run_id] += 1
         if stamp != self.checkpoints.get(run_id, 0):
             self.checkpoints[run_id] = stamp
             self.attempts[run_id] = 0
-        self.attempts[run_id] += 1
         return self.attempts[run_id] <= self.most

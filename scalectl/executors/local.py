@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import os
 import queue
+import signal
 import subprocess
 import sys
 import tempfile
@@ -20,7 +21,10 @@ from typing import IO, Any
 from scalectl.core.family import MARK, alive, end_family, new_mark
 from scalectl.core.job import AnyJob, State, Ticket
 from scalectl.core.machine import killed, killed_for_memory
+from scalectl.executors.adopted import Adopted
 from scalectl.executors.executor import Beat, Event, JobOver, RunEnded, SlotClosed
+from scalectl.store.layout import open_store
+from scalectl.store.live import Holder
 
 GRACE_SECONDS = 10.0  # between asking a worker to end and killing it, if it does not answer
 CHECKPOINT_SECONDS = 120.0  # for one that answers that it checkpoints; ours: 10 GB of parameters on a slow disk
@@ -136,7 +140,8 @@ class LocalExecutor:
         self.failures: Counter[int] = Counter()  # device errors by slot
         self.resting: dict[int, float] = {}  # slots whose device is full, until this clock [s]
         self.workers: dict[int, _Worker] = {}
-        self.inbox: queue.Queue[tuple[int, str | None]] = queue.Queue()
+        self.adopted: dict[Ticket, Adopted] = {}
+        self.inbox: queue.Queue[tuple[_Worker, str | None]] = queue.Queue()
 
     @property
     def size(self) -> int:
@@ -153,6 +158,7 @@ class LocalExecutor:
     def _free(self) -> list[int]:
         clock = time.monotonic()
         taken = self._closed() | {index for index, until in self.resting.items() if until > clock}
+        taken |= {held.slot for held in self.adopted.values()}
         taken |= {index for index, worker in self.workers.items() if worker.ticket is not None}
         taken |= {index for worker in self.workers.values() if worker.ticket is not None for index in worker.lent}
         return [index for index in range(len(self.places)) if index not in taken]
@@ -161,6 +167,15 @@ class LocalExecutor:
         """Start as many workers as there are jobs and slots, so that they import while the caller goes on."""
         for index in range(min(jobs, len(self.places))):
             self.workers[index] = self._start(index)
+
+    def adopt(self, job: AnyJob, holder: Holder) -> Ticket:
+        """Watch over a worker that outlived its orchestrator, on the slot of its core or another free one."""
+        held = Adopted(open_store(self.root), job, holder, -1)
+        free = self._free()
+        own = [index for index in free if self.places[index].cpu in held.cores]
+        held.slot = next(iter([*own, *free]), -1)
+        self.adopted[job.ticket] = held
+        return job.ticket
 
     def submit(self, job: AnyJob) -> Ticket:
         """Hand a job to a free slot, which borrows the cores of as many further free ones as the job has threads.
@@ -189,20 +204,23 @@ class LocalExecutor:
     def poll(self, seconds: float) -> list[Event]:
         """Messages of the workers, as events."""
         self._watch()
-        events: list[Event] = []
+        events: list[Event] = [event for held in self.adopted.values() for event in held.events()]
+        for event in events:
+            if isinstance(event, JobOver):
+                del self.adopted[event.ticket]
         waiting = []
         with contextlib.suppress(queue.Empty):
-            waiting.append(self.inbox.get(timeout=seconds))
+            waiting.append(self.inbox.get(timeout=0.0 if events else seconds))
             while True:
                 waiting.append(self.inbox.get_nowait())
-        for index, line in waiting:
-            worker = self.workers.get(index)
-            if worker is not None and line is None:
+        for worker, line in waiting:
+            if self.workers.get(worker.slot) is not worker:  # closed, and another one has its slot
+                continue
+            if line is None:
                 events += self._buried(worker)
-            elif worker is not None and line is not None:
-                event = self._event(worker, _message(line))
-                if event is not None:
-                    events.append(event)
+            else:
+                told = self._event(worker, _message(line))
+                events += [] if told is None else [told]
         return events
 
     def _watch(self) -> None:
@@ -210,6 +228,10 @@ class LocalExecutor:
 
         A child of a worker may hold its output open, so the end of the output alone does not tell.
         """
+        for held in self.adopted.values():
+            if held.deadline is not None and time.monotonic() > held.deadline:
+                held.deadline = None
+                held.kill()
         for worker in self.workers.values():
             if not worker.swept and not alive(worker.process.pid):
                 worker.swept = True
@@ -220,13 +242,22 @@ class LocalExecutor:
 
     def cancel(self, ticket: Ticket) -> None:
         """SIGTERM to the job's worker: it checkpoints at the next step and ends, or is killed after ten seconds."""
+        if ticket in self.adopted:  # it has nobody to tell that it checkpoints
+            self.adopted[ticket].signal(signal.SIGTERM)
+            self.adopted[ticket].deadline = time.monotonic() + CHECKPOINT_SECONDS
         for worker in self.workers.values():
             if worker.ticket == ticket and worker.deadline is None and alive(worker.process.pid):
                 worker.process.terminate()
                 worker.deadline = time.monotonic() + GRACE_SECONDS
 
     def close(self, *, kill: bool = False) -> None:
-        """End every worker: idle ones by the end of their input, busy ones by SIGTERM, SIGKILL after ten seconds."""
+        """End every worker: idle ones by the end of their input, busy ones by SIGTERM, SIGKILL after ten seconds.
+
+        Adopted ones go on if this process ends without having asked them to.
+        """
+        for held in self.adopted.values() if kill else ():
+            held.kill()
+        self.adopted.clear()
         for worker in self.workers.values():
             if kill:
                 end_family(worker.process.pid, worker.mark)
@@ -250,15 +281,15 @@ class LocalExecutor:
         trains = not self.commands
         process = start("scalectl.train.worker", *how, *detached, errors=errors, trains=trains, mark=mark)
         worker = _Worker(index, process, errors, mark, killed_for_memory())
-        threading.Thread(target=self._read, args=(index, process), daemon=True).start()
+        threading.Thread(target=self._read, args=(worker,), daemon=True).start()
         return worker
 
-    def _read(self, index: int, process: subprocess.Popen[str]) -> None:
-        assert process.stdout is not None
-        with process.stdout:
-            for line in process.stdout:
-                self.inbox.put((index, line))
-        self.inbox.put((index, None))
+    def _read(self, worker: _Worker) -> None:
+        assert worker.process.stdout is not None
+        with worker.process.stdout as lines:
+            for line in lines:
+                self.inbox.put((worker, line))
+        self.inbox.put((worker, None))
 
     def _event(self, worker: _Worker, message: dict[str, Any]) -> Event | None:
         kind = message["event"]

@@ -61,23 +61,36 @@ def temporary_name(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
 
 
-def remove_leftovers(folder: Path, older_than: float = 3600.0) -> None:
-    """Remove what killed writers left in a folder; a temporary file breaks `polars.read_parquet(folder)`.
+def leftovers(folder: Path, older_than: float = 3600.0) -> list[os.DirEntry[str]]:
+    """What killed writers left in a folder; a temporary file breaks `polars.read_parquet(folder)`.
 
     Args: older_than: seconds since the last byte; ours: no write of a file pauses that long.
     """
     if not folder.is_dir():
-        return
+        return []
     limit = time.time() - older_than
+    found = []
     for entry in os.scandir(folder):
         if _TEMPORARY.fullmatch(entry.name):
             with contextlib.suppress(OSError):
-                if entry.stat(follow_symlinks=False).st_mtime >= limit:
-                    continue
-                if entry.is_dir(follow_symlinks=False):
-                    shutil.rmtree(entry.path, ignore_errors=True)
-                else:
-                    os.unlink(entry.path)
+                if entry.stat(follow_symlinks=False).st_mtime < limit:
+                    found.append(entry)
+    return found
+
+
+def remove(entry: os.DirEntry[str]) -> None:
+    """Remove a file, a link (never what it leads to) or a folder; what cannot be removed stays."""
+    with contextlib.suppress(OSError):
+        if entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry.path, ignore_errors=True)
+        else:
+            os.unlink(entry.path)
+
+
+def remove_leftovers(folder: Path, older_than: float = 3600.0) -> None:
+    """Remove `leftovers`."""
+    for entry in leftovers(folder, older_than):
+        remove(entry)
 
 
 def atomic_write(path: Path, content: Content, *, durable: bool = True) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import groupby
@@ -103,6 +104,22 @@ def damaged_runs(store: Store, index: Index, run_ids: Iterable[str] | None = Non
     wanted = None if run_ids is None else set(run_ids)
     left = [held for held in index.damaged if held.moved_to is None and (wanted is None or held.path.stem in wanted)]
     return (*left, *quarantined(store, wanted))
+
+
+def source_notes(index: Index, run_ids: Iterable[str]) -> tuple[str, ...]:
+    """Say where code that moves numbers was edited between these runs, or while one of them was trained."""
+    wanted = set(run_ids)
+    cells = zip(*(index.table[name].to_pylist() for name in ("run_id", "source", "edited")), strict=True)
+    held = [cell for cell in cells if cell[0] in wanted and cell[1]]
+    notes = []
+    found = Counter(source for _, source, _ in held)
+    if len(found) > 1:
+        each = ", ".join(f"{count} by {source[:6]}" for source, count in found.most_common(4))
+        notes.append(f"the code was edited between these runs ({each}); column `source` tells them apart")
+    if mixed := sorted(run_id[:6] for run_id, _, edited in held if edited):
+        listed = ", ".join(mixed[:4]) + (", ..." if len(mixed) > 4 else "")
+        notes.append(f"the code was edited while these runs trained: {listed}; column `edited` marks them")
+    return tuple(notes)
 
 
 def find_run(store: Store, prefix: str) -> str:

@@ -4,6 +4,7 @@
     live/ID/checkpoint     opaque bytes of the trainer, replaced as a whole
     live/ID/log            what the trainer printed
     live/ID/state.json     why it is not running: paused, oom, ...; or running, and what it waits for
+    live/ID/sources        digests of the code of its attempts, one a line
     live/ID/claim.K        who trains it; the highest K counts
 
 A claim is taken by linking a complete file to the next number, which exactly one process can do. The highest number
@@ -195,7 +196,7 @@ class Live:
         """
         number = max(_numbers(folder), default=0)
         if number:
-            holder = _read_holder(self.folder / f"claim.{number}")
+            holder = read_holder(self.folder / f"claim.{number}")
             if holder is not None and holder.alive(host, now):
                 raise self._busy(holder)
         started = process_start(os.getpid())
@@ -251,7 +252,7 @@ class Live:
     def holder(self) -> Holder | None:
         """Who holds the run or held it last; None if nobody did."""
         number = max(_numbers(self.folder), default=0)
-        return _read_holder(self.folder / f"claim.{number}") if number else None
+        return read_holder(self.folder / f"claim.{number}") if number else None
 
     def append(self, rows: Iterable[Row]) -> None:
         """Add measurements in one write that is handed to the system before this returns.
@@ -371,6 +372,24 @@ class Live:
             return 0
         return next((row.step for row in map(_row, reversed(lines)) if row is not None), 0)
 
+    def trained_by(self, source: str, *, again: bool) -> tuple[str, ...]:
+        """Note which code trains the run from now on.
+
+        Args: again: it goes on from a checkpoint, so that earlier code counts too.
+        Returns: the digests of all code that its numbers come from, in order, each once.
+        """
+        path = self.folder / "sources"
+        before = path.read_text().split() if again and path.exists() else []
+        found = tuple(dict.fromkeys([*before, *([source] if source else [])])) or ("",)
+        if source in before[:-1]:  # back to what it was: the last is the one that trains now
+            found = (*(held for held in found if held != source), source)
+        self.set_sources(found)
+        return found
+
+    def set_sources(self, sources: Iterable[str]) -> None:
+        """Replace what `trained_by` noted."""
+        atomic_write(self.folder / "sources", "".join(f"{source}\n" for source in sources).encode(), durable=False)
+
     def clear(self, *, keep_log: bool = False) -> None:
         """Remove the folder once the run's file is written; links in it are unlinked, never followed.
 
@@ -431,6 +450,16 @@ def explain(store: Store, run_ids: Iterable[str], state: State, message: str) ->
         if held.state is State.LOST:
             with contextlib.suppress(BudgetRefused, StoreError):  # a full disk keeps the shorter story
                 live(store, run_id).mark(state, message, held.step)
+
+
+def release_dead(store: Store, run_id: str) -> None:
+    """Take a lost run from its dead holder and let it go, still lost and with its story."""
+    held = state_of(store, run_id)
+    folder = live(store, run_id)
+    with contextlib.suppress(StoreBusy):  # somebody goes on with it
+        claim = folder.claim()
+        folder.mark(State.LOST, held.message, held.step)
+        claim.release()
 
 
 def tidy(store: Store, run_ids: Iterable[str]) -> None:
@@ -539,7 +568,8 @@ def _numbers(folder: Path | int) -> list[int]:
     return [int(number) for number in found if number.isdecimal()]
 
 
-def _read_holder(path: Path) -> Holder | None:
+def read_holder(path: Path) -> Holder | None:
+    """Return who wrote a claim; None if it cannot be read."""
     try:
         data: dict[str, Any] = json.loads(path.read_bytes())
         return Holder(**data)

@@ -18,7 +18,7 @@ from scalectl.core.job import State
 from scalectl.core.names import did_you_mean, escaped, shown
 from scalectl.core.rows import HELD_OUT, LOSS, Floats, Points, Row
 from scalectl.store import schema
-from scalectl.store.index import damaged_runs, refresh
+from scalectl.store.index import damaged_runs, refresh, source_notes
 from scalectl.store.layout import Store
 from scalectl.store.reader import DamagedRun, read_run
 from scalectl.store.sweeps import load_sweep
@@ -132,7 +132,7 @@ def load_points(
         notes.append(f"{_runs(int(np.count_nonzero(~has)))} left out: no {full}")
     columns = _masked(columns, has)
     _refuse_mixtures(columns, by)
-    notes += _repeated(columns)
+    notes += [*_repeated(columns), *source_notes(index, columns["run_id"])]
 
     N = _axis(columns, f"N_{convention}")
     D = _axis(columns, "D")

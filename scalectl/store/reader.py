@@ -219,6 +219,16 @@ def quarantined(store: Store, run_ids: Iterable[str] | None = None) -> tuple[Dam
     )
 
 
+def superseded(store: Store) -> list[Path]:
+    """Files in the quarantine whose runs have a file of their own again."""
+    try:
+        names = sorted(os.listdir(store.quarantine))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    matches = [match for name in names if (match := _QUARANTINED.fullmatch(name))]
+    return [store.quarantine / m[0] for m in matches if (store.runs / f"{m['run_id']}.parquet").exists()]
+
+
 def _reason(path: Path, moved: Path) -> str:
     """Why a file that lies in the quarantine was moved there."""
     try:

@@ -43,17 +43,25 @@ class Attempt:
 
     Args: store: where rows go; tell: receives one message per event (`began`, `beat`, `ended`, `busy`);
     stopping: asked before every step; once true, every run is checkpointed and left paused; keeper: who takes the runs
-    over if this process outlives it.
+    over if this process outlives it; source: digest of the code that this process runs.
     """
 
     def __init__(
-        self, store: Store, job: Job, tell: Tell, stopping: Callable[[], bool], keeper: Keeper = NOBODY
+        self,
+        store: Store,
+        job: Job,
+        tell: Tell,
+        stopping: Callable[[], bool],
+        keeper: Keeper = NOBODY,
+        source: str = "",
     ) -> None:
         self.store = store
         self.job = job
         self.tell = tell
         self.stopping = stopping
         self.keeper = keeper
+        self.source = source
+        self.sources: dict[str, tuple[str, ...]] = {}  # of all attempts that a run's numbers come from
         self.runs: dict[str, RunConfig] = {}
         self.lives: dict[str, Live] = {}
         self.claims: dict[str, Claim] = {}
@@ -111,6 +119,7 @@ class Attempt:
             folder, claim = begun
             self.runs[run.run_id], self.lives[run.run_id], self.claims[run.run_id] = run, folder, claim
             progress = self._progress(folder)
+            self.sources[run.run_id] = folder.trained_by(self.source, again=progress is not None)
             for note in folder.truncate(progress.step if progress else 0):
                 self._log(run.run_id, note)
             self._log(run.run_id, f"goes on from step {progress.step}" if progress else "begins")
@@ -230,6 +239,8 @@ class Attempt:
         rows = [row._replace(run_id=split.run_id) for row in self.histories[split.trunk] if row.step <= split.step]
         folder = self.lives[split.run_id]
         folder.rewrite(rows)
+        self.sources[split.run_id] = self.sources[split.trunk]
+        folder.set_sources(self.sources[split.run_id])
         folder.unmark()
         self.waiting.discard(split.run_id)
         self.split[split.run_id] = split.step
@@ -253,12 +264,12 @@ class Attempt:
         rows, notes = folder.rows()
         for note in notes:
             self._log(run_id, note)
-        about = provenance(self.placement, self.pack, self.started, self.split.get(run_id, 0))
+        about = provenance(self.placement, self.pack, self.started, self.split.get(run_id, 0), self.sources[run_id])
         if fault.PLANNED:
-            fault.hit("worker.before_file", step)
+            fault.hit("worker.before_file", step, run=run_id)
         write_run(self.store, run, rows, state, about, index_columns(run, step, about), message)
         if fault.PLANNED:
-            fault.hit("worker.after_file", step)
+            fault.hit("worker.after_file", step, run=run_id)
         self._log(run_id, f"{state} at step {step} {message}".rstrip())
         if state is State.FAILED:
             self.claims[run_id].release()
@@ -327,6 +338,8 @@ def index_columns(run: RunConfig, step: int, about: Mapping[str, Any]) -> dict[s
         "steps": step,
         "pack": about["pack"],
         "device": about["device_name"],
+        "source": about["source"],
+        "edited": len(about["sources"]) > 1,
     }
 
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import torch
 
+from scalectl.core import fault
 from scalectl.core.job import Placement
 from scalectl.core.run import RunConfig
 from scalectl.core.units import size
@@ -62,6 +63,8 @@ def row_bytes(run: RunConfig, placement: Placement) -> int:
 
 def crowded(run: RunConfig, placement: Placement, device: torch.device) -> str:
     """Why the run has to wait for a device: others hold the memory that it needs at least; "" to begin."""
+    if fault.PLANNED and fault.hit("worker.crowded") == "full":
+        return f"{device} has no room: others hold its memory"
     if device.type != "cuda":
         return ""
     try:

@@ -28,18 +28,22 @@ def device_name(device: str) -> str:
     return machine.cpu_name()
 
 
-def provenance(placement: Placement, pack: int, started: str, split: int = 0) -> dict[str, Any]:
+def provenance(
+    placement: Placement, pack: int, started: str, split: int = 0, sources: Sequence[str] = ("",)
+) -> dict[str, Any]:
     """What to store with a run.
 
     Args: placement: as the run was trained in the end, a micro-batch halved for want of memory included; pack: the most
     models in one step; started: ISO time of the attempt that ended the run; split: the step up to which the run shared
-    its training with others, 0 for none.
+    its training with others, 0 for none; sources: digests of the code of all its attempts, in order, each once.
     """
     import numpy as np
     import torch
 
     return {
         **_here(placement, started),
+        "source": sources[-1] or None,
+        "sources": list(sources),
         "torch": torch.__version__,
         "numpy": np.__version__,
         "device_name": device_name(placement.device),

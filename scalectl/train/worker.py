@@ -25,6 +25,7 @@ from scalectl.core import fault
 from scalectl.core.errors import DeviceError, ScalectlError
 from scalectl.core.job import AnyJob, CommandJob, Job, Placement
 from scalectl.core.run import CommandRun, RunConfig, record, restore
+from scalectl.core.source import code_digest
 from scalectl.models import MODELS
 from scalectl.optim import OPTIMIZERS
 from scalectl.optim.schedules import SCHEDULES
@@ -120,6 +121,7 @@ def attempt(
     tell: Callable[[Mapping[str, Any]], None],
     stopping: Callable[[], bool],
     keeper: Keeper = NOBODY,
+    source: str = "",
 ) -> None:
     """Go through a job; a script inherits the cores of this process.
 
@@ -139,11 +141,12 @@ def attempt(
     from scalectl.train.attempt import Attempt
 
     spread(job.placement)
-    Attempt(store, job, tell, stopping, keeper).run()
+    Attempt(store, job, tell, stopping, keeper, source).run()
 
 
 def main(store_root: str, parent: int, cpu: str, kind: str, *, detached: bool = False) -> None:
     """Serve jobs until stdin ends. kind: of the jobs to come, `models` or `commands`: the latter need no torch."""
+    source = code_digest()  # of what is imported next
     keeper = NOBODY
     if detached:
         keeper = Keeper(parent, process_start(parent) or 0)
@@ -164,7 +167,7 @@ def main(store_root: str, parent: int, cpu: str, kind: str, *, detached: bool = 
         if fault.PLANNED:
             fault.hit("worker.received")
         try:
-            attempt(store, decode(line), tell, lambda: stop.asked, keeper)
+            attempt(store, decode(line), tell, lambda: stop.asked, keeper, source)
         except DeviceError as error:
             tell({"event": "device", "message": error.what})
             os._exit(error.exit_code)  # nothing that this process asks of the device is answered any more

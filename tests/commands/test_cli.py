@@ -124,7 +124,7 @@ def test_fit_json_has_the_keys_that_scripts_rely_on(trained, scalectl):
 
 
 @pytest.mark.parametrize("name", [None, "init", "plan", "sweep", "status", "logs", "fit", "predict", "compare",
-                                  "report", "import", "export", "prepare", "doctor"])  # fmt: skip
+                                  "report", "import", "export", "prepare", "doctor", "stop", "clean"])  # fmt: skip
 def test_every_command_has_help(scalectl, tmp_path, name):
     text = scalectl(*([name] if name else []), "--help", cwd=tmp_path).stdout
     assert text.startswith("Usage:")

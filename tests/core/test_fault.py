@@ -20,6 +20,7 @@ def test_a_setting_is_read():
         ("worker.rows=kil", "did you mean kill"),
         ("worker.rows:x=kill", "is not a step"),
         ("worker.rows", "is not known"),
+        ("worker.rows=note", "a note needs a file"),
     ],
 )
 def test_a_setting_that_means_nothing_is_refused(text, said):
@@ -40,3 +41,11 @@ def test_a_fault_with_a_file_happens_once(monkeypatch, tmp_path):
     with pytest.raises(RuntimeError, match=r"planned at worker\.rows"):
         fault.hit("worker.rows")
     assert fault.hit("worker.rows") == ""
+
+
+def test_a_note_says_each_time_who_was_where(monkeypatch, tmp_path):
+    monkeypatch.setattr(fault, "PLANNED", fault.planned(f"worker.after_file=note@{tmp_path / 'notes'}"))
+    for step in (3, 5):
+        assert fault.hit("worker.after_file", step, run="ab12") == ""
+    lines = [line.split() for line in (tmp_path / "notes").read_text().splitlines()]
+    assert [line[2:] for line in lines] == [["worker.after_file", "ab12", "3"], ["worker.after_file", "ab12", "5"]]

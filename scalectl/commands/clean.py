@@ -1,0 +1,149 @@
+"""`scalectl clean`: checkpoints that nobody needs, by policy; links are unlinked and never followed."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from scalectl.commands.target import results_store
+from scalectl.core.errors import NothingMatched, StoreBusy
+from scalectl.core.job import State
+from scalectl.core.names import is_name
+from scalectl.store.files import leftovers, remove
+from scalectl.store.layout import Store
+from scalectl.store.live import live, state_of
+from scalectl.store.sweeps import list_sweeps, load_sweep
+
+Policy = Literal["stale", "failed", "all"]
+DAY = 86_400.0
+
+
+@dataclass(frozen=True)
+class Removed:
+    """One thing that went, or would go. what: a run id, or a path in the store; size [bytes]; why: in words."""
+
+    what: str
+    why: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    """All that went. kept: runs in flight that stay; busy: of them, those that are being trained."""
+
+    removed: tuple[Removed, ...]
+    kept: int
+    busy: int
+    dry: bool
+
+    @property
+    def size(self) -> int:
+        """Space that is free again [bytes]."""
+        return sum(held.size for held in self.removed)
+
+
+def run(named: str | None, results: str | None, policy: Policy, *, older: float = 0.0, dry: bool = False) -> Cleaned:
+    """Remove checkpoints, and what killed processes left.
+
+    A run without its checkpoint starts again when a sweep asks for it; the log of a failed run stays. What a living
+    process trains stays whatever the policy.
+
+    Args: named: a sweep, to clean only after its runs; None for the whole store; policy: stale for runs that are
+    finished or that no sweep asks for any more, failed for failed ones too, all for every run that nobody trains;
+    older: days since the run's last sign of life; dry: only say what would go.
+    Raises: NothingMatched if there is no such sweep or store.
+    """
+    store = results_store(results)
+    if not store.root.is_dir():
+        raise NothingMatched(f"there is no store at {store.root}", remedy="name one: --results DIR")
+    asked = {name: set(load_sweep(store, name).current) for name in list_sweeps(store)}
+    only = None if named is None else {row["run_id"] for row in load_sweep(store, named).rows}
+    wanted = set().union(*asked.values())
+    removed = [] if only is not None else [*_links(store, dry=dry), *_leftovers(store, dry=dry)]
+    kept = busy = 0
+    for run_id in store.in_flight():
+        if (store.lives / run_id).is_symlink():  # of a dry run, still there
+            continue
+        if only is not None and run_id not in only:
+            continue
+        state, folder = state_of(store, run_id).state, live(store, run_id).folder
+        why = _why(state, run_id in wanted, policy)
+        size, last = _size(folder)
+        if state is State.RUNNING or not why or time.time() - last < older * DAY:
+            kept, busy = kept + 1, busy + (state is State.RUNNING)
+            continue
+        if not dry and not _cleared(store, run_id, state):
+            kept, busy = kept + 1, busy + 1
+            continue
+        if size:
+            removed.append(Removed(run_id, why, size))
+    return Cleaned(tuple(removed), kept, busy, dry)
+
+
+def _why(state: State, wanted: bool, policy: Policy) -> str:
+    if state.final:
+        return f"{state}, and a process was killed before it could clean up"
+    if not wanted:
+        return f"{state}, and no sweep asks for it"
+    if policy == "all" or (policy == "failed" and state is State.FAILED):
+        return str(state)
+    return ""
+
+
+def _cleared(store: Store, run_id: str, state: State) -> bool:
+    """Clear a run's folder under its claim; False if somebody has taken it meanwhile."""
+    folder = live(store, run_id)
+    try:
+        folder.claim()
+    except StoreBusy:
+        return False
+    folder.clear(keep_log=state is State.FAILED)
+    return True
+
+
+def _size(folder: Path) -> tuple[int, float]:
+    """Bytes of a folder but for its log and claims, and the time of the last change in it [Unix seconds]."""
+    size, last = 0, 0.0
+    for entry in os.scandir(folder):
+        status = entry.stat(follow_symlinks=False)
+        last = max(last, status.st_mtime)
+        if entry.name != "log" and not entry.name.startswith("claim."):
+            size += status.st_size
+    return size, last
+
+
+def _links(store: Store, *, dry: bool) -> Iterator[Removed]:
+    """Links that lead out of the store, from its folders and those of its runs and sweeps."""
+    for folder in folders(store):
+        for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+            target = os.path.realpath(entry.path)
+            if entry.is_symlink() and not target.startswith(os.path.join(store.root, "")):
+                if not dry:
+                    os.unlink(entry.path)
+                yield Removed(os.path.relpath(entry.path, store.root), "a link out of the store", 0)
+
+
+def _leftovers(store: Store, *, dry: bool) -> Iterator[Removed]:
+    for folder in folders(store):
+        for entry in leftovers(folder):
+            size = entry.stat(follow_symlinks=False).st_size
+            if not dry:
+                remove(entry)
+            yield Removed(os.path.relpath(entry.path, store.root), "left by a killed writer", size)
+
+
+def folders(store: Store) -> Sequence[Path]:
+    """The store, its folders, and one below: none of them through a link."""
+    first = [store.root / name for name in ("runs", "live", "sweeps", "quarantine")]
+    first = [path for path in first if path.is_dir() and not path.is_symlink()]
+    below = [
+        Path(entry.path)
+        for path in first[1:]
+        for entry in os.scandir(path)
+        if entry.is_dir(follow_symlinks=False) and is_name(entry.name)
+    ]
+    return [store.root, *first, *below]
