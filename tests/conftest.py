@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support import environment
+from support import SWEEP, environment
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -57,3 +57,12 @@ def scalectl():
         return done
 
     return run
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory, scalectl):
+    """A folder with tiny.toml and the results of its sweep; not to be changed."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "tiny.toml").write_text(SWEEP)
+    scalectl("sweep", "tiny.toml", cwd=folder)
+    return folder

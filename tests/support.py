@@ -1,9 +1,14 @@
 """What tests of the command line share."""
 
+import contextlib
 import os
+import subprocess
+import sys
 import time
 import tomllib
 from pathlib import Path
+
+import psutil
 
 REPOSITORY = Path(__file__).parents[1]
 # The published tables, which are no part of the repository; tests that read them are skipped where they are not.
@@ -47,3 +52,60 @@ def a_moment():
     begin = time.process_time()
     tomllib.loads("x = [" + "1," * 100_000 + "]")
     return 6.5 * (time.process_time() - begin)
+
+
+def one_run(steps, seeds="[0]", **runtime):
+    """A sweep file of the smallest model, one run for each seed, with its [runtime] table."""
+    text = SWEEP.replace("[8, 16, 32]", "[8]").replace("[0, 1]", seeds).replace("steps = 30", f"steps = {steps}")
+    return text + "\n[runtime]\n" + "".join(f"{key} = {value}\n" for key, value in runtime.items())
+
+
+def started(folder, *arguments, prefix=(), **more):
+    """`scalectl ARGUMENTS` in a folder, a process under way with its output in pipes."""
+    return subprocess.Popen(
+        [*prefix, sys.executable, "-m", "scalectl.cli", *map(str, arguments)],
+        cwd=folder,
+        env=environment(**more),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def ended(process):
+    """Kill a process of `started`, if it goes on, and close its pipes."""
+    process.kill()
+    process.communicate()
+
+
+def wait_until(found, process=None, seconds=200):
+    """Wait for something true, while the process goes on; returns it."""
+    deadline = time.monotonic() + seconds
+    while True:
+        with contextlib.suppress(FileNotFoundError):  # of a folder that is just being removed
+            if held := found():
+                return held
+        assert time.monotonic() < deadline, "it never happened"
+        if process is not None and process.poll() is not None:
+            raise AssertionError(f"it ended with code {process.returncode}\n" + "\n".join(process.communicate()))
+        time.sleep(0.02)
+
+
+def rows_of(folder):
+    """All measurements of a folder's results, without their times, in one order."""
+    import pandas as pd
+
+    frame = pd.read_parquet(Path(folder) / "results/runs").drop(columns="seconds")
+    return frame.sort_values(["run_id", "step", "split", "metric"]).reset_index(drop=True)
+
+
+def trainers(folder):
+    """Living processes that train into a folder's results, by pid."""
+    root = str((Path(folder) / "results").resolve())
+    found = {}
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            line = process.cmdline()
+            if "scalectl.train.worker" in line and root in line and process.status() != psutil.STATUS_ZOMBIE:
+                found[process.pid] = process
+    return found
