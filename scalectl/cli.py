@@ -241,8 +241,7 @@ def _sweep_on_slurm(prepared: Prepared, *, retry: bool, max_runs: int | None) ->
                 halted = command.tell(progress, event) or halted
     if signals.first is not None:
         console.print(look.text(f"{name} goes on without this terminal; the same command follows it again."))
-        ids = " ".join(slurm.submitted(prepared.store, name))
-        console.print(look.text(f"Next:  scalectl status {name}    scancel {ids}"))
+        console.print(look.text(f"Next:  scalectl status {name}    scalectl stop {name}"))
         raise typer.Exit(SIGNAL_EXIT[signals.first])
     _conclude(prepared, halted)
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from scalectl.commands.slurm import cancel
 from scalectl.commands.sweep import Prepared, check_budget, record_plan
 from scalectl.commands.target import find_target
 from scalectl.core.errors import ScalectlError, UsageError
@@ -93,6 +94,8 @@ def detach(prepared: Prepared, arguments: Sequence[str]) -> Started:
 def stop(named: str | None, results: str | None, say: Callable[[str], None]) -> Stopped:
     """End whatever trains runs of a sweep on this host: orchestrators and workers without one checkpoint first.
 
+    Jobs of a cluster are cancelled, wherever they run; they checkpoint too.
+
     Args: say: told what is waited for.
     Raises: NothingMatched if there is no such sweep.
     """
@@ -101,6 +104,7 @@ def stop(named: str | None, results: str | None, say: Callable[[str], None]) -> 
         raise UsageError(f"{target.name} is a file, and stop is of a sweep", remedy="scalectl stop NAME")
     store, name = target.store, target.name
     run_ids = load_sweep(store, name).current
+    cancel(store, name)
     here, now = host_identity(), time.time()
     forget_dead(store, name)
     own = [held for held in keepers(store, name).values() if held.alive(here, now)]

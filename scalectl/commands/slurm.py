@@ -121,17 +121,27 @@ def following(prepared: Prepared) -> Prepared:
     return replace(narrowed(prepared, wanted(prepared), held.tasks * held.slots), elsewhere=())
 
 
-def submitted(store: Store, name: str) -> list[str]:
-    """Ids of the arrays that a sweep has submitted and nobody has seen end."""
-    return [submission.job for submission in slurm.submissions(store, name)]
-
-
 def _tasks(store: Store, name: str) -> list[Task]:
     """The jobs of a sweep. Raises: ScalectlError if Slurm does not answer."""
     try:
         return [task for tasks in slurm.look(slurm.submissions(store, name)).values() for task in tasks]
     except SlurmError as error:
         raise _silent(error) from None
+
+
+def cancel(store: Store, name: str) -> list[Task]:
+    """Cancel the jobs of a sweep and wait until they have ended: those that train checkpoint first.
+
+    Returns: the jobs. Raises: ScalectlError if Slurm does not answer.
+    """
+    asked = [task for task in _tasks(store, name) if not task.ended]
+    try:
+        slurm.cancel(asked)
+    except SlurmError as error:
+        raise _silent(error) from None
+    while any(not task.ended for task in _tasks(store, name)):
+        time.sleep(QUEUE_SECONDS[0])
+    return asked
 
 
 def _silent(error: SlurmError) -> ScalectlError:

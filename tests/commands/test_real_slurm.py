@@ -123,7 +123,7 @@ def test_a_cancelled_job_and_a_dead_node_are_said_and_the_same_command_recovers(
     assert "lost process" in lab.said()
     lab.started.send_signal(signal.SIGINT)
     assert lab.started.wait(60) == 130
-    assert lab.said().endswith(f"Next: scalectl status tiny scancel {kept.partition('_')[0]}")
+    assert lab.said().endswith("Next: scalectl status tiny scalectl stop tiny")
     slurm.start_node()
     lab.sweep()
     lab.hears("of an earlier command goes on")

@@ -8,7 +8,7 @@ import time
 import pytest
 from support import SWEEP
 
-from scalectl.commands import slurm
+from scalectl.commands import background, slurm
 from scalectl.commands.slurm import Said
 from scalectl.commands.sweep import execute, prepare, record_plan
 from scalectl.core.job import State
@@ -188,6 +188,15 @@ def test_leaving_leaves_the_jobs_and_the_same_command_follows_them(tiny, cluster
     assert said[0] == "job 77_0 of an earlier command goes on"
     assert len(called(tmp_path, "sbatch")) == 1
     assert not called(tmp_path, "scancel")
+
+
+def test_stop_cancels_the_jobs_and_waits_for_their_end(tiny, cluster, tmp_path):
+    running, ended = ["77_0|RUNNING|None|n1"], ["77_0|CANCELLED|None|n1"]
+    cluster(running, running, running, running, ended)
+    followed(tiny(), lambda: 1)
+    background.stop("tiny", "results", str)
+    assert called(tmp_path, "scancel") == ["scancel 77_0"]
+    assert len(os.listdir(tmp_path / "answers")) == 1
 
 
 def test_jobs_that_wait_when_all_is_done_are_taken_back(tiny, cluster, tmp_path):
