@@ -119,7 +119,8 @@ def encoded(tokens_KBT: Tensor, V: int, dtype: torch.dtype) -> Tensor:
     """Symbols as numbers: bits as they are, others one-hot, shape (K, B, T) or (K, B, T V)."""
     if V == 2:
         return tokens_KBT.to(dtype)
-    return torch.nn.functional.one_hot(tokens_KBT, V).flatten(2).to(dtype)
+    symbol_V = torch.arange(V, device=tokens_KBT.device)
+    return (tokens_KBT.unsqueeze(-1) == symbol_V).flatten(2).to(dtype)  # one_hot asks for the smallest token
 
 
 class ScaledLinear(Function):
