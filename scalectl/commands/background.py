@@ -42,8 +42,8 @@ class Started:
 class Stopped:
     """What came of `stop`.
 
-    processes: that were asked to end; killed: those that did not; counts: runs by state afterwards; elsewhere: hosts
-    that train runs of the sweep and cannot be reached from here.
+    processes: those asked to end, jobs of a cluster included; killed: those that did not; counts: runs by state
+    afterwards; elsewhere: hosts that train runs of the sweep and cannot be reached from here.
     """
 
     name: str
@@ -104,7 +104,7 @@ def stop(named: str | None, results: str | None, say: Callable[[str], None]) -> 
         raise UsageError(f"{target.name} is a file, and stop is of a sweep", remedy="scalectl stop NAME")
     store, name = target.store, target.name
     run_ids = load_sweep(store, name).current
-    cancel(store, name)
+    jobs = cancel(store, name)
     here, now = host_identity(), time.time()
     forget_dead(store, name)
     own = [held for held in keepers(store, name).values() if held.alive(here, now)]
@@ -122,7 +122,8 @@ def stop(named: str | None, results: str | None, say: Callable[[str], None]) -> 
     found = states(store, run_ids)
     holders = [held for held in _holders(store, run_ids) if held.alive(here, time.time())]
     hosts = sorted({held.host.split("/")[0] for held in holders})
-    return Stopped(name, len(asked), len(left), dict(Counter(held.state for held in found.values())), tuple(hosts))
+    counts = Counter(held.state for held in found.values())
+    return Stopped(name, len(asked) + len(jobs), len(left), dict(counts), tuple(hosts))
 
 
 def _holders(store: Store, run_ids: Sequence[str]) -> list[Holder]:

@@ -194,7 +194,7 @@ def test_stop_cancels_the_jobs_and_waits_for_their_end(tiny, cluster, tmp_path):
     running, ended = ["77_0|RUNNING|None|n1"], ["77_0|CANCELLED|None|n1"]
     cluster(running, running, running, running, ended)
     followed(tiny(), lambda: 1)
-    background.stop("tiny", "results", str)
+    assert background.stop("tiny", "results", str).processes == 1
     assert called(tmp_path, "scancel") == ["scancel 77_0"]
     assert len(os.listdir(tmp_path / "answers")) == 1
 
