@@ -479,7 +479,8 @@ def state_of(store: Store, run_id: str) -> Standing:
     """Return the truth about one run, even after a crash.
 
     A finished file counts first, then a living holder, then an unreleased claim of a dead one (lost), then the marker
-    in the live folder (paused, oom, ...), then the file of a run that failed or was cancelled; else the run is pending.
+    in the live folder (paused, oom, ...) or a checkpoint that nobody holds, then the file of a run that failed or was
+    cancelled; else the run is pending.
     """
     filed = None
     with contextlib.suppress(FileNotFoundError, DamagedRun):
@@ -523,6 +524,8 @@ def standing(store: Store, run_id: str, filed: Standing | None, now: float | Non
                 return Standing(State.LOST, said, folder.last_step())
         if marker is not None and marker.state is not State.RUNNING:
             return marker
+        if filed is None and folder.checkpoint.exists():  # let go on a disk too full to hold the reason
+            return Standing(State.PAUSED, "stopped at a checkpoint", folder.last_step())
     return filed if filed is not None else Standing(State.PENDING, "", 0)
 
 

@@ -131,7 +131,7 @@ def test_fault_08_a_run_whose_file_is_damaged_is_trained_again_and_the_others_ar
 def test_fault_09_rows_torn_in_the_middle_of_a_write_leave_whole_lines_and_unique_steps(lab, monkeypatch, tmp_path):
     run = lab.run(steps=30)
     monkeypatch.setenv("SCALECTL_FAULT", f"worker.rows=kill@{tmp_path / 'once'}")
-    lab.driven(lab.job(run, checkpoint_seconds=0.0), policy=Policy(retries=0))
+    lab.driven(lab.job(run), policy=Policy(retries=0))
     assert lab.state(run) == "lost"
     flight = live(lab.store, run.run_id)
     assert not flight.rows_file.read_bytes().endswith(b"\n")

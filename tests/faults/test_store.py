@@ -81,7 +81,7 @@ def test_fault_15_no_flag_unlocks(scalectl, tmp_path):
 
 
 HOSTILE = {
-    "5 MB of text": (b'name = "' + b"x" * 5_000_000 + b'"\n', 1),
+    "5 MB of text": (b'name = "' + b"x" * 5_000_000 + b'"\n', None),
     "bad UTF-8": (b'name = "tiny"\n# \xff\xfe\n', 2),
     "a billion cells": (
         SWEEP.replace("[0, 1]", str(list(range(1000)))).replace("[8, 16, 32]", str(list(range(2, 2002, 2))))

@@ -533,3 +533,11 @@ def test_the_states_of_many_runs_are_those_of_each(store, lab):
     found = states(store, [run.run_id for run in runs])
     assert [standing.state for standing in found.values()] == ["done", "diverged", "running", "running", "pending"]
     assert found == {run.run_id: state_of(store, run.run_id) for run in runs}
+
+
+def test_a_run_let_go_on_a_full_disk_is_paused_at_its_checkpoint(store, flight):
+    flight.append([row(3)])
+    flight.save_checkpoint(b"somewhere")
+    claim = flight.claim()
+    os.truncate(claim.path, 0)  # as `release` does where not even a reason fits
+    assert state_of(store, "ab") == Standing(State.PAUSED, "stopped at a checkpoint", 3)
