@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -488,12 +488,18 @@ def _of_sweep(request: Request, asked: Asked, target: Target) -> _Gathered:
     series: list[Series] = []
     notes: list[str] = []
     convention: Convention | None = None
+    loaded: Points | None = None
     for held in splits:
         task = held if len(splits) > 1 else metric
-        points = load_points(
-            target.store, target.name, f"{held}/{metric}", request.convention, request.flops, at=request.at,
-            all=request.all, where=mask_of(request.where), by=asked.by,
-        )  # fmt: skip
+        known = None if loaded is None or request.at != "last" else _known(loaded.columns, f"{held}/{metric}")
+        if loaded is not None and known is not None and np.isfinite(known).all():
+            points = replace(loaded, L=known, metric=f"{held}/{metric}")  # the same runs, which are read once
+        else:
+            name = f"{held}/{metric}"
+            points = loaded = load_points(
+                target.store, target.name, name, request.convention, request.flops, at=request.at, all=request.all,
+                where=mask_of(request.where), by=asked.by,
+            )  # fmt: skip
         notes += points.notes
         convention = points.convention
         families: dict[str, npt.NDArray[np.bool_]] = {"": np.ones(len(points), dtype=bool)}

@@ -8,8 +8,9 @@ Dimensions: B data sets, K places along the axis.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -97,8 +98,14 @@ class Families:
 
     @classmethod
     def over(cls, x: Floats) -> Families:
-        """Those of the places x [log10 of the axis]."""
-        return cls(linear(x), smooth(x), breaks(x))
+        """Those of the places x [log10 of the axis]; tasks of one family share them."""
+        return _families(tuple(x.tolist()))
+
+
+@functools.lru_cache(maxsize=8)
+def _families(places: tuple[float, ...]) -> Families:
+    x = np.array(places)
+    return Families(linear(x), smooth(x), breaks(x))
 
 
 def detect(
@@ -110,21 +117,32 @@ def detect(
 ) -> list[Verdict]:
     """Verdicts of the tasks of one family, in the order given.
 
-    Args: curves: never of several families; rng: of the bootstrap; draws: most of them for a task that may jump, others
-    take a tenth; level: of the interval of a midpoint.
+    Args: curves: never of several families; rng: of the bootstrap; draws: most of them, for a task that is not
+    decided by the first 200, and more where a family is so large that they could not decide it; level: of the
+    interval of a midpoint.
     """
     most = max(draws, int(2 * len(curves) / ALPHA)) if draws >= MOST_DRAWS else draws  # or no q-value gets below ALPHA
-    streams = rng.spawn(len(curves))
-    seen = [_look(curve, stream, most) for curve, stream in zip(curves, streams, strict=True)]
+    seen = [_look(curve, stream) for curve, stream in zip(curves, rng.spawn(len(curves)), strict=True)]
+    tested = [held for held in seen if held.trial is not None]
     # a task that was too flat to test counts as one that was tested in vain: what it gains decided that
-    asked = [held for held in seen if held.label != INSUFFICIENT]
-    q_linear = discoveries([1.0 if held.tests is None else held.tests.linear for held in asked])
-    q_smooth = discoveries([1.0 if held.tests is None else held.tests.smooth for held in asked])
-    q_of = {id(held): (float(a), float(b)) for held, a, b in zip(asked, q_linear, q_smooth, strict=True)}
-    return [
-        _judge(held if held.tests is None else replace(held, q=q_of[id(held)][0], q_smooth=q_of[id(held)][1]), level)
-        for held in seen
-    ]
+    untested = [1.0] * sum(held.trial is None and held.label != INSUFFICIENT for held in seen)
+    open_ones = tested
+    for wanted in sorted({min(FIRST_DRAWS, draws), draws, most}):
+        for held in open_ones:
+            held.draw(wanted)
+        q_linear = discoveries([held.tests.linear for held in tested] + untested)
+        q_smooth = discoveries([held.tests.smooth for held in tested] + untested)
+        q_values = [(float(a), float(b)) for a, b in zip(q_linear, q_smooth, strict=True)][: len(tested)]
+        open_ones = [held for held, q in zip(tested, q_values, strict=True) if _open(held.tests, *q)]
+    of = {id(held): q for held, q in zip(tested, q_values, strict=True)}
+    return [_judge(held, of.get(id(held)), level) for held in seen]
+
+
+def _open(tests: Tests, q_linear: float, q_smooth: float) -> bool:
+    """Whether more draws could change a label: a p-value is small, and its q-value is not clearly below ALPHA."""
+    if tests.flat > WORTH_MORE or tests.linear > WORTH_MORE:
+        return False
+    return q_linear > ALPHA / 2 or (tests.smooth <= WORTH_MORE and q_smooth > ALPHA / 2)
 
 
 def discoveries(p_values: Sequence[float]) -> Floats:
@@ -139,19 +157,29 @@ def discoveries(p_values: Sequence[float]) -> Floats:
 
 @dataclass(frozen=True)
 class _Seen:
-    """What needs no other curve. label, why: of a curve that needs no test; falls: in words, if it does."""
+    """What needs no other curve.
+
+    trial: of a curve that is tested; label, why: of one that needs no test; falls: in words, if it does.
+    """
 
     curve: Curve
     gain: float
     phi: float
-    families: Families | None = None
-    fitted: Best | None = None
-    tests: Tests | None = None
+    trial: _Trial | None = None
     falls: str = ""
-    q: float | None = None
-    q_smooth: float | None = None
     label: str = ""
     why: str = ""
+
+    def draw(self, wanted: int) -> None:
+        """So many draws of the trial in all."""
+        assert self.trial is not None
+        self.trial.draw(wanted)
+
+    @property
+    def tests(self) -> Tests:
+        """Of the trial, as far as it was drawn."""
+        assert self.trial is not None
+        return self.trial.tests
 
 
 def unable(task: str, family: str, why: str) -> Verdict:
@@ -161,10 +189,10 @@ def unable(task: str, family: str, why: str) -> Verdict:
     return Verdict(curve, INSUFFICIENT, np.nan, np.nan, None, None, None, None, None, why)
 
 
-def _look(curve: Curve, rng: np.random.Generator, draws: int) -> _Seen:
+def _look(curve: Curve, rng: np.random.Generator) -> _Seen:
     score, items = curve.score[None], curve.items
     fitted = isotonic(score, items)[0]
-    gain = float(fitted[-1] - fitted[0])
+    gain = float(fitted[-1] - fitted[0]) if len(fitted) else np.nan
     phi = float(dispersion(score, items)[0])
     if len(curve.place) < FEWEST_PLACES:
         few = f"{len(curve.place)} sizes; a break takes at least {FEWEST_PLACES}"
@@ -173,53 +201,53 @@ def _look(curve: Curve, rng: np.random.Generator, draws: int) -> _Seen:
         return _Seen(curve, gain, phi, label=FLAT, why=f"every score is {curve.score[0]:.3g}")
     falls = _falls(curve, phi)
     if gain < LEAST_GAIN:
-        return _Seen(
-            curve, gain, phi, falls=falls, label=FLAT, why=f"it gains {gain:.2g} from end to end, below {LEAST_GAIN:g}"
-        )
-    families = Families.over(curve.x)
-    tests, fit = run_tests(families, curve.score, items, phi, rng, draws)
-    return _Seen(curve, gain, phi, families, fit, tests, falls)
+        why = f"it gains {gain:.2g} from end to end, below {LEAST_GAIN:g}"
+        return _Seen(curve, gain, phi, falls=falls, label=FLAT, why=why)
+    return _Seen(curve, gain, phi, _Trial(curve, phi, rng), falls)
 
 
-def run_tests(
-    families: Families, score: Floats, items: Floats, phi: float, rng: np.random.Generator, draws: int
-) -> tuple[Tests, Best]:
-    """The likelihood-ratio tests of one curve, and the break that fits it best.
+class _Trial:
+    """The likelihood-ratio tests of one curve, drawn as far as they are needed.
 
     The statistic is how much of the deviance a break takes off, over what it leaves: its scale is that of the scatter,
     whatever φ is. Its law under each null comes from data simulated at that null's fit, beta-binomial with φ, and
     fitted again (chi-square is no law of it: under the null, a threshold is not identified).
     """
-    score = score[None]
-    alternative = best(families.breaks, score, items)
-    flat = np.array([float(score[0] @ items / items.sum())])
-    lawful = best(families.smooth, score, items)
-    nulls = {
-        "flat": np.broadcast_to(flat[:, None], score.shape),
-        "linear": best(families.linear, score, items).predicted(families.linear),
-        "smooth": lawful.predicted(families.smooth),
-    }
-    # Where a curve is steep, the isotonic fit passes through every score and leaves no scatter; the smooth law leaves
-    # some. By simulation at φ = 4, a true smooth law is rejected at .05 in 10 % without this, in 5 % with it.
-    spare = max(1, score.shape[1] - SMOOTH_PARAMETERS)
-    scatter = dict.fromkeys(nulls, phi)
-    scatter["smooth"] = max(phi, (PRIOR + float(lawful.deviance[0])) / (PRIOR + spare))
-    seen = {name: _statistic(name, families, score, items)[0] for name in nulls}
-    exceeded = dict.fromkeys(nulls, 0)
-    done = dict.fromkeys(nulls, 0)
-    wanted = min(FIRST_DRAWS, draws)
-    while True:
-        for name, predicted in nulls.items():
-            while done[name] < wanted:
-                count = min(CHUNK, wanted - done[name])
-                simulated = simulate(predicted[0], items, scatter[name], count, rng)
-                exceeded[name] += int((_statistic(name, families, simulated, items) >= seen[name]).sum())
-                done[name] += count
-        p_values = {name: (1 + exceeded[name]) / (1 + done[name]) for name in nulls}
-        if wanted >= draws or p_values["linear"] > WORTH_MORE or p_values["flat"] > WORTH_MORE:
-            break
-        wanted = draws
-    return Tests(p_values["flat"], p_values["linear"], p_values["smooth"], wanted), alternative
+
+    def __init__(self, curve: Curve, phi: float, rng: np.random.Generator) -> None:
+        self.rng, self.items, self.families = rng, curve.items, Families.over(curve.x)
+        score = curve.score[None]
+        self.fitted = best(self.families.breaks, score, self.items)
+        lawful = best(self.families.smooth, score, self.items)
+        self.nulls = {
+            "flat": np.full(score.shape, float(curve.score @ self.items / self.items.sum())),
+            "linear": best(self.families.linear, score, self.items).predicted(self.families.linear),
+            "smooth": lawful.predicted(self.families.smooth),
+        }
+        # Where a curve is steep, the isotonic fit passes through every score and leaves no scatter; the smooth law
+        # leaves some. By simulation at φ = 4, a true smooth law is rejected at .05 in 10 % without, in 5 % with it.
+        spare = max(1, len(curve.place) - SMOOTH_PARAMETERS)
+        self.scatter = dict.fromkeys(self.nulls, phi)
+        self.scatter["smooth"] = max(phi, (PRIOR + float(lawful.deviance[0])) / (PRIOR + spare))
+        self.seen = {name: _statistic(name, self.families, score, self.items)[0] for name in self.nulls}
+        self.exceeded = dict.fromkeys(self.nulls, 0)
+        self.done = 0
+
+    def draw(self, wanted: int) -> None:
+        """So many draws in all."""
+        while self.done < wanted:
+            count = min(CHUNK, wanted - self.done)
+            for name, predicted in self.nulls.items():
+                simulated = simulate(predicted[0], self.items, self.scatter[name], count, self.rng)
+                statistic = _statistic(name, self.families, simulated, self.items)
+                self.exceeded[name] += int((statistic >= self.seen[name]).sum())
+            self.done += count
+
+    @property
+    def tests(self) -> Tests:
+        """The p-values so far."""
+        p = {name: (1 + count) / (1 + self.done) for name, count in self.exceeded.items()}
+        return Tests(p["flat"], p["linear"], p["smooth"], self.done)
 
 
 def _statistic(null: str, families: Families, score: Floats, items: Floats) -> Floats:
@@ -232,29 +260,28 @@ def _statistic(null: str, families: Families, score: Floats, items: Floats) -> F
     return np.asarray((held - left) / (PRIOR + left))
 
 
-def _judge(held: _Seen, level: float) -> Verdict:
-    curve, tests = held.curve, held.tests
-    label, why, where, seeds = held.label, held.why, None, None
+def _judge(held: _Seen, q_values: tuple[float, float] | None, level: float) -> Verdict:
+    """The verdict from what was seen of a curve. q_values: against a line and the smooth law, None without a trial."""
+    curve, label, why = held.curve, held.label, held.why
+    tests = None if held.trial is None else held.trial.tests
+    q, q_smooth = q_values or (None, None)
+    where, seeds = None, None
     if held.falls and label != INSUFFICIENT:
         label, why = NON_MONOTONE, held.falls
-    elif tests is not None:
-        assert held.fitted is not None
-        assert held.families is not None
-        assert held.q is not None
-        assert held.q_smooth is not None
-        gate = _gate(held, held.families, held.fitted)
+    elif held.trial is not None and tests is not None and q is not None and q_smooth is not None:
+        gate = _gate(held, held.trial.families, held.trial.fitted)
         if tests.flat > ALPHA:
             label, why = FLAT, f"a gain of {held.gain:.2g} is within the scatter (p = {tests.flat:.2g})"
-        elif held.q > ALPHA:
-            label, why = SMOOTH, f"a straight line in the log is as good as a break (q = {held.q:.2g})"
+        elif q > ALPHA:
+            label, why = SMOOTH, f"a straight line in the log is as good as a break (q = {q:.2g})"
         elif gate:
             label, why = SMOOTH, gate
         else:
             where = threshold(curve, held.phi, level)
             seeds = success(curve, where)
-            label, why = _jump(curve, where, seeds, held.q_smooth)
+            label, why = _jump(curve, where, seeds, q_smooth)
             where, why = _seeded(curve, where, why)
-    return Verdict(curve, label, held.gain, held.phi, tests, held.q, held.q_smooth, where, seeds, why)
+    return Verdict(curve, label, held.gain, held.phi, tests, q, q_smooth, where, seeds, why)
 
 
 def _gate(held: _Seen, families: Families, fitted: Best) -> str:

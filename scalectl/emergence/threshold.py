@@ -5,6 +5,7 @@ Dimensions: K places along the axis, G rises.
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -86,9 +87,8 @@ def threshold(curve: Curve, phi: float, level: float) -> Threshold:
     first = first_above(curve, phi)
     bracket = (float(curve.place[first - 1]) if first else math.nan, float(curve.place[first]))
     near = tuple(k for k in (first - 1, first, first + 1) if 0 <= k < len(x))
-    fine = breaks(x, FINE, FINE_WIDTHS)
+    fine, half = _fine(tuple(x.tolist()))
     found, low, high = (values[0] for values in every(fine, curve.score[None], curve.items))
-    half = middles(fine, x)
     rising = high - low > 1e-3
     found = np.where(rising, found, np.inf)
     top = int(found.argmin())
@@ -109,10 +109,17 @@ def threshold(curve: Curve, phi: float, level: float) -> Threshold:
     )
 
 
+@functools.lru_cache(maxsize=8)
+def _fine(places: tuple[float, ...]) -> tuple[Rises, Floats]:
+    """Every break over these places, and its middle; tasks of one family share them."""
+    x = np.array(places)
+    fine = breaks(x, FINE, FINE_WIDTHS)
+    return fine, middles(fine, x)
+
+
 def middles(rises: Rises, x: Floats) -> Floats:
     """log10 of the place where each rise has made half of its way to the last place, (G,)."""
     found = np.empty(len(rises))
-    grid = np.linspace(x[0], x[-1], 2001)
     for g, kind in enumerate(rises.kind):
         if kind == "step":
             found[g] = rises.middle[g]
@@ -121,7 +128,7 @@ def middles(rises: Rises, x: Floats) -> Floats:
         else:  # a logistic: s(m) = s(last) / 2
             last = rises.values[g, -1] / 2
             found[g] = rises.middle[g] + rises.scale[g] * (math.log(last) - math.log1p(-last))
-    return np.clip(found, grid[0], grid[-1])
+    return np.clip(found, x[0], x[-1])
 
 
 def _width(rises: Rises, index: int, x: Floats) -> float:
