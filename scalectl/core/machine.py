@@ -36,16 +36,26 @@ def killed_for_memory() -> int:
     return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
 
 
-def killed(number: int, resident: int, oom_kills: int) -> str:
+def resident(pid: int) -> int:
+    """Memory that a process holds [bytes]; 0 of one that is gone."""
+    import psutil
+
+    try:
+        return int(psutil.Process(pid).memory_info().rss)
+    except psutil.Error:
+        return 0
+
+
+def killed(number: int, seen: int, oom_kills: int) -> str:
     """How a process was killed, in words.
 
-    Args: number: of the signal; resident: memory that it was last seen with [bytes], 0 if it was not; oom_kills: what
+    Args: number: of the signal; seen: memory that it was last seen with [bytes], 0 if it was not; oom_kills: what
     `killed_for_memory` said when it started.
     """
     how = "killed" if number == signal.SIGKILL else f"killed by {signal.Signals(number).name}"
     total = memory_total()
-    if resident and total:
-        how += f"; last seen {resident / 2**30:.3g} of {total / 2**30:.3g} GiB"
+    if seen and total:
+        how += f"; last seen {seen / 2**30:.3g} of {total / 2**30:.3g} GiB"
     if number == signal.SIGKILL and killed_for_memory() > oom_kills:
         how += "; the system ran out of memory"
     return how

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -15,6 +16,7 @@ from scalectl.store.layout import Store
 from scalectl.store.live import explain, live, state_of
 
 POLL_SECONDS = 0.2
+_MEMORY = re.compile(r"; last seen [^;]*")  # of a process that was killed: no two of them end with the same number
 
 
 @dataclass(frozen=True)
@@ -135,10 +137,11 @@ class _Failures:
 
     def count(self, message: str, job: str) -> Halted | None:
         """Count a failure. Returns: the reason to stop, once there are too many of its kind."""
-        if (message, job) in self.seen:
+        cause = _MEMORY.sub("", message)
+        if (cause, job) in self.seen:
             return None
-        self.seen.add((message, job))
-        alike = sum(said == message for said, _ in self.seen)
+        self.seen.add((cause, job))
+        alike = sum(said == cause for said, _ in self.seen)
         return Halted(f"{alike} jobs failed alike: {message}", 1) if alike == self.most else None
 
 

@@ -20,12 +20,13 @@ from typing import IO, Any
 
 from scalectl.core.family import MARK, alive, end_family, new_mark
 from scalectl.core.job import AnyJob, State, Ticket
-from scalectl.core.machine import killed, killed_for_memory
+from scalectl.core.machine import killed, killed_for_memory, resident
 from scalectl.executors.adopted import Adopted
 from scalectl.executors.executor import Beat, Event, JobOver, RunEnded, SlotClosed
 from scalectl.store.layout import open_store
 from scalectl.store.live import Holder
 
+EXIT_SECONDS = 2.0  # from a worker's last word to its exit code, before it is killed
 GRACE_SECONDS = 10.0  # between asking a worker to end and killing it, if it does not answer
 CHECKPOINT_SECONDS = 120.0  # for one that answers that it checkpoints; ours: 10 GB of parameters on a slow disk
 FULL_SECONDS = 15.0  # before a device whose memory others hold is tried again; ours
@@ -224,7 +225,7 @@ class LocalExecutor:
         return events
 
     def _watch(self) -> None:
-        """Kill workers that were asked to end and did not, and what outlived one that ended.
+        """Kill workers that were asked to end and did not, and what outlived one that ended; see what memory they hold.
 
         A child of a worker may hold its output open, so the end of the output alone does not tell.
         """
@@ -239,6 +240,8 @@ class LocalExecutor:
             elif worker.deadline is not None and time.monotonic() > worker.deadline:
                 worker.deadline = None
                 end_family(worker.process.pid, worker.mark)
+            elif not worker.swept:  # a trainer that takes memory within one step has no time to say so
+                worker.resident = resident(worker.process.pid) or worker.resident
 
     def cancel(self, ticket: Ticket) -> None:
         """SIGTERM to the job's worker: it checkpoints at the next step and ends, or is killed after ten seconds."""
@@ -297,7 +300,6 @@ class LocalExecutor:
             return None
         if kind == "beat":
             runs = {run_id: (int(step), loss) for run_id, (step, loss) in message["runs"].items()}
-            worker.resident = message["resident"]
             return Beat(worker.ticket, worker.slot, runs, message["tokens_per_second"], message["memory"])
         if kind == "received":
             return Beat(worker.ticket, worker.slot, {}, 0.0, 0)
@@ -329,6 +331,9 @@ class LocalExecutor:
 
     def _buried(self, worker: _Worker) -> list[Event]:
         """A worker's output ended: it is gone. Its slot starts a new one when a job needs it."""
+        deadline = time.monotonic() + EXIT_SECONDS
+        while alive(worker.process.pid) and time.monotonic() < deadline:
+            time.sleep(0.01)
         end_family(worker.process.pid, worker.mark)
         code = worker.process.wait()
         _close(worker)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +17,7 @@ from scalectl.core import fault
 from scalectl.core.cost import CONVENTIONS
 from scalectl.core.errors import DeviceError, ScalectlError, StoreBusy
 from scalectl.core.job import Job, State
+from scalectl.core.machine import resident
 from scalectl.core.rows import Row
 from scalectl.core.run import RunConfig
 from scalectl.core.units import size
@@ -176,7 +178,6 @@ class Attempt:
                         "runs": {seat.run_id: [seat.step, _finite(seat.last_loss)] for seat in trainer.seats},
                         "tokens_per_second": (trainer.tokens - tokens) / max(clock - since, 1e-9),
                         "memory": _memory(trainer.engine.device),
-                        "resident": _memory(torch.device("cpu")),
                     }
                 )
                 since, beat, tokens = clock, clock, trainer.tokens
@@ -347,9 +348,7 @@ def _memory(device: torch.device) -> int:
     """Memory of this process, or of the device that it trains on [bytes]."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
-    import psutil
-
-    return int(psutil.Process().memory_info().rss)
+    return resident(os.getpid())
 
 
 def _finite(value: float) -> float | None:

@@ -247,8 +247,7 @@ class CommandAttempt:
         last = max(losses, key=lambda row: (row.step, row.split != HELD_OUT), default=None)
         step = max((key[0] for key in self.heard.known), default=0)
         runs = {self.run_config.run_id: [step, None if last is None else last.value]}
-        held = {"memory": self.resident, "resident": self.resident}
-        self.tell({"event": "beat", "runs": runs, "tokens_per_second": rate, **held})
+        self.tell({"event": "beat", "runs": runs, "tokens_per_second": rate, "memory": self.resident})
 
     def _judge(self, code: int, about: Mapping[str, Any]) -> None:
         """Decide how the run ended. code: of its process, negative for the signal that killed it."""

@@ -1,6 +1,7 @@
 """Jobs in real worker processes: a good, a failing and a killed one, and nothing left running."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -105,6 +106,14 @@ def test_workers_that_die_before_their_job_begins_stop_the_sweep(store, executor
     assert halted.exit_code == 1
     assert "no torch here" in halted.why
     assert all(state_of(store, run.run_id).state is State.PENDING for run in runs)
+
+
+def test_workers_killed_with_different_memory_failed_alike(store, executor, monkeypatch):
+    monkeypatch.setenv("SCALECTL_FAULT", "worker.received=kill")
+    runs = [run_of(seed) for seed in range(6)]
+    events = drive([job_of(run) for run in runs], executor, store, Policy(), lambda: 0)
+    halted = next(event for event in events if isinstance(event, Halted))
+    assert re.match(r"3 jobs failed alike: killed; last seen", halted.why)
 
 
 def test_a_killed_worker_loses_its_run_which_goes_on_from_its_checkpoint_bit_equal(store, executor, tmp_path):
