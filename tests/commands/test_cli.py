@@ -245,7 +245,7 @@ def test_all_mistakes_of_a_file_are_reported_at_once_with_guesses(scalectl, tmp_
         (["predict", "tiny", "--n", "1M", "--c", "1e12"], 2, "ask one by one"),
         (["predict", "tiny", "--n", "-3"], 2, "not a positive number"),
         (["logs", "zzzz"], 3, "no run begins"),
-        (["sweep", "nowhere.toml"], 2, "shipped: cpu-ladder, gpu-ladder, markov-isoflop, mup-rates"),
+        (["sweep", "nowhere.toml"], 2, "shipped: cpu-ladder, emergence-multiplication"),
         (["sweep", "stdlib-lader.toml"], 2, "did you mean stdlib-ladder?"),
         (["plan", "tinny"], 2, "did you mean tiny?"),
         (["report", "gpu-ladder"], 3, "train it: scalectl sweep gpu-ladder"),

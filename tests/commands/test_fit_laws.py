@@ -127,7 +127,7 @@ def test_rows_count_by_a_column_and_are_resampled_by_another(scalectl, surface):
     table.to_csv(surface / "runs.csv", index=False)
     found = facts(scalectl, surface, "--law", "chinchilla", "--weight", "times", "--group", "batch")
     assert found["fits"][0]["params"]["E"] == pytest.approx(1.7, abs=0.05)
-    assert found["fits"][0]["sizes"] == 9
+    assert found["fits"][0]["sizes"] == 8
     assert any("times" in note for note in found["notes"])
     assert any("batch" in note for note in found["notes"])
     table["times"] = "often"

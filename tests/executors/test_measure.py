@@ -6,7 +6,7 @@ import psutil
 from support import SWEEP
 
 from scalectl.core.job import Job, Placement
-from scalectl.executors.local import device_name, slots
+from scalectl.executors.local import slots
 from scalectl.executors.measure import Request, measure
 from scalectl.sweep.plan import expand
 from scalectl.sweep.spec import parse_sweep
@@ -56,7 +56,3 @@ def test_leaving_early_ends_the_probes():
         assert probes()
         break
     assert not probes()
-
-
-def test_a_device_has_a_name_without_torch():
-    assert device_name("cpu")

@@ -86,7 +86,7 @@ def test_five_outliers_move_the_answer_and_are_named(all_points):
     everything = fit(CHINCHILLA, all_points)
     assert_allclose(parameters(everything), [495.726, 12845.6, 1.89134, 0.34931, 0.45305], rtol=1e-5)
     # The fifth lies 4.9 robust deviations off, just inside the limit of 5.
-    highest = {str(i) for i in np.argsort(all_points.L)[-4:]}
+    highest = {str(i + 1) for i in np.argsort(all_points.L)[-4:]}
     named = outliers(everything)
     assert set(named[:4]) == highest
     assert len(named) < 8

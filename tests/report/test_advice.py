@@ -8,7 +8,7 @@ import pytest
 
 from scalectl.core.job import State
 from scalectl.fit.summary import Holdout, Summary
-from scalectl.report.advice import RULES, Facts, advise, limit_of
+from scalectl.report.advice import RULES, Facts, Jump, advise, limit_of
 from scalectl.report.build import build_report
 from scalectl.report.views import GridAxis, RunView, SweepView
 
@@ -55,6 +55,11 @@ CASES: dict[str, tuple[Callable[[Facts], Facts], str]] = {
     "held out": (
         lambda f: replace(f, chosen=_with(f, holdout=(Holdout("largest N", 3, 0.05),))),
         "held out (largest N), power is 5 % off",
+    ),
+    "a jump at the edge": (lambda f: replace(f, jumps=(Jump("add", 5, edge=True),)), "add two larger sizes"),
+    "a jump of few seeds": (
+        lambda f: replace(f, jumps=(Jump("add", 1, edge=False),)),
+        "1 seed at the threshold of add",
     ),
 }
 
