@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
@@ -30,8 +31,9 @@ DRAWS = 1 << 16  # problems drawn at once
 class Options:
     """What a sweep file may say in [data] for source = "multitask-parity".
 
-    subtasks: how many; bits: n, of which each subtask looks at k; alpha: of the power law of their frequencies; choice:
-    which bits belong to which subtask, a seed; problems: training problems that exist.
+    subtasks: how many; bits: n, of which each subtask looks at k that no other has together; alpha: of the power law
+    of their frequencies; choice: which bits belong to which subtask, a seed; problems: training problems that exist;
+    alone: how many of the most frequent have scores of their own beside the mean of all, 0 for every one.
     """
 
     source: str = SOURCE
@@ -41,6 +43,7 @@ class Options:
     alpha: float = 0.4
     choice: int = 0
     problems: int = 1 << 20
+    alone: int = 0
 
 
 def accepts(source: str) -> bool:
@@ -57,6 +60,11 @@ def bad_options(o: Options) -> list[tuple[str, str]]:
         found.append(("bits", f"{o.bits} is not a number of bits from 10 to 48"))
     elif not 1 <= o.k <= o.bits:
         found.append(("k", f"{o.k} is not a number from 1 to bits = {o.bits}"))
+    elif o.subtasks > math.comb(o.bits, o.k):
+        most = f"{o.k} of {o.bits} bits can be chosen in {math.comb(o.bits, o.k)} ways; use more bits"
+        found.append(("subtasks", f"{o.subtasks} subtasks have no bits of their own: {most}"))
+    if not 0 <= o.alone <= o.subtasks:
+        found.append(("alone", f"{o.alone} is not a number from 0 to subtasks = {o.subtasks}"))
     return found
 
 
@@ -65,6 +73,7 @@ def describe(o: Options) -> Description:
     width = o.subtasks + o.bits + 1
     share = _bounds(o.subtasks, o.alpha)
     facts = b"multitask-parity-1" + share.tobytes() + _masks(o).tobytes() + str((o.bits, o.problems)).encode()
+    facts += f" alone {o.alone}".encode() if o.alone else b""
     return Description(
         vocab=2,
         fingerprint=f"sha256:{hashlib.sha256(facts).hexdigest()}",
@@ -75,6 +84,7 @@ def describe(o: Options) -> Description:
         answers=1,
         chance=0.5,
         subtasks=tuple((np.diff(share, prepend=np.uint64(0)) / SCALE).tolist()),
+        alone=o.alone or o.subtasks,
     )
 
 
@@ -111,11 +121,14 @@ def _bounds(subtasks: int, alpha: float) -> Numbers:
 
 
 def _masks(o: Options) -> Numbers:
-    """The bits of each subtask as a number."""
-    words = np.random.Philox(key=[0x9A217, o.choice]).random_raw(o.subtasks * o.bits).reshape(o.subtasks, o.bits)
-    picked = np.argsort(words, axis=1, kind="stable")[:, : o.k].astype(np.uint64)
-    masks: Numbers = np.bitwise_or.reduce(np.uint64(1) << picked, axis=1)
-    return masks
+    """The bits of each subtask as a number, no two alike: with bits in common, one is learnt as soon as the other."""
+    stream = np.random.Philox(key=[0x9A217, o.choice])
+    found: dict[int, None] = {}
+    while len(found) < o.subtasks:
+        words = stream.random_raw(o.subtasks * o.bits).reshape(o.subtasks, o.bits)
+        picked = np.argsort(words, axis=1, kind="stable")[:, : o.k].astype(np.uint64)
+        found |= dict.fromkeys(np.bitwise_or.reduce(np.uint64(1) << picked, axis=1).tolist())
+    return np.array(list(found)[: o.subtasks], dtype=np.uint64)
 
 
 def _drawn(

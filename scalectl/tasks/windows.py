@@ -42,7 +42,8 @@ class Description:
     Of a task with answers a segment is one problem, and the context of a model follows from it. answers: tokens at its
     end that alone are judged; final: of these the last ones that are asked for, where a scratchpad comes first, else 0;
     chance: how often the best answer is right that does not read the prompt, generated_chance: how often its final
-    tokens are; subtasks: share of each of them among training problems, () for one task.
+    tokens are; subtasks: share of each of them among training problems, () for one task; alone: how many of them, from
+    the first on, have scores of their own.
 
     image: of images with a class, which is their answer; vocab then are the classes, and train_tokens and
     held_out_tokens count images, since how many tokens one is depends on the model.
@@ -59,6 +60,7 @@ class Description:
     chance: float | None = None
     generated_chance: float | None = None
     subtasks: tuple[float, ...] = ()
+    alone: int = 0
     image: ImageShape | None = None
 
     @property

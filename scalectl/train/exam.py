@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -42,6 +43,7 @@ class Exam:
     chance: float | None
     generated_chance: float | None
     shares: tuple[float, ...]
+    alone: int
     subtask_B: npt.NDArray[np.int64] | None
 
     @staticmethod
@@ -57,6 +59,7 @@ class Exam:
             about.chance,
             about.generated_chance,
             about.subtasks,
+            about.alone,
             data.subtasks(run.task.held_out_tokens, run.context),
         )
 
@@ -68,7 +71,8 @@ class Exam:
     def measure(self, judged_BX: Floats, written_BA: npt.NDArray[np.int64] | None) -> list[Measured]:
         """Every number of one evaluation, the held-out loss first.
 
-        The whole set of a task with subtasks is weighted as they are weighted in training, and then each stands alone.
+        The whole set of a task with subtasks is weighted as they are weighted in training; then those stand alone that
+        have scores of their own.
 
         Args: judged_BX: as `Engine.evaluate` has it; written_BA: answers that were generated, None for none.
         """
@@ -83,7 +87,7 @@ class Exam:
             asked_BF = self.tokens_BW[:, -self.final :].numpy()
             columns["generated_match"] = (written_BA[:, -self.final :] == asked_BF).all(axis=1)
         found = list(self._of_all(columns))
-        for name, who in self._subtasks():
+        for name, who in islice(self._subtasks(), self.alone):
             found += [Measured(name, metric, float(held_B[who].mean())) for metric, held_B in columns.items()]
             found += self._facts(name, int(who.sum()))
         return found

@@ -170,7 +170,22 @@ def test_each_subtask_is_the_parity_of_bits_of_its_own_and_as_frequent_as_its_sh
         mask = [i for i in range(16) if multitask_parity._masks(o)[k] >> np.uint64(i) & np.uint64(1)]
         assert len(mask) == 3
         assert np.array_equal(rows[:, 6:-1][:, mask].sum(axis=1) % 2, rows[:, -1])
-    assert len({int(mask) for mask in multitask_parity._masks(o)}) > 1
+
+
+@pytest.mark.parametrize(("subtasks", "bits", "k"), [(256, 24, 2), (120, 16, 2), (12, 12, 1), (1, 10, 10)])
+def test_no_two_subtasks_look_at_the_same_bits(subtasks, bits, k):
+    o = multitask_parity.Options(subtasks=subtasks, bits=bits, k=k)
+    masks = multitask_parity._masks(o).tolist()
+    assert len(set(masks)) == subtasks
+    assert {mask.bit_count() for mask in masks} == {k}
+    assert max(masks) < 1 << bits
+
+
+def test_a_subtask_without_scores_of_its_own_is_another_description_of_the_same_problems():
+    every, some = (multitask_parity.Options(subtasks=6, problems=500, alone=alone) for alone in (0, 2))
+    assert [multitask_parity.describe(o).alone for o in (every, some)] == [6, 2]
+    assert multitask_parity.describe(every).fingerprint != multitask_parity.describe(some).fingerprint
+    assert np.array_equal(multitask_parity.open_data(every).train, multitask_parity.open_data(some).train)
 
 
 def test_held_out_problems_of_subtasks_are_equally_many_and_not_trained_on():
@@ -256,6 +271,13 @@ def test_bad_options_name_the_key():
     bad = TASKS["multitask-parity"].problems
     assert bad(multitask_parity.Options(bits=12, k=13)) == [("k", "13 is not a number from 1 to bits = 12")]
     assert [key for key, _ in bad(multitask_parity.Options(subtasks=0, bits=64))] == ["subtasks", "bits"]
+    assert bad(multitask_parity.Options(subtasks=121, bits=16, k=2, alone=122)) == [
+        (
+            "subtasks",
+            "121 subtasks have no bits of their own: 2 of 16 bits can be chosen in 120 ways; use more bits",
+        ),
+        ("alone", "122 is not a number from 0 to subtasks = 121"),
+    ]
     bad = TASKS["arithmetic"].problems
     assert bad(arithmetic.Options(digits=10)) == [
         ("digits", "10 is not a number of digits from 1 to 9, the most in base 10")

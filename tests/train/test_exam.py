@@ -111,7 +111,7 @@ def test_every_evaluation_judges_with_the_parameters_of_its_step():
 
 def test_a_final_answer_counts_whatever_the_scratchpad_said():
     tokens = torch.tensor([[1, 2, 3, 4, 5], [1, 2, 3, 4, 5]])
-    exam = Exam(tokens, None, 3, 1, None, 0.5, (), None)
+    exam = Exam(tokens, None, 3, 1, None, 0.5, (), 0, None)
     judged = np.array([[0.1, 1, 0, 1], [0.3, 1, 1, 1]])
     found = {m.metric: m.value for m in exam.measure(judged, np.array([[3, 9, 5], [3, 4, 6]]))}
     assert found["exact_match"] == 0.5
@@ -123,7 +123,7 @@ def test_a_final_answer_counts_whatever_the_scratchpad_said():
 
 def test_subtasks_are_weighted_as_in_training_and_stand_alone_beside():
     tokens = torch.zeros(5, 3, dtype=torch.int64)
-    exam = Exam(tokens, None, 1, 0, 0.5, None, (0.75, 0.25), np.array([0, 0, 1, 1, 1]))
+    exam = Exam(tokens, None, 1, 0, 0.5, None, (0.75, 0.25), 2, np.array([0, 0, 1, 1, 1]))
     judged = np.array([[1.0, 1], [3.0, 0], [4.0, 0], [5.0, 0], [6.0, 1]])
     found = {f"{m.split}/{m.metric}": m.value for m in exam.measure(judged, None)}
     assert found["held-out/loss"] == 0.75 * 2 + 0.25 * 5
@@ -133,6 +133,8 @@ def test_subtasks_are_weighted_as_in_training_and_stand_alone_beside():
     assert found["subtask02/exact_match"] == pytest.approx(1 / 3)
     assert (found["held-out/items"], found["subtask01/items"], found["subtask02/items"]) == (5, 2, 3)
     assert found["subtask02/chance"] == 0.5
+    first = dataclasses.replace(exam, alone=1).measure(judged, None)
+    assert [m for m in exam.measure(judged, None) if m.split != "subtask02"] == first
 
 
 def test_problems_learnt_by_heart_are_no_divergence():
