@@ -467,8 +467,12 @@ def fit(
     ] = None,
     chance: Annotated[str | None, typer.Option(metavar="COL|VALUE", help="Of a score: what guessing gets.")] = None,
     floor: Annotated[
-        str, typer.Option(metavar="auto|VALUE", help="Of a score: no ability; auto: chance, or the two smallest sizes.")
-    ] = "auto",
+        str | None,
+        typer.Option(
+            metavar="auto|VALUE",
+            help="Of a score: no ability; auto: the two smallest sizes [default: chance, else auto].",
+        ),
+    ] = None,
     twin: Annotated[
         str | None, typer.Option(metavar="COL", help="Of a score: a continuous metric beside it, such as a log-prob.")
     ] = None,

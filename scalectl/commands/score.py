@@ -30,6 +30,7 @@ from scalectl.store.points import (
     as_numbers,
     columns_listed,
     load_points,
+    metrics_listed,
     obvious,
     read_columns,
     run_curves,
@@ -59,15 +60,15 @@ LEVEL = 0.9  # of the interval of a midpoint (emergence.md)
 class Asked:
     """The flags of a score.
 
-    by: the column of tasks of a table, or a setting that splits a sweep; chance: column or number; floor: "auto" or a
-    number; twin: the column, or metric, of a continuous twin.
+    by: the column of tasks of a table, or a setting that splits a sweep; chance: column or number; floor: "auto", a
+    number, or None for chance where it is known; twin: the column, or metric, of a continuous twin.
     """
 
     axis: Axis = "N"
     by: str | None = None
     items: str | None = None
     chance: str | None = None
-    floor: str = "auto"
+    floor: str | None = None
     twin: str | None = None
 
 
@@ -148,7 +149,9 @@ def run(request: Request, asked: Asked) -> ThresholdView:
     )
 
 
-def _floor(text: str) -> Floor:
+def _floor(text: str | None) -> Floor | None:
+    if text is None:
+        return None
     if text == "auto":
         return "auto"
     try:
@@ -161,7 +164,7 @@ def _floor(text: str) -> Floor:
 
 
 def _family(
-    members: Sequence[Series], floor: Floor, axis: Axis, draws: int, rng: np.random.Generator
+    members: Sequence[Series], floor: Floor | None, axis: Axis, draws: int, rng: np.random.Generator
 ) -> list[TaskView]:
     """Tasks of one family, in the order given."""
     curves, refused = [], {}
@@ -481,9 +484,9 @@ def _of_sweep(request: Request, asked: Asked, target: Target) -> _Gathered:
     split, _, metric = request.metric.rpartition("/")
     splits = [split] if split else [name.rpartition("/")[0] for name in there if name.rpartition("/")[2] == metric]
     if not splits:
-        names = sorted(name for name in there if "/" in name)
+        names = [name for name in there if "/" in name]
         raise NothingMatched(
-            f"no run has {shown(metric)}", where=f"there are {', '.join(names)}", remedy=did_you_mean(metric, names)
+            f"no run has {shown(metric)}", where=metrics_listed(names), remedy=did_you_mean(metric, names)
         )
     series: list[Series] = []
     notes: list[str] = []

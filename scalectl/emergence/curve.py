@@ -62,7 +62,7 @@ def curve_of(
     items: Floats | None,
     *,
     chance: Floats | float | None = None,
-    floor: Floor = "auto",
+    floor: Floor | None = None,
     seed: npt.NDArray[np.generic] | None = None,
     task: str = "",
     family: str = "",
@@ -70,7 +70,8 @@ def curve_of(
     """A curve from n measurements.
 
     Args: place: along the axis, above 0; score: in [0, 1]; items: behind each, NaN where unknown; chance: NaN where
-    unknown; floor: a number, or "auto" for chance, else the mean of the two smallest places; seed: of training.
+    unknown; floor: a number, or "auto" for the mean of the two smallest places, None for chance where it is known and
+    else "auto"; seed: of training.
     Raises: FitError for scores outside [0, 1], no finite score, or fewer than two places.
     """
     known = np.isfinite(place) & np.isfinite(score) & (place > 0)
@@ -116,10 +117,12 @@ def curve_of(
     return Curve(task, family, sizes, means, behind, *at_floor, seeds, items is not None, tuple(notes))
 
 
-def _floor(floor: Floor, chance: Floats | None, means: Floats) -> tuple[float, Literal["chance", "given", "auto"]]:
-    if floor != "auto":
+def _floor(
+    floor: Floor | None, chance: Floats | None, means: Floats
+) -> tuple[float, Literal["chance", "given", "auto"]]:
+    if floor is not None and floor != "auto":
         return float(floor), "given"
-    if chance is not None and np.isfinite(chance).any():
+    if floor is None and chance is not None and np.isfinite(chance).any():
         return float(np.nanmean(chance)), "chance"
     return float(means[:FLOOR_SIZES].mean()), "auto"
 

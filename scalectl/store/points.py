@@ -508,7 +508,7 @@ def _values(store: Store, columns: Columns, metric: str, keep: int | None) -> Fl
     there = [name for name in there if np.isfinite(columns[name]).any()]
     if metric not in there:
         raise NothingMatched(
-            f"no run has {escaped(metric)}", where=f"there are {', '.join(there)}", remedy=did_you_mean(metric, there)
+            f"no run has {escaped(metric)}", where=metrics_listed(there), remedy=did_you_mean(metric, there)
         )
     if keep == 1:
         return np.array(columns[metric], dtype=np.float64)
@@ -635,6 +635,24 @@ def columns_listed(columns: Iterable[str]) -> str:
     names = [escaped(column) for column in columns]
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
     return f"it has {', '.join(names[:_LISTED])}{more}"
+
+
+def metrics_listed(names: Iterable[str]) -> str:
+    """The metrics of runs, for a message: those that many splits have are named once."""
+    metrics_of: dict[str, list[str]] = {}
+    for name in sorted(names):
+        split, _, metric = name.rpartition("/")
+        metrics_of.setdefault(split, []).append(metric)
+    splits_of: dict[tuple[str, ...], list[str]] = {}
+    for split, metrics in metrics_of.items():
+        splits_of.setdefault(tuple(metrics), []).append(split)
+    listed = []
+    for held, splits in splits_of.items():
+        if len(splits) > 1:
+            listed.append(f"{', '.join(map(escaped, held))} of {len(splits)} splits, {escaped(splits[0])} the first")
+        else:
+            listed.append(", ".join(escaped(f"{splits[0]}/{metric}") for metric in held))
+    return f"there are {'; '.join(listed)}"
 
 
 def as_numbers(values: npt.NDArray[Any], name: str, axis: str) -> Floats:

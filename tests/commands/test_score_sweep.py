@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from scalectl.store.points import metrics_listed
+
 SWEEP = """\
 name = "sums"
 question = "From which width on are one-digit sums right?"
@@ -82,6 +84,14 @@ def test_what_a_sweep_does_not_have_is_said(trained, scalectl, flags, said):
     done = scalectl("fit", "sums", *flags, cwd=trained, code=None)
     assert done.returncode in (2, 3)
     assert said in " ".join(done.stderr.split())
+
+
+def test_metrics_that_many_splits_have_are_listed_once():
+    names = [f"{split}/{metric}" for split in ("held-out", "s1", "s2") for metric in ("exact_match", "loss")]
+    said = (
+        "there are held-out/exact_match, held-out/loss, held-out/loss_se; exact_match, loss of 2 splits, s1 the first"
+    )
+    assert metrics_listed([*names, "held-out/loss_se"]) == said
 
 
 def test_a_table_of_the_sweep_gives_the_same(trained, scalectl):

@@ -54,6 +54,7 @@ def test_the_floor_is_chance_then_what_was_given_then_the_two_smallest():
         "given": curve_of(N, score, ITEMS, chance=0.25, floor=0.1),
         "auto": curve_of(N, score, ITEMS, chance=np.full(8, np.nan)),
     }
+    assert curve_of(N, score, ITEMS, chance=0.25, floor="auto").floor == held["auto"].floor
     assert {name: curve.floor for name, curve in held.items()} == pytest.approx(
         {"chance": 0.25, "given": 0.1, "auto": 0.04}
     )
