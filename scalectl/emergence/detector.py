@@ -48,6 +48,7 @@ ALPHA = 0.05  # of false discoveries in a family
 FALL = 3.0  # standard errors of a fall that is one. Ours.
 SMOOTH_PARAMETERS = 4  # c, h, A and a
 FIRST_DRAWS, MOST_DRAWS, CHUNK = 200, 1000, 200
+SURE = 16
 WORTH_MORE = 0.05  # a p-value that the first draws put below it is worth the rest
 NEAR_SEEDS = 5  # training seeds near a threshold (emergence.md)
 
@@ -139,10 +140,14 @@ def detect(
 
 
 def _open(tests: Tests, q_linear: float, q_smooth: float) -> bool:
-    """Whether more draws could change a label: a p-value is small, and its q-value is not clearly below ALPHA."""
+    """Whether more draws could change a label: a p-value is small, and its q-value not clearly on one side of ALPHA.
+
+    Clearly is twice or half of it; twice only once SURE draws exceeded what was seen, whose error is a quarter then.
+    """
     if tests.flat > WORTH_MORE or tests.linear > WORTH_MORE:
         return False
-    return q_linear > ALPHA / 2 or (tests.smooth <= WORTH_MORE and q_smooth > ALPHA / 2)
+    pairs = [(tests.linear, q_linear)] + [(tests.smooth, q_smooth)] * (tests.smooth <= WORTH_MORE)
+    return any(q > ALPHA / 2 and (q < 2 * ALPHA or p * (1 + tests.draws) <= SURE) for p, q in pairs)
 
 
 def discoveries(p_values: Sequence[float]) -> Floats:
@@ -294,7 +299,8 @@ def _gate(held: _Seen, families: Families, fitted: Best) -> str:
         return f"it rises from the start: {count} of {len(below)} sizes lie below the onset"
     level = float(curve.score[below] @ curve.items[below] / curve.items[below].sum())
     if level > curve.floor + PLATEAU:
-        return f"below the onset it is {level:.2g}, not within {PLATEAU:g} of the floor {curve.floor:.2g}"
+        why = f"below the onset it is {level:.2g}, not within {PLATEAU:g} of the floor {curve.floor:.2g}"
+        return f"{why}, chance; --floor auto is that of the smallest sizes" if curve.floor_from == "chance" else why
     if onset - curve.x[0] < PLATEAU_SHARE * (end - onset):
         return f"it rises over {end - onset:.2g} decades after a plateau of {onset - curve.x[0]:.2g}"
     if first_above(curve, held.phi) >= len(curve.x):
