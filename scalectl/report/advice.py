@@ -256,7 +256,7 @@ def _edge(facts: Facts) -> Advice | None:
     if not tasks:
         return None
     return Advice(
-        f"{', '.join(tasks[:3])} jumps at the largest size",
+        f"{', '.join(tasks[:3])} jump{'s' * (len(tasks) == 1)} at the largest size",
         "one size above a plateau is a lower bound: nobody knows how far the rise goes on",
         "add two larger sizes to the grid",
     )

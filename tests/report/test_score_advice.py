@@ -11,6 +11,7 @@ def said(*jumps):
 
 def test_a_jump_at_the_largest_size_asks_for_larger_ones():
     assert said(Jump("add", 5, edge=True)) == [("add jumps at the largest size", "add two larger sizes to the grid")]
+    assert said(Jump("add", 5, edge=True), Jump("mul", 5, edge=True))[0][0] == "add, mul jump at the largest size"
 
 
 def test_a_threshold_of_few_seeds_asks_for_five():
