@@ -181,7 +181,7 @@ def _family(
                 family=series.family,
             )
         except FitError as error:
-            refused[series.task] = unable(series.task, series.family, error.what)
+            refused[series.task] = unable(series.task, series.family, _in_one_line(error))
         else:
             curves.append(curve)
     verdicts = {held.curve.task: held for held in detect(curves, rng, draws=draws, level=LEVEL)} | refused
@@ -194,6 +194,11 @@ def _family(
     return views
 
 
+def _in_one_line(error: FitError) -> str:
+    """What was found and what helps, for one task among others."""
+    return "; ".join(part for part in (error.what, error.remedy) if part)
+
+
 def _losses(members: Sequence[Series], axis: Axis, rng: np.random.Generator) -> list[TaskView]:
     """Losses of one family, each a power law against one break."""
     found: dict[int, tuple[Hinge, bool, str]] = {}
@@ -203,7 +208,7 @@ def _losses(members: Sequence[Series], axis: Axis, rng: np.random.Generator) -> 
         try:
             found[k] = broken(series.place[kept], series.score[kept], rng)
         except FitError as error:
-            refused[k] = error.what
+            refused[k] = _in_one_line(error)
     q_values = dict(zip(found, discoveries([held[0].p_value for held in found.values()]), strict=True))
     views = []
     for k, series in enumerate(members):
@@ -414,8 +419,6 @@ def _of_table(request: Request, asked: Asked, target: Target) -> _Gathered:
                 twin_name=twin or "",
             )
         )
-    if items is None and measures == "score":
-        notes.append("no column of item counts: --items COL names one")
     if published is not None and published.table.note:
         notes.append(published.table.note)
     return _Gathered(series, notes, measures=measures)

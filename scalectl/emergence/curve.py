@@ -72,19 +72,24 @@ def curve_of(
     Args: place: along the axis, above 0; score: in [0, 1]; items: behind each, NaN where unknown; chance: NaN where
     unknown; floor: a number, or "auto" for the mean of the two smallest places, None for chance where it is known and
     else "auto"; seed: of training.
-    Raises: FitError for scores outside [0, 1], no finite score, or fewer than two places.
+    Raises: FitError for scores outside [0, 1], chance outside [0, 1), item counts below 1, or no score.
     """
     known = np.isfinite(place) & np.isfinite(score) & (place > 0)
     notes = []
     if missing := int(np.count_nonzero(~known)):
-        notes.append(f"{missing} of {len(known)} rows without a number are left out")
+        notes.append(f"{missing} of {len(known)} rows without a score, or a place above 0, are left out")
     if not known.any():
-        raise FitError(f"{task or 'this task'} has no score", remedy="check --metric, --map and --where")
+        raise FitError("no row has a score and a place above 0", remedy="check --metric, --map and --where")
     place, score = place[known], score[known]
     if (wrong := (score < 0) | (score > 1)).any():
         raise FitError(
             f"scores outside [0, 1]: {score[wrong][0]:g}",
             remedy="give shares of right answers; divide percentages by 100",
+        )
+    by_chance = None if chance is None else np.broadcast_to(chance, known.shape)[known]
+    if by_chance is not None and (wrong := (by_chance < 0) | (by_chance >= 1)).any():
+        raise FitError(
+            f"chance outside [0, 1): {by_chance[wrong][0]:g}", remedy="--chance names a column of shares, or one number"
         )
     items = None if items is None else items[known]
     if items is not None and not np.isfinite(items).any():
@@ -96,7 +101,7 @@ def curve_of(
             )
         if (blank := ~np.isfinite(items)).any():
             items = np.where(blank, items[~blank].min(), items)
-            notes.append(f"{int(blank.sum())} item counts are missing and taken as the smallest one")
+            notes.append(f"{int(blank.sum())} of {len(blank)} rows without an item count: taken as the smallest one")
     sizes, index = np.unique(place, return_inverse=True)
     runs = np.bincount(index)
     means = np.bincount(index, score) / runs
@@ -108,12 +113,9 @@ def curve_of(
     else:
         behind = _scattered(means) if items is None else np.asarray(items[np.argsort(place)])
     if items is None:
-        notes.append(
-            "no item counts: errors from the scatter between seeds"
-            if (runs > 1).any()
-            else "no item counts: errors from the scatter about a curve that never falls; --items COL is better"
-        )
-    at_floor = _floor(floor, None if chance is None else np.broadcast_to(chance, known.shape)[known], means)
+        scatter = "between seeds" if (runs > 1).any() else "about a curve that never falls"
+        notes.append(f"no column of item counts (--items COL names one): errors from the scatter {scatter}")
+    at_floor = _floor(floor, by_chance, means)
     return Curve(task, family, sizes, means, behind, *at_floor, seeds, items is not None, tuple(notes))
 
 

@@ -85,8 +85,15 @@ def test_a_twin_says_whether_the_metric_makes_the_jump(tmp_path):
 @pytest.mark.parametrize(
     ("change", "label", "said"),
     [
-        ({"score": 100 * JUMP}, "insufficient", "scores outside [0, 1]: 25"),
-        ({"score": np.nan}, "insufficient", "has no score"),
+        (
+            {"score": 100 * JUMP},
+            "insufficient",
+            "scores outside [0, 1]: 25; give shares of right answers; divide percentages by 100",
+        ),
+        ({"score": JUMP - 0.5}, "insufficient", "scores outside [0, 1]: -0.25"),
+        ({"score": np.nan}, "insufficient", "no row has a score and a place above 0; check --metric"),
+        ({"chance": 25}, "insufficient", "chance outside [0, 1): 25"),
+        ({"n_items": 0}, "insufficient", "item counts below 1; --items names"),
         ({"score": 0.5}, "flat", "every score is 0.5"),
     ],
 )

@@ -43,7 +43,7 @@ def test_without_item_counts_the_scatter_says_how_sure_a_score_is():
     assert 120 < np.median(worth) < 320
     curve = curve_of(N, rng.binomial(200, FLAT) / 200, None)
     assert not curve.counted
-    assert "no item counts" in curve.notes[0]
+    assert "no column of item counts" in curve.notes[0]
     assert curve_of(N, np.linspace(0.1, 0.9, 8), None).items[0] == 1000  # nothing scatters, and nobody believes it
 
 
@@ -66,13 +66,18 @@ def test_the_floor_is_chance_then_what_was_given_then_the_two_smallest():
     [
         (np.full(8, 24.2), ITEMS, r"outside \[0, 1\]: 24.2"),
         (np.full(8, -0.1), ITEMS, r"outside \[0, 1\]: -0.1"),
-        (np.full(8, np.nan), ITEMS, "has no score"),
+        (np.full(8, np.nan), ITEMS, "no row has a score"),
         (FLAT, np.full(8, 0.0), "item counts below 1"),
     ],
 )
 def test_scores_that_are_none_are_refused(score, items, said):
     with pytest.raises(FitError, match=said):
         curve_of(N, score, items)
+
+
+def test_chance_that_is_no_share_is_refused():
+    with pytest.raises(FitError, match=r"chance outside \[0, 1\): 1.5"):
+        curve_of(N, FLAT, ITEMS, chance=np.r_[np.full(7, 0.25), 1.5])
 
 
 def test_rows_without_a_number_are_left_out_and_said_to_be():
