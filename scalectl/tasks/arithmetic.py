@@ -76,7 +76,8 @@ def space(o: Options) -> Space:
     n, base = o.digits, o.base
     steps = {"add": 2 * n, "sub": 2 * n, "mul": n * (n + 1)}[o.operation] + 1 if o.answer == "scratchpad" else 0
     result = 2 * n if o.operation == "mul" else n + 1
-    # the best blind guess: 99 + ... of all sums, a zero difference, and a product with a zero in it
+    # the best blind guess: 99 + ... of all sums, a zero difference, and a product with a zero in it; each of them comes
+    # about by one scratchpad alone, and no other scratchpad is as frequent
     best = {"add": base**n, "sub": base**n, "mul": 2 * base**n - 1}[o.operation] / base ** (2 * n)
     return Space(
         identity=f"arithmetic-1 {o.operation} {n} {base} {o.answer}",
@@ -85,7 +86,7 @@ def space(o: Options) -> Space:
         answers=steps + result,
         vocab=padded(base + 2),
         final=result if steps else 0,
-        chance=None if steps else best,
+        chance=best,
         generated_chance=best if steps else None,
     )
 

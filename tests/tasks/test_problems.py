@@ -106,6 +106,14 @@ def test_every_sum_difference_and_product_is_right(operation, answer):
     assert about.chance == pytest.approx(blind)
 
 
+@pytest.mark.parametrize("base", [3, 10])
+@pytest.mark.parametrize("operation", ["add", "sub", "mul"])
+def test_chance_is_how_often_the_most_frequent_scratchpad_is_right(operation, base):
+    about, rows = arithmetic_data(operation=operation, answer="scratchpad", base=base)
+    for length, chance in ((about.answers, about.chance), (about.final, about.generated_chance)):
+        assert max(np.unique(rows[:, -length:], axis=0, return_counts=True)[1]) / len(rows) == pytest.approx(chance)
+
+
 def test_scratchpads_hold_the_steps():
     rows = texts(arithmetic_data(operation="add", answer="scratchpad")[1])
     assert "27*45=2170=072" in rows
