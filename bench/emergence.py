@@ -1,10 +1,11 @@
-"""The detector of jumps: its error rates by simulation, its speed, and what it says of BIG-bench.
+"""The detector of jumps: its error rates by simulation, its speed, and what it says of BIG-bench and of our own sweeps.
 
     python bench/emergence.py [--simulations 200] [--results DIR]
 
 False alarms, power and coverage are those of `scalectl fit --calibrate`; for a smooth law that is absent in small
 models and present in large ones, only a break beyond a smooth law is a false alarm. The speed is that of 24 tasks of 12
-sizes on one core, 200 draws each; BIG-bench's table is read from SCALECTL_REFERENCES, and left out where it is not.
+sizes on one core, 200 draws each; BIG-bench's table is read from SCALECTL_REFERENCES, and left out where it is not. The
+parities and products are the shipped results of `emergence-parity` and `emergence-multiplication`.
 """
 
 from __future__ import annotations
@@ -13,12 +14,16 @@ import argparse
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from record import RESULTS, Section, record
+from scipy.stats import spearmanr
 
 from scalectl.commands.fit import Request
+from scalectl.commands.fit import run as fit
 from scalectl.commands.score import Asked, run
+from scalectl.commands.shipped import reference_folder
 from scalectl.core.errors import DataError
 from scalectl.emergence.calibrate import ITEMS, calibrate
 from scalectl.emergence.curve import curve_of, simulate
@@ -89,12 +94,70 @@ def big_bench() -> Section | None:
     return Section("big_bench", "BIG-bench Lite, family BIG-G T=0", rows)
 
 
+def shipped(sweep: str, **more: Any) -> Request:
+    return Request(target=sweep, results=str(reference_folder()), **more)
+
+
+def parities() -> list[Section]:
+    """Each jump beside the step of the width in which its loss falls most, and the exponent of the mean loss."""
+    rows = []
+    ranks, places = [], []
+    for task in run(shipped("emergence-parity", metric="exact_match"), Asked()).tasks:
+        if not task.flagged or task.bracket is None or task.twin is None:
+            continue
+        bits = task.twin.loss / np.log(2)
+        fall = int((bits[:-1] - bits[1:]).argmax())
+        ranks.append(int(task.task.removeprefix("subtask")))
+        midpoint = task.midpoint if task.midpoint is not None and np.isfinite(task.midpoint) else None
+        places.append(midpoint or task.bracket[1])
+        rows.append(
+            {
+                "model": task.task,
+                "setting": task.label,
+                "not above": f"{task.bracket[0]:.4g}",
+                "above": f"{task.bracket[1]:.4g}",
+                "midpoint": "" if midpoint is None else f"{midpoint:.4g}",
+                "bits before, after": f"{bits[fall]:.2f}, {bits[fall + 1]:.2f}",
+                "by the metric": task.artefact,
+            }
+        )
+    title = f"Parities that jump, mean of 3 seeds; rank against threshold: {spearmanr(ranks, places).statistic:.2f}"
+    exponents = []
+    for seed in range(3):
+        answer = fit(shipped("emergence-parity", where=f"train.seed == {seed}", laws=("power",))).answer
+        alpha = answer.summary.params["alpha"]
+        low, high = answer.summary.intervals["alpha"]
+        exponents.append({"setting": f"seed {seed}", "α of N": f"{alpha:.3f}", "95 %": f"{low:.3f} ... {high:.3f}"})
+    return [
+        Section("parities", title, rows),
+        Section("parities_mean", "Mean loss of all parities over N, L = A / N^α; goal .32 ... .48", exponents),
+    ]
+
+
+def products() -> Section:
+    """Exact match beside the product of its per-position accuracies, by size."""
+    (task,) = run(shipped("emergence-multiplication", metric="exact_match"), Asked()).tasks
+    assert task.twin is not None
+    assert task.twin.product is not None
+    rows = [
+        {
+            "N": f"{place.at:g}",
+            "seeds": place.seeds,
+            "exact match": f"{place.score:.3f}",
+            "product of positions": f"{product:.3f}",
+            "difference": f"{place.score - product:+.3f}",
+        }
+        for place, product in zip(task.places, task.twin.product, strict=True)
+    ]
+    return Section("products", f"Products of two digits: {task.label}, {task.artefact}", rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--simulations", type=int, default=200)
     parser.add_argument("--results", type=Path, default=RESULTS)
     asked = parser.parse_args()
-    sections = [speed(), big_bench(), calibration(asked.simulations)]
+    sections = [speed(), big_bench(), *parities(), products(), calibration(asked.simulations)]
     record("emergence", [held for held in sections if held is not None], folder=asked.results)
 
 
