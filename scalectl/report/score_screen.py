@@ -112,6 +112,8 @@ def _pair(values: tuple[float, float], axis: str) -> str:
         return f"below {high}"
     if math.isnan(values[1]):
         return f"above {low}"
+    if low.partition(" ")[2] == high.partition(" ")[2]:  # one unit is enough, and a line of 80 has no room for two
+        low = low.partition(" ")[0]
     return f"{low} … {high}"
 
 

@@ -1,6 +1,7 @@
 """`scalectl fit` of scores: tables of other people, and what is answered when they are not what they should be."""
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -197,7 +198,9 @@ def test_the_screen_has_a_line_for_each_task_and_a_plot_of_the_jump(tmp_path, sc
     assert max(map(len, lines)) <= 80
     assert "2 curves, 1 with a jump along N [parameters]" in lines
     assert done.stdout.count("●") == 8
-    assert any(line.lstrip().startswith("jump  break") for line in lines)
+    (row,) = [line for line in lines if line.lstrip().startswith("jump  break")]
+    assert "316 M … 1 B" in row  # units differ
+    assert re.search(r"  \d+ … \d+ M  ", row)  # one unit for both ends
     assert any(line.startswith("line: smooth, a straight line") for line in lines)
 
 
