@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from math import nan
-from typing import Any
+from typing import Any, NamedTuple
 
 from scalectl.commands.speed import Here, precision_advice, shapes
 from scalectl.commands.sweep import Prepared, job_rows, job_trunks, slot_seconds
 from scalectl.commands.target import shared_facts
 from scalectl.core import units
-from scalectl.core.job import CommandJob, Job
-from scalectl.core.run import SEED
+from scalectl.core.job import CommandJob
+from scalectl.core.run import SEED, RunConfig
 from scalectl.report.views import PlanGroup, PlanView, SlurmView
 from scalectl.store.sweeps import list_sweeps, load_sweep
 from scalectl.sweep.block import HORIZONS
@@ -20,13 +20,24 @@ from scalectl.sweep.pack import makespan, pack, pack_memory
 from scalectl.sweep.plan import Planned, PlannedCommand, PlannedRun
 
 
+class _Share(NamedTuple):
+    """The job that a run is in: its number, and the most models that it trains in one step."""
+
+    number: int
+    rows: int
+
+
 def view(prepared: Prepared, slurm: SlurmView | None = None) -> PlanView:
     """The plan as facts to render; slurm: the jobs that it takes on a cluster."""
     packs = prepared.packs
-    taken = {job.ticket: sum(steps for _, steps in job_rows(job)) for job in packs}
-    seconds = {run.run_id: job.seconds * run.steps / taken[job.ticket] for job in packs for run in job.runs}
-    shares = {run_id: held for job in packs for run_id, held in slot_seconds(job).items()}
-    jobs = {run.run_id: job for job in packs for run in job.runs}
+    seconds, shares, jobs = {}, {}, {}
+    for number, job in enumerate(packs):
+        spent = job_rows(job)
+        shared = _Share(number, max(rows for rows, _ in spent))
+        steps = sum(steps for _, steps in spent)
+        shares |= slot_seconds(job)
+        seconds |= {run.run_id: job.seconds * run.steps / steps for run in job.runs}
+        jobs |= {run.run_id: shared for run in job.runs}
     scripts = {job.ticket: job.seconds for job in prepared.jobs if isinstance(job, CommandJob)}
     asked_shapes = shapes(prepared.todo).keys()
     groups: dict[tuple[tuple[str, Any], ...], list[Planned]] = {}
@@ -63,7 +74,7 @@ def view(prepared: Prepared, slurm: SlurmView | None = None) -> PlanView:
         jobs=len(prepared.jobs),
         shapes=len(asked_shapes),
         measured=len(asked_shapes & prepared.at.speed.measured.keys()),
-        shared=shared_facts(planned.columns() for planned in prepared.plan.runs),
+        shared=shared_facts(planned.columns() for planned in _kinds(prepared.plan.runs)),
         dropped=tuple(dropped.items()),
         warnings=(*prepared.plan.notes, *_left_notes(prepared)),
         older=earlier,
@@ -75,6 +86,20 @@ def view(prepared: Prepared, slurm: SlurmView | None = None) -> PlanView:
         script=bool(sized),
         slurm=slurm,
     )
+
+
+def _kinds(runs: Sequence[Planned]) -> Iterable[Planned]:
+    """One run of each kind, runs that differ in the seed alone being of one."""
+    kinds: dict[Hashable, Planned] = {}
+    for planned in runs:
+        run = planned.run
+        kind = (
+            (run.model, run.task, run.optim, run.schedule, run.steps, run.sequences, run.precision)
+            if isinstance(run, RunConfig)
+            else run
+        )
+        kinds.setdefault(kind, planned)
+    return kinds.values()
 
 
 def _command_group(
@@ -104,13 +129,13 @@ def _group(
     cell: dict[str, Any],
     held: Sequence[PlannedRun],
     prepared: Prepared,
-    jobs: Mapping[str, Job],
+    jobs: Mapping[str, _Share],
     seconds: Mapping[str, float],
     shares: Mapping[str, float],
 ) -> PlanGroup:
     first = held[0]
-    mine = {job.ticket: job for job in (jobs[p.run_id] for p in held if p.run_id in jobs)}
-    k = max((rows for job in mine.values() for rows, _ in job_rows(job)), default=0)
+    mine = {jobs[p.run_id] for p in held if p.run_id in jobs}
+    k = max((job.rows for job in mine), default=0)
     times = [seconds[planned.run_id] for planned in held if planned.run_id in seconds]
     return PlanGroup(
         cell=cell,

@@ -54,7 +54,7 @@ def here(runs: Sequence[PlannedRun], runtime: Runtime, placement: Placement) -> 
     if places[0].device == "cpu":
         placement = replace(placement, threads=min(runtime.threads or 1, len(places)))
     cache = Cache(device_name(places[0].device.partition(":")[0]), placement)
-    both = (run for planned in runs for run in (planned.run, twin(planned.run)))
+    both = (run for held in shapes(runs).values() for run in (held[0].run, twin(held[0].run)))
     speed = replace(
         CPU_CORE,
         measured=cache.load(both),

@@ -9,6 +9,7 @@ The convention alone moves a fitted exponent (Porian et al. 2024, arXiv 2406.191
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -73,11 +74,15 @@ class Ledger:
 
     def params(self, convention: Convention) -> int:
         """N [parameters] by convention."""
-        if convention == "total":
-            return sum(t.size for t in self.tensors)
-        if convention == "non_embedding":
-            return sum(t.size for t in self.tensors if not t.embedding)
-        return sum(t.size for t in self.tensors if t.role == "matmul" or t.tied_head)
+        return self._counts[convention]
+
+    @functools.cached_property
+    def _counts(self) -> dict[Convention, int]:
+        return {
+            "total": sum(t.size for t in self.tensors),
+            "non_embedding": sum(t.size for t in self.tensors if not t.embedding),
+            "matmul": sum(t.size for t in self.tensors if t.role == "matmul" or t.tied_head),
+        }
 
     def flops_per_token(self) -> float:
         """Exact training FLOPs per token: forward, and a backward of twice the forward.

@@ -9,6 +9,7 @@ hash of every older run as it was.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -47,6 +48,14 @@ class Member:
     version: int
     options: Any  # the member's own frozen dataclass
 
+    @functools.cached_property
+    def identity(self) -> str:
+        """Its part of the text that a run id is the digest of, worked out once for all runs that share it."""
+        return _text(self)
+
+    def __hash__(self) -> int:
+        return hash(self.identity)
+
 
 @dataclass(frozen=True)
 class Foreign(Member):
@@ -58,6 +67,8 @@ class Foreign(Member):
 
     fingerprint: str
     ledger: Ledger = dataclasses.field(metadata={"hashed": False})
+
+    __hash__ = Member.__hash__
 
 
 class FreeOptions:
@@ -92,6 +103,14 @@ class Task:
     fingerprint: str
     held_out_tokens: int
     origin: str = unhashed("")
+
+    @functools.cached_property
+    def identity(self) -> str:
+        """As that of a member."""
+        return _text(self)
+
+    def __hash__(self) -> int:
+        return hash(self.identity)
 
 
 @dataclass(frozen=True)
@@ -144,10 +163,13 @@ class RunConfig:
         """Training tokens, D."""
         return self.steps * self.batch_tokens
 
-    @property
+    @functools.cached_property
     def run_id(self) -> str:
         """Identity of the run: 16 hexadecimal digits."""
         return _digest(self)
+
+    def __hash__(self) -> int:
+        return hash(self.run_id)
 
 
 Pairs = tuple[tuple[str, Any], ...]
@@ -180,7 +202,7 @@ class CommandRun:
     steps: int | None = unhashed(None)
     convention: Convention = unhashed("non_embedding")  # noqa: RUF009 a text
 
-    @property
+    @functools.cached_property
     def run_id(self) -> str:
         """Identity of the run: 16 hexadecimal digits."""
         return _digest(self)
@@ -189,23 +211,44 @@ class CommandRun:
 Run = RunConfig | CommandRun
 
 
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
 def _digest(run: Run) -> str:
-    text = json.dumps(canonical(run), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(b"scalectl-run-1\n" + text.encode()).hexdigest()[:ID_DIGITS]
+    """SHA-256 of the run's canonical text: that of `canonical(run)`, put together from those of its parts."""
+    parts = {
+        name: held.identity if isinstance(held, Member | Task) else _text(held) for name, held in _hashed(run).items()
+    }
+    text = ",".join(f'"{name}":{parts[name]}' for name in sorted(parts))
+    return hashlib.sha256(b"scalectl-run-1\n{" + text.encode() + b"}").hexdigest()[:ID_DIGITS]
+
+
+def _text(value: Any) -> str:
+    return _ENCODER.encode(canonical(value))
+
+
+def _hashed(value: Any) -> dict[str, Any]:
+    """The fields of a dataclass that are identity, as they enter it."""
+    found = {}
+    for field in _fields(type(value)):
+        held = getattr(value, field.name)
+        if field.metadata:
+            if field.metadata.get("hashed", True) is False:
+                continue
+            if "as_before" in field.metadata and held == field.metadata["as_before"]:
+                continue
+            held = field.metadata.get("hashed_as", _itself)(held)
+        found[field.name] = held
+    return found
+
+
+_fields = functools.cache(dataclasses.fields)  # of a class; a plan asks for those of RunConfig once for every run
 
 
 def canonical(value: Any) -> Any:
     """Plain JSON data that is equal for equal science. NaN and infinities raise ValueError."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {}
-        for field in dataclasses.fields(value):
-            held = getattr(value, field.name)
-            if field.metadata.get("hashed", True) is False:
-                continue
-            if "as_before" in field.metadata and held == field.metadata["as_before"]:
-                continue
-            fields[field.name] = canonical(field.metadata.get("hashed_as", _itself)(held))
-        return fields
+        return {name: canonical(held) for name, held in _hashed(value).items()}
     if isinstance(value, Mapping):
         return {str(key): canonical(held) for key, held in value.items()}
     if isinstance(value, tuple | list):
@@ -282,15 +325,15 @@ def flat(run: Run) -> dict[str, Any]:
         env = {f"run.env.{name}": held for name, held in run.env}
         return params | env | {"run.command": run.template, "run.source": run.source}
     columns: dict[str, Any] = {"model.family": run.model.name}
-    columns |= {f"model.{name}": held for name, held in dataclasses.asdict(run.model.options).items()}
+    columns |= _options("model", run.model.options)
     columns["model.context"] = run.context
     if isinstance(run.model, Foreign):
         columns["model.fingerprint"] = run.model.fingerprint
-    columns |= {f"data.{name}": held for name, held in dataclasses.asdict(run.task.options).items()}
+    columns |= _options("data", run.task.options)
     columns |= {"data.task": run.task.name, "data.fingerprint": run.task.fingerprint, "data.origin": run.task.origin}
     columns |= {"train.optimizer": run.optim.name, "train.schedule": run.schedule.name}
-    columns |= {f"train.{name}": held for name, held in dataclasses.asdict(run.optim.options).items()}
-    columns |= {f"train.{name}": held for name, held in dataclasses.asdict(run.schedule.options).items()}
+    columns |= _options("train", run.optim.options)
+    columns |= _options("train", run.schedule.options)
     columns |= {
         "train.steps": run.steps,
         "train.tokens": run.tokens,
@@ -301,3 +344,7 @@ def flat(run: Run) -> dict[str, Any]:
         "eval.every": run.evaluation.every,
     }
     return columns
+
+
+def _options(table: str, options: Any) -> dict[str, Any]:
+    return {f"{table}.{field.name}": getattr(options, field.name) for field in _fields(type(options))}

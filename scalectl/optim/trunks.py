@@ -7,10 +7,10 @@ its own and equals the run that had been trained alone, so branching is a matter
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from scalectl.core.run import Member, RunConfig
-from scalectl.optim.schedules import SCHEDULES, Options
+from scalectl.core.run import RunConfig
+from scalectl.optim.schedules import SCHEDULES
 
 
 def split_step(run: RunConfig) -> int:
@@ -21,7 +21,10 @@ def split_step(run: RunConfig) -> int:
 def trunk_key(run: RunConfig) -> Hashable:
     """What runs of one trunk have in common: everything that their stable steps depend on."""
     schedule = run.schedule
-    return replace(run, steps=0, schedule=Member(schedule.name, schedule.version, Options(schedule.options.warmup)))
+    return (
+        (run.model, run.task, run.optim, run.sequences, run.seed, run.precision, run.evaluation),
+        (schedule.name, schedule.version, schedule.options.warmup),
+    )
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,9 @@ def trunks(
         else:
             groups.setdefault(trunk_key(run), []).append(i)
     for left in groups.values():
+        if len(left) == 1:
+            found[left[0]] = Trunk(ordered[left[0]], (), ordered[left[0]])
+            continue
         while left:
             carrier = max(left, key=lambda i: (split_step(ordered[i]), ordered[i].steps, -i))
             origin = max(left, key=lambda i: (steps.get(ordered[i], 0), i == carrier))
@@ -87,6 +93,8 @@ def occupancy(found: Iterable[Trunk], rows: int | None = None) -> tuple[tuple[in
     Args: rows: the most at once; the fewest steps left go first, so a cooldown goes before its trunk.
     """
     waiting = [(trunk.carrier.steps, 0, trunk.followers) for trunk in found]  # its length, steps taken, who follows it
+    if waiting and all(held == (waiting[0][0], 0, ()) for held in waiting) and len(waiting) <= (rows or len(waiting)):
+        return ((len(waiting), waiting[0][0]),)  # the usual pack, of runs of one length
     spent: list[tuple[int, int]] = []
     while waiting:
         waiting.sort(key=lambda held: held[0] - held[1])

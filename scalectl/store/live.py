@@ -142,6 +142,9 @@ class Standing(NamedTuple):
     step: int
 
 
+NOT_BEGUN = Standing(State.PENDING, "", 0)
+
+
 @dataclass(frozen=True)
 class Live:
     """The folder of a run in flight."""
@@ -495,13 +498,14 @@ def states(store: Store, run_ids: Iterable[str], index: Index | None = None) -> 
     Args: index: from `refresh`, if it is at hand.
     """
     known = (index or refresh(store)).states()
+    flying = set(store.in_flight())
     found = {}
     for run_id in run_ids:
         filed = None
         if run_id in known:
             state, message, steps = known[run_id]
             filed = Standing(State(state), message, steps)
-        found[run_id] = standing(store, run_id, filed)
+        found[run_id] = standing(store, run_id, filed) if run_id in flying else filed or NOT_BEGUN
     return found
 
 
@@ -526,7 +530,7 @@ def standing(store: Store, run_id: str, filed: Standing | None, now: float | Non
             return marker
         if filed is None and folder.checkpoint.exists():  # let go on a disk too full to hold the reason
             return Standing(State.PAUSED, "stopped at a checkpoint", folder.last_step())
-    return filed if filed is not None else Standing(State.PENDING, "", 0)
+    return filed or NOT_BEGUN
 
 
 def host_identity() -> str:

@@ -138,6 +138,8 @@ def mixed(rows: Sequence[Mapping[str, Any]], names: Iterable[str]) -> bool:
 def table_of(rows: Sequence[Mapping[str, Any]], first: Iterable[pa.Field] = ()) -> pa.Table:
     """Return a table of dict rows: the fields of `first` in order and type, then the other keys as they appear."""
     fields = list(first)
+    if not rows:  # `pa.array` would import pandas, to see whether it is given one of its series
+        return pa.Table.from_arrays([pa.nulls(0, field.type) for field in fields], schema=pa.schema(fields))
     arrays = [pa.array([row.get(field.name) for row in rows], field.type) for field in fields]
     known = {field.name for field in fields}
     for name in dict.fromkeys(key for row in rows for key in row if key not in known):

@@ -128,6 +128,7 @@ def expand(sweep: Sweep) -> Plan:
         return _commands(sweep, axes)
     planned: dict[str, PlannedRun] = {}
     counted: dict[int, dict[Convention, int]] = {}
+    sizes: dict[Hashable, tuple[int, int]] = {}
     twice = 0
     for cell in sweep.cells:
         run = cell.run
@@ -140,7 +141,10 @@ def expand(sweep: Sweep) -> Plan:
             counted[key] = {convention: cell.ledger.params(convention) for convention in CONVENTIONS}
         n = counted[key]
         sequences = min(run.sequences, sweep.runtime.micro_batch or run.sequences)
-        state = sum(OPTIMIZERS[run.optim.name].state(cell.ledger.tensors))
+        shape = (key, run.optim.name, sequences, run.precision)
+        if shape not in sizes:
+            sizes[shape] = _sizes(run, cell.ledger, sequences, recompute=sweep.runtime.recompute)
+        state, train_bytes = sizes[shape]
         planned[run_id] = PlannedRun(
             run=run,
             run_id=run_id,
@@ -150,13 +154,7 @@ def expand(sweep: Sweep) -> Plan:
             flops=float(cell.ledger.flops_per_token()) * run.tokens,
             c_6nd=6.0 * n["non_embedding"] * run.tokens,
             state=state,
-            bytes=cell.ledger.train_bytes(
-                sequences * run.context,
-                run.precision,
-                state=state,
-                scratch=OPTIMIZERS[run.optim.name].scratch(cell.ledger.tensors),
-                recompute=sweep.runtime.recompute,
-            ),
+            bytes=train_bytes,
             unique_tokens=cell.description.tokens(run.context)[0],
             epoch=cell.description.reachable(run.context),
             ledger=cell.ledger,
@@ -164,6 +162,14 @@ def expand(sweep: Sweep) -> Plan:
     runs, dropped = _constrained(sweep, tuple(planned.values()))
     notes = [*sweep.notes, *_twice(twice, len(sweep.cells)), *_notes(sweep, runs)]
     return Plan(sweep.name, sweep.question, axes, runs, dropped, tuple(notes))
+
+
+def _sizes(run: RunConfig, ledger: Ledger, sequences: int, *, recompute: bool) -> tuple[int, int]:
+    """Numbers that the optimiser keeps, and memory of one training step [bytes]. sequences: of a micro-batch."""
+    optimizer = OPTIMIZERS[run.optim.name]
+    state, scratch = sum(optimizer.state(ledger.tensors)), optimizer.scratch(ledger.tensors)
+    tokens = sequences * run.context
+    return state, ledger.train_bytes(tokens, run.precision, state=state, scratch=scratch, recompute=recompute)
 
 
 def _commands(sweep: Sweep, axes: tuple[str, ...]) -> Plan:
@@ -259,8 +265,8 @@ def _trunk_notes(sweep: Sweep, runs: tuple[PlannedRun, ...]) -> list[str]:
     groups: dict[Hashable, list[PlannedRun]] = {}
     for planned in runs:
         schedule = planned.run.schedule
-        same = replace(planned.run, schedule=replace(schedule, options=replace(schedule.options, warmup=0)))
         if split_step(planned.run):
+            same = replace(planned.run, schedule=replace(schedule, options=replace(schedule.options, warmup=0)))
             groups.setdefault(trunk_key(same), []).append(planned)
     apart, alone, together = [], 0.0, 0.0
     for group in groups.values():
