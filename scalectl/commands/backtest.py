@@ -48,7 +48,7 @@ def run(
             )
         curves = {
             run_id[:6]: Points(L=losses, D=tokens, metric=points.metric)
-            for run_id, (tokens, losses) in run_curves(target.store, points.ids, points.metric).items()
+            for run_id, (tokens, losses) in run_curves(target.store, target.name, points.ids, points.metric).items()
         }
         notes.append(
             "within a run the learning rate is not decayed yet: its losses are above those of runs that end there"

@@ -77,7 +77,7 @@ def _curves(result: Result) -> Points | None:
     if sum(count > 1 for count in lengths) >= ENOUGH_CURVES:
         return None
     try:
-        return curve_points(target.store, points)
+        return curve_points(target.store, target.name, points)
     except NothingMatched:  # runs of another tool, known by their ends alone
         return None
 

@@ -15,6 +15,7 @@ from scalectl.core.errors import ScalectlError
 from scalectl.core.job import State
 from scalectl.core.units import counted
 from scalectl.executors.local import slots
+from scalectl.store.compact import forget
 from scalectl.store.files import leftovers, remove
 from scalectl.store.index import damaged_runs, rebuild, refresh
 from scalectl.store.keepers import dead_keepers
@@ -106,6 +107,8 @@ def _space(store: Store) -> Check:
 
 def _store(store: Store, *, remake: bool) -> tuple[list[Check], bool]:
     index = rebuild(store) if remake else refresh(store)
+    for name in list_sweeps(store) if remake else ():
+        forget(store, name)
     broken = [str(damaged) for damaged in damaged_runs(store, index)]
     rebuilt = "index rebuilt" if os.access(store.root, os.W_OK) else "index rebuilt in memory alone"
     verified = f"every file verified, {rebuilt}" if remake else "index up to date; --rebuild verifies every file"

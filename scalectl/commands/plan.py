@@ -30,7 +30,9 @@ class _Share(NamedTuple):
 def view(prepared: Prepared, slurm: SlurmView | None = None) -> PlanView:
     """The plan as facts to render; slurm: the jobs that it takes on a cluster."""
     packs = prepared.packs
-    seconds, shares, jobs = {}, {}, {}
+    seconds: dict[str, float] = {}
+    shares: dict[str, float] = {}
+    jobs: dict[str, _Share] = {}
     for number, job in enumerate(packs):
         spent = job_rows(job)
         shared = _Share(number, max(rows for rows, _ in spent))

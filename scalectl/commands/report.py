@@ -21,9 +21,10 @@ from scalectl.core.job import State
 from scalectl.core.rows import HELD_OUT, LOSS
 from scalectl.models import MODELS
 from scalectl.report.views import GridAxis, RunCurve, RunView, SweepView, ThresholdView
+from scalectl.store.compact import load_rows
 from scalectl.store.index import damaged_runs, refresh
 from scalectl.store.live import Standing, states
-from scalectl.store.reader import Damaged, load_rows, read_meta
+from scalectl.store.reader import Damaged, read_meta
 from scalectl.store.sweeps import StoredSweep, load_sweep
 
 
@@ -117,7 +118,7 @@ def _ascending(values: list[Any]) -> list[Any]:
 
 def _curves(target: Target, sweep: StoredSweep) -> tuple[dict[str, RunCurve], list[Damaged]]:
     """Loss curves by run, and the damaged files that could not be moved aside."""
-    frame, damaged = load_rows(target.store, sweep.current, metric=LOSS, split=HELD_OUT)
+    frame, damaged = load_rows(target.store, sweep.current, metric=LOSS, split=HELD_OUT, sweep=sweep.name)
     found = {}
     for run_id, rows in frame.groupby("run_id", sort=False):
         ordered = rows.sort_values("step")

@@ -599,7 +599,7 @@ def _heads(columns: Columns, sizes: Floats) -> list[str]:
 
 def _along_steps(target: Target, points: Points, family: str, task: str) -> list[Series]:
     """Every evaluation of the runs, a family for each size: runs of one size are its seeds."""
-    curves = run_curves(target.store, points.ids, points.metric)
+    curves = run_curves(target.store, target.name, points.ids, points.metric)
     if not curves:
         raise NothingMatched(f"no run has {points.metric} on the way", remedy="set eval.every below its steps")
     split = points.metric.rpartition("/")[0]

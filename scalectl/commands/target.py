@@ -16,7 +16,7 @@ from scalectl.core.errors import NothingMatched, UsageError
 from scalectl.core.names import escaped, meant
 from scalectl.report.build import show
 from scalectl.store.layout import Store, open_store
-from scalectl.store.sweeps import latest_sweep, list_sweeps, load_sweep
+from scalectl.store.sweeps import latest_sweep, list_sweeps, sweep_text
 from scalectl.sweep.overrides import recorded_overrides
 
 DEFAULT_RESULTS = "results"
@@ -144,7 +144,7 @@ def changed_note(store: Store, name: str) -> tuple[str, ...]:
     """A sentence for a sweep that was last run with overrides: its file alone asks for other runs."""
     if name not in list_sweeps(store):
         return ()
-    changes = recorded_overrides(load_sweep(store, name).toml)
+    changes = recorded_overrides(sweep_text(store, name))
     if not changes:
         return ()
     flags = " ".join(f"--set {change}" for change in changes)

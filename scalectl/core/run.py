@@ -230,7 +230,7 @@ def _text(value: Any) -> str:
 def _hashed(value: Any) -> dict[str, Any]:
     """The fields of a dataclass that are identity, as they enter it."""
     found = {}
-    for field in _fields(type(value)):
+    for field in value.__dataclass_fields__.values():
         held = getattr(value, field.name)
         if field.metadata:
             if field.metadata.get("hashed", True) is False:
@@ -240,9 +240,6 @@ def _hashed(value: Any) -> dict[str, Any]:
             held = field.metadata.get("hashed_as", _itself)(held)
         found[field.name] = held
     return found
-
-
-_fields = functools.cache(dataclasses.fields)  # of a class; a plan asks for those of RunConfig once for every run
 
 
 def canonical(value: Any) -> Any:
@@ -347,4 +344,4 @@ def flat(run: Run) -> dict[str, Any]:
 
 
 def _options(table: str, options: Any) -> dict[str, Any]:
-    return {f"{table}.{field.name}": getattr(options, field.name) for field in _fields(type(options))}
+    return {f"{table}.{name}": getattr(options, name) for name in options.__dataclass_fields__}

@@ -19,11 +19,12 @@ from scalectl.core.job import State
 from scalectl.core.rows import HELD_OUT, INDEX_COLUMNS, LOSS, Row
 from scalectl.core.run import ID_DIGITS
 from scalectl.store import schema
+from scalectl.store.compact import load_rows
 from scalectl.store.files import atomic_write
 from scalectl.store.index import refresh
 from scalectl.store.layout import Store, checked_name, open_store
 from scalectl.store.points import Mask, is_export, mapped_points, read_columns
-from scalectl.store.reader import Damaged, DamagedRun, load_rows, read_meta, read_run
+from scalectl.store.reader import Damaged, DamagedRun, read_meta, read_run
 from scalectl.store.sweeps import list_sweeps, load_sweep, save_sweep, write_sweep
 from scalectl.store.writer import measurements, write_file
 
@@ -54,7 +55,7 @@ def export(store: Store, name: str, *, long: bool = False) -> pd.DataFrame:
         raise NothingMatched(f"no run of sweep {name} has ended", remedy=f"scalectl status {name}")
     if long:
         states = frame.set_index("run_id")["state"]
-        frame, _ = load_rows(store, frame["run_id"])
+        frame, _ = load_rows(store, frame["run_id"], sweep=name)
         frame["state"] = frame["run_id"].map(states)
     origin = {run_id: read_meta(store.run_file(run_id)).provenance for run_id in frame["run_id"].unique()}
     for key in sorted({key for provenance in origin.values() for key in provenance}):

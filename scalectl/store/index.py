@@ -87,12 +87,12 @@ def refresh(store: Store) -> Index:
     table = _stored(store)
     if table is None:
         return rebuild(store)
-    stamps = {run_id: tuple(stamp) for run_id, stamp in json.loads(table.schema.metadata[_STAMPS]).items()}
-    if stamps == _stamps(store):
+    known = {run_id: tuple(stamp) for run_id, stamp in json.loads(table.schema.metadata[_STAMPS]).items()}
+    if known == stamps(store):
         return Index(table.replace_schema_metadata(None))
     if table.schema.metadata[_MIXED] == b"yes":
         return rebuild(store)  # a number that became text beside text is a number again once that run is gone
-    return _update(store, stamps, table.to_pylist())
+    return _update(store, known, table.to_pylist())
 
 
 def damaged_runs(store: Store, index: Index, run_ids: Iterable[str] | None = None) -> tuple[Damaged, ...]:
@@ -127,7 +127,7 @@ def find_run(store: Store, prefix: str) -> str:
 
     Raises: NothingMatched if there is none, UsageError if there are several.
     """
-    known = {*_stamps(store), *store.in_flight()}
+    known = {*stamps(store), *store.in_flight()}
     found = sorted(run_id for run_id in known if run_id.startswith(prefix))
     if prefix in known:
         return prefix
@@ -138,7 +138,7 @@ def find_run(store: Store, prefix: str) -> str:
     return found[0]
 
 
-def _stamps(store: Store) -> dict[str, Stamp]:
+def stamps(store: Store) -> dict[str, Stamp]:
     """Time and size of every run file, by the name it claims."""
     try:
         entries = list(os.scandir(store.runs))
@@ -146,7 +146,7 @@ def _stamps(store: Store) -> dict[str, Stamp]:
         return {}
     except OSError as error:
         raise StoreError("the store cannot be read", where=f"{store.runs}: {error.strerror}") from error
-    stamps = {}
+    found = {}
     for entry in entries:
         if entry.name.startswith(".") or not entry.name.endswith(".parquet"):
             continue
@@ -156,8 +156,8 @@ def _stamps(store: Store) -> dict[str, Stamp]:
             status = entry.stat()
         except OSError:  # moved away by another process just now, or a link that leads nowhere
             continue
-        stamps[entry.name.removesuffix(".parquet")] = (status.st_mtime_ns, status.st_size)
-    return stamps
+        found[entry.name.removesuffix(".parquet")] = (status.st_mtime_ns, status.st_size)
+    return found
 
 
 def _stored(store: Store) -> pa.Table | None:
@@ -175,8 +175,8 @@ def _stored(store: Store) -> pa.Table | None:
 def _update(store: Store, known: dict[str, Any], rows: list[dict[str, Any]]) -> Index:
     """Return the index: rows of a stored one for files whose stamp is `known`, all others from their files."""
     before = {row["run_id"]: row for row in rows}
-    stamps, held, damaged = {}, [], []
-    for run_id, stamp in sorted(_stamps(store).items()):
+    read, held, damaged = {}, [], []
+    for run_id, stamp in sorted(stamps(store).items()):
         if known.get(run_id) == stamp and run_id in before:
             held.append({name: value for name, value in before[run_id].items() if value is not None})
         else:
@@ -187,11 +187,11 @@ def _update(store: Store, known: dict[str, Any], rows: list[dict[str, Any]]) -> 
             except DamagedRun as error:
                 damaged.append(set_aside(store, error))
                 continue
-        stamps[run_id] = stamp
+        read[run_id] = stamp
     table = _ordered(schema.table_of(held, schema.INDEX_FIELDS))
     free = table.column_names[len(INDEX_COLUMNS) :]
     metadata = {
-        _STAMPS: json.dumps(stamps, sort_keys=True).encode(),
+        _STAMPS: json.dumps(read, sort_keys=True).encode(),
         _LAYOUT: _THIS_LAYOUT,
         _FIELDS: _fields(table),
         _MIXED: b"yes" if schema.mixed(held, free) else b"no",

@@ -4,7 +4,7 @@ runs/ID.parquet    one immutable file per ended run
 index.parquet      derived: one row per run
 live/ID/           while a run trains: rows, checkpoint, log, claim
 kept/ID/           what a script kept in its own folder, where its sweep asks for it
-sweeps/NAME/       sweep.toml and plan.parquet
+sweeps/NAME/       sweep.toml and plan.parquet; rows.parquet and rows.json, derived (`compact`)
 quarantine/        damaged run files, moved out of the way of readers
 """
 

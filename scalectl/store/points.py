@@ -16,11 +16,11 @@ from scalectl.core.errors import NothingMatched, StoreError, UsageError
 from scalectl.core.expression import full_name
 from scalectl.core.job import State
 from scalectl.core.names import did_you_mean, escaped, shown
-from scalectl.core.rows import HELD_OUT, LOSS, Floats, Points, Row
+from scalectl.core.rows import HELD_OUT, LOSS, Floats, Points
 from scalectl.store import schema
+from scalectl.store.compact import load_rows
 from scalectl.store.index import damaged_runs, refresh, source_notes
 from scalectl.store.layout import Store
-from scalectl.store.reader import DamagedRun, read_run
 from scalectl.store.sweeps import load_sweep
 from scalectl.store.unnamed import codes, hidden_axes
 
@@ -114,7 +114,7 @@ def load_points(
             remedy=f"scalectl status {name}",
         )
     if where is not None:
-        columns = _masked(columns, where(_with_axes(store, columns, full, keep, convention, flops)))
+        columns = _masked(columns, where(_with_axes(store, name, columns, full, keep, convention, flops)))
     notes += _left_out(columns)
     if where is None and (missing := len(wanted) - len(table) - len(damaged)) > 0:
         notes.append(f"{_runs(missing)} left out: not ended yet")
@@ -126,7 +126,7 @@ def load_points(
             where="; ".join(notes) or None,
             remedy=f"scalectl status {name}",
         )
-    values = _values(store, columns, full, keep)
+    values = _values(store, name, columns, full, keep)
     has = np.isfinite(values)
     if not has.all():
         notes.append(f"{_runs(int(np.count_nonzero(~has)))} left out: no {full}")
@@ -170,28 +170,23 @@ def load_points(
     )
 
 
-def run_curves(store: Store, ids: Iterable[str], metric: str) -> dict[str, tuple[Floats, Floats]]:
+def run_curves(store: Store, sweep: str, ids: Iterable[str], metric: str) -> dict[str, tuple[Floats, Floats]]:
     """Tokens and values of every evaluation of the runs that have more than one, by run id; tokens ascending.
 
-    Args: metric: `split/metric`, as in the points of these runs.
+    Args: metric: `split/metric`, as in the points of these runs, which are of the sweep.
     Raises: StoreError if a run is not there any more.
     """
-    found = {}
-    for run_id in ids:
-        rows = _series(store, run_id, metric)
-        if len(rows) > 1:
-            tokens, values = zip(*((row.tokens, row.value) for row in rows), strict=True)
-            found[run_id] = (np.array(tokens, dtype=np.float64), np.array(values, dtype=np.float64))
-    return found
+    found = _series(store, sweep, ids, metric)
+    return {run_id: curve for run_id, curve in found.items() if len(curve[0]) > 1}
 
 
-def curve_points(store: Store, points: Points) -> Points:
+def curve_points(store: Store, sweep: str, points: Points) -> Points:
     """Every evaluation of the runs of `points`, as points of their own.
 
     Returns: N as in `points` [parameters], D [tokens] and L at each evaluation, C = 6 N D; ids are those of the runs.
     Raises: NothingMatched where no run was evaluated on the way; StoreError if one went away.
     """
-    curves = run_curves(store, points.ids, points.metric)
+    curves = run_curves(store, sweep, points.ids, points.metric)
     if not curves:
         raise NothingMatched(f"no run has {escaped(points.metric)} on the way", remedy="set eval.every below its steps")
     known = dict(zip(points.ids, points.axis("N").tolist(), strict=True))
@@ -491,18 +486,18 @@ def _runs(count: int, kind: str = "") -> str:
 
 
 def _with_axes(
-    store: Store, columns: Columns, metric: str, keep: int | None, convention: Convention, flops: str
+    store: Store, sweep: str, columns: Columns, metric: str, keep: int | None, convention: Convention, flops: str
 ) -> Columns:
     """The columns, and N, D, C and L as a fit of them gets them, NaN where a run has none, for --where."""
     known = {axis: columns[name].astype(np.float64) for axis, name in (("N", f"N_{convention}"), ("C", "C_exact"))}
     if flops == "6nd" and np.isfinite(product := 6 * known["N"] * columns["D"].astype(np.float64)).any():
         known["C"] = product
     if metric in columns:
-        known["L"] = _values(store, columns, metric, keep)
+        known["L"] = _values(store, sweep, columns, metric, keep)
     return {**known, **columns}
 
 
-def _values(store: Store, columns: Columns, metric: str, keep: int | None) -> Floats:
+def _values(store: Store, sweep: str, columns: Columns, metric: str, keep: int | None) -> Floats:
     """Return the metric of every run, NaN where a run does not have it; `keep` as from `_parse_at`."""
     there = sorted(name for name, held in columns.items() if "/" in name and held.dtype == np.float64)
     there = [name for name in there if np.isfinite(columns[name]).any()]
@@ -512,22 +507,34 @@ def _values(store: Store, columns: Columns, metric: str, keep: int | None) -> Fl
         )
     if keep == 1:
         return np.array(columns[metric], dtype=np.float64)
+    found = _series(store, sweep, columns["run_id"], metric)
     values = np.full(len(columns["run_id"]), np.nan)
     for i, run_id in enumerate(columns["run_id"]):
-        series = [row.value for row in _series(store, run_id, metric)]
-        if series:
-            values[i] = min(series) if keep is None else float(np.mean(series[-keep:]))
+        if run_id in found:
+            series = found[run_id][1]
+            values[i] = series.min() if keep is None else np.mean(series[-keep:])
     return values
 
 
-def _series(store: Store, run_id: str, metric: str) -> list[Row]:
-    """The measurements of a metric in a run, steps ascending."""
+def _series(store: Store, sweep: str, run_ids: Iterable[str], metric: str) -> dict[str, tuple[Floats, Floats]]:
+    """Tokens and values of a metric in each of these runs of a sweep that have it, steps ascending.
+
+    Raises: StoreError if a run is not there any more.
+    """
     split, _, name = metric.partition("/")
-    try:
-        rows = read_run(store.run_file(run_id)).rows()
-    except (FileNotFoundError, DamagedRun) as error:
-        raise StoreError(f"run {run_id} went away while it was read", remedy="repeat the command") from error
-    return sorted((row for row in rows if (row.split, row.metric) == (split, name)), key=lambda row: row.step)
+    wanted = list(run_ids)
+    rows, damaged = load_rows(store, wanted, name, split, sweep=sweep)
+    ordered = rows.sort_values("step", kind="stable").groupby("run_id", sort=False)
+    curves = {
+        str(run_id): (held["tokens"].to_numpy(np.float64), held["value"].to_numpy(np.float64))
+        for run_id, held in ordered
+    }
+    found = {run_id: curves[run_id] for run_id in wanted if run_id in curves}
+    gone = [held.path.stem for held in damaged]
+    gone += [run_id for run_id in wanted if run_id not in found and not store.run_file(run_id).exists()]
+    if gone:
+        raise StoreError(f"run {gone[0]} went away while it was read", remedy="repeat the command")
+    return found
 
 
 def _refuse_mixtures(columns: Columns, by: str | None) -> None:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,9 +19,6 @@ from scalectl.core.job import State
 from scalectl.core.rows import STORE_VERSION, Row
 from scalectl.store import schema
 from scalectl.store.layout import Store
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 # What pyarrow and json answer to bytes that are not what they should be; real trouble of the disk is caught before.
 _MALFORMED = (pa.ArrowException, OSError, ValueError, KeyError, TypeError, MemoryError, OverflowError)
@@ -240,30 +237,3 @@ def _reason(path: Path, moved: Path) -> str:
     except StoreError as error:
         return error.what
     return "it was moved aside, and is whole now"
-
-
-def load_rows(
-    store: Store, run_ids: Iterable[str], metric: str | None = None, split: str | None = None
-) -> tuple[pd.DataFrame, tuple[Damaged, ...]]:
-    """Return the measurements of ended runs as one long frame with the columns of RUN_COLUMNS, runs in the given order.
-
-    Args: metric, split: keep only these.
-    Returns: the frame, and the files that were damaged; runs without a file are passed over.
-    """
-    tables, damaged = [schema.RUN_SCHEMA.empty_table()], []
-    for run_id in run_ids:
-        try:
-            table = read_run(store.run_file(run_id)).table
-        except FileNotFoundError:
-            continue
-        except DamagedRun as error:
-            damaged.append(set_aside(store, error))
-            continue
-        tables.append(table)
-    import pyarrow.compute as pc  # as in the index: only readers of many runs need it
-
-    table = pa.concat_tables(tables)
-    for name, wanted in (("metric", metric), ("split", split)):
-        if wanted is not None:
-            table = table.filter(pc.equal(table[name], wanted))
-    return table.to_pandas(), tuple(damaged)

@@ -104,6 +104,14 @@ def load_sweep(store: Store, name: str) -> StoredSweep:
     return StoredSweep(name, toml, tuple(rows))
 
 
+def sweep_text(store: Store, name: str) -> str:
+    """The sweep file of a sweep that is listed, as it was last run; empty if it is gone or cannot be read."""
+    try:
+        return (store.sweep_folder(name) / "sweep.toml").read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return ""
+
+
 def list_sweeps(store: Store) -> list[str]:
     """Names of the sweeps, the most recently run first."""
     try:

@@ -73,7 +73,7 @@ def test_curves_of_a_shipped_sweep_and_budgets_counted_as_they_were_held():
 
 def test_evaluations_inside_runs_end_at_the_runs_themselves():
     result = command.run(Request(target="markov-isoflop", laws=("chinchilla",), draws=0))
-    curves = curve_points(result.target.store, result.points)
+    curves = curve_points(result.target.store, result.target.name, result.points)
     assert len(curves) > 3 * len(result.points)
     for i, run_id in enumerate(result.points.ids):
         mine = curves.take(np.array([held == run_id for held in curves.ids]))

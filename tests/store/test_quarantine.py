@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from scalectl.core.errors import NothingMatched
+from scalectl.store.compact import load_rows
 from scalectl.store.index import damaged_runs, rebuild, refresh
 from scalectl.store.layout import open_store
 from scalectl.store.points import load_points
-from scalectl.store.reader import load_rows, quarantined
+from scalectl.store.reader import quarantined
 from scalectl.store.sweeps import save_sweep
 
 DAMAGE = {

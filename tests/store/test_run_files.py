@@ -23,10 +23,11 @@ from scalectl.core.job import State
 from scalectl.core.rows import RUN_COLUMNS, STORE_VERSION, Row
 from scalectl.core.run import record
 from scalectl.store import schema
+from scalectl.store.compact import load_rows
 from scalectl.store.files import atomic_write
 from scalectl.store.index import rebuild
 from scalectl.store.layout import checked_name, open_store
-from scalectl.store.reader import DamagedRun, load_rows, read_meta, read_run
+from scalectl.store.reader import DamagedRun, read_meta, read_run
 from scalectl.store.writer import write_file, write_run
 
 
