@@ -17,7 +17,7 @@ from scalectl.fit.backtest import backtest
 from scalectl.fit.objective import parse_objective
 from scalectl.fit.select import steps
 from scalectl.laws import LAWS, Law, law_on, varying
-from scalectl.report.build import show
+from scalectl.report.cells import show
 from scalectl.report.views import BacktestView
 from scalectl.store.points import run_curves, vary
 

@@ -26,7 +26,7 @@ from scalectl.core.rows import Points
 from scalectl.fit.compare import Arm, Comparison, Saving, compare
 from scalectl.fit.objective import parse_objective
 from scalectl.laws import LAWS, SAME_WITHIN, Law, law_on
-from scalectl.report.build import show
+from scalectl.report.cells import show
 from scalectl.report.views import ArmView, CompareView, ComparisonView, SavingView
 from scalectl.store.points import places
 

@@ -17,7 +17,7 @@ from scalectl.commands.target import Target, changed_note, find_target
 from scalectl.core.cost import Convention
 from scalectl.core.errors import FitError, NothingMatched, ScalectlError, UsageError
 from scalectl.core.expression import full_name, parse
-from scalectl.core.names import did_you_mean, escaped, shown
+from scalectl.core.names import PUBLISHED, did_you_mean, escaped, shown
 from scalectl.core.rows import Points
 from scalectl.core.units import counted, listed, quantity
 from scalectl.fit.best import Best, best_over
@@ -120,8 +120,8 @@ def means_score(request: Request) -> bool:
     if request.laws:
         return False
     named = request.target or ""
-    if named.startswith(references.PREFIX):
-        return references.choose(named.removeprefix(references.PREFIX)).table.holds == "scores"
+    if named.startswith(PUBLISHED):
+        return references.choose(named.removeprefix(PUBLISHED)).table.holds == "scores"
     return is_score(request.metric)
 
 

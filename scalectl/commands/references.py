@@ -13,15 +13,13 @@ from pyarrow import csv
 from scalectl.core.cost import Convention
 from scalectl.core.errors import UsageError
 from scalectl.core.expression import full_name, parse
-from scalectl.core.names import meant, shown
+from scalectl.core.names import PUBLISHED, meant, shown
 from scalectl.core.rows import Points
 from scalectl.core.units import counted
 from scalectl.references import REFERENCES, Reference, Table, fetch
 from scalectl.report.words import CONVENTION
 from scalectl.store.points import columns_points
 from scalectl.store.schema import columns_of
-
-PREFIX = "ref:"
 
 
 @dataclass(frozen=True)
@@ -50,14 +48,14 @@ def choose(text: str) -> Chosen:
         raise UsageError(
             f"no published table is known as {shown(text)}",
             where="there are " + ", ".join(_names()),
-            remedy=f"did you mean {PREFIX}{guess}?" if guess else "a table of your own is a file: scalectl fit FILE",
+            remedy=f"did you mean {PUBLISHED}{guess}?" if guess else "a table of your own is a file: scalectl fit FILE",
         )
     if part and part not in reference.tables:
         guess = meant(part, reference.tables)
         raise UsageError(
             f"{name} has no table {shown(part)}",
             where=f"it has {', '.join(reference.tables)}",
-            remedy=f"did you mean {PREFIX}{name}/{guess}?" if guess else None,
+            remedy=f"did you mean {PUBLISHED}{name}/{guess}?" if guess else None,
         )
     part = part or next(iter(reference.tables))
     full = name if len(reference.tables) == 1 else f"{name}/{part}"
@@ -97,7 +95,7 @@ def points_of(
     columns = columns_of(csv.read_csv(file))  # its bytes are known: not pandas, which takes .4 s to import
     counts = convention if convention in table.counts else next(iter(table.counts))
     columns["N"] = np.asarray(parse(table.counts[counts]).evaluate(columns), dtype=np.float64)
-    origin = f"{PREFIX}{chosen.name}"
+    origin = f"{PUBLISHED}{chosen.name}"
     points = columns_points(columns, {"N": "N", **table.columns, **(mapping or {})}, mask, origin)
     _refuse_pooling(chosen, points, by)
     notes = [table.note] if table.note else []
@@ -124,7 +122,7 @@ def _refuse_pooling(chosen: Chosen, points: Points, by: str | None) -> None:
     values = sorted(set(points.columns[apart].tolist()))
     if len(values) > 1:
         raise UsageError(
-            f"{PREFIX}{chosen.name} holds {counted(len(values), 'data set')} that are never pooled",
+            f"{PUBLISHED}{chosen.name} holds {counted(len(values), 'data set')} that are never pooled",
             where=f"{apart} is {', '.join(map(str, values))}",
             remedy=f"choose one with --where '{apart} == \"{values[0]}\"', or split with --by {apart}",
         )

@@ -12,7 +12,7 @@ from scalectl.core.run import Foreign, RunConfig
 from scalectl.core.units import counted
 from scalectl.executors.local import Slot, slots
 from scalectl.executors.measure import Request, measure
-from scalectl.report.build import show
+from scalectl.report.cells import show
 from scalectl.sweep.pack import CPU_CORE, Speed, most_packed, pack_seconds, packable, step_seconds
 from scalectl.sweep.plan import PlannedRun
 from scalectl.sweep.speeds import Cache, Measured, shape_key

@@ -25,7 +25,7 @@ from scalectl.executors.drive import Halted, Policy, drive
 from scalectl.executors.executor import Beat, Event, JobOver, RunEnded, SlotClosed
 from scalectl.executors.local import LocalExecutor
 from scalectl.optim.trunks import Trunk, occupancy, split_step, trunks
-from scalectl.report.build import short_names
+from scalectl.report.cells import short_names
 from scalectl.report.progress import Expected, Progress
 from scalectl.store.index import Index, damaged_runs, refresh, source_notes
 from scalectl.store.keepers import keeping

@@ -7,17 +7,19 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from scalectl.commands import references
 from scalectl.commands.shipped import reference_folder, shipped_sweeps
 from scalectl.core import units
 from scalectl.core.errors import NothingMatched, UsageError
-from scalectl.core.names import escaped, meant
-from scalectl.report.build import show
+from scalectl.core.names import PUBLISHED, escaped, meant
+from scalectl.report.cells import show
 from scalectl.store.layout import Store, open_store
 from scalectl.store.sweeps import latest_sweep, list_sweeps, sweep_text
 from scalectl.sweep.overrides import recorded_overrides
+
+if TYPE_CHECKING:
+    from scalectl.commands import references
 
 DEFAULT_RESULTS = "results"
 SHARED = (
@@ -75,10 +77,12 @@ def find_target(named: str | None, results: str | None) -> Target:
             )
         name = latest_sweep(store)
         return Target(name, store, opening=f"{name} (the most recent sweep)")
-    if named.startswith(references.PREFIX):
-        chosen = references.choose(named.removeprefix(references.PREFIX))
+    if named.startswith(PUBLISHED):
+        from scalectl.commands import references  # with what reads tables, which other targets do without
+
+        chosen = references.choose(named.removeprefix(PUBLISHED))
         file = references.file_of(chosen)
-        return Target(f"{references.PREFIX}{chosen.name}", store, file=file, opening=chosen.opening, published=chosen)
+        return Target(f"{PUBLISHED}{chosen.name}", store, file=file, opening=chosen.opening, published=chosen)
     path = Path(named)
     if path.suffix == ".toml" and os.path.isfile(named):
         return find_target(_name_in(path), results)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+PUBLISHED = "ref:"  # before the name of a published table, where a TARGET is asked for
 SHOWN = 60  # characters of foreign text in a message; ours: with its key it still fits a line of 80
 
 

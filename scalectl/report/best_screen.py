@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from scalectl.core import units
 from scalectl.core.units import counted
-from scalectl.report.build import short_names, show
+from scalectl.report.cells import short_names, show
 from scalectl.report.look import Look
 from scalectl.report.table import Cell, Column, Row, paragraph, table
 from scalectl.report.views import BestCell, BestView

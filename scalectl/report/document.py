@@ -8,13 +8,15 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scalectl.fit.against import Comparison
 from scalectl.fit.summary import Summary
 from scalectl.report.views import FitView, ThresholdView
+
+if TYPE_CHECKING:
+    from scalectl.fit.against import Comparison
 
 VERSION = 1
 

@@ -9,7 +9,8 @@ import math
 from collections.abc import Mapping, Sequence
 
 from scalectl.core import units
-from scalectl.report.build import Group, Report, show, size_keys
+from scalectl.report.build import Group, Report, size_keys
+from scalectl.report.cells import show
 from scalectl.report.look import Look
 from scalectl.report.table import MOST_COLUMNS, Across, Cell, Column, Row, fits, paragraph, table
 from scalectl.report.words import CONTEXT, CONVENTION, ESTIMATE, FLOPS, Lines, cell_value, varying_keys

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from scalectl.core import units
 from scalectl.core.units import counted
-from scalectl.report.build import SHORT_ID, label, short_names, show
+from scalectl.report.cells import SHORT_ID, label, short_names, show
 from scalectl.report.look import Look
 from scalectl.report.table import BETWEEN, MOST_COLUMNS, Align, Cell, Column, Row, paragraph, table
 from scalectl.report.views import PlanGroup, PlanView, SlurmView, StatusView

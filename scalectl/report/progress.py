@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from scalectl.core import units
 from scalectl.core.job import State
-from scalectl.report.build import label
+from scalectl.report.cells import label
 from scalectl.report.look import Look
 from scalectl.report.table import paragraph
 

@@ -16,7 +16,8 @@ from scalectl.core.units import counted
 from scalectl.fit.summary import Summary
 from scalectl.report.advice import Advice
 from scalectl.report.best_screen import best_lines, short_name
-from scalectl.report.build import SHORT_ID, Ending, Group, Report, label, short_names, show
+from scalectl.report.build import Ending, Group, Report
+from scalectl.report.cells import SHORT_ID, label, short_names, show
 from scalectl.report.fit_screen import law_block, level_words
 from scalectl.report.look import Look
 from scalectl.report.loss_table import loss_table

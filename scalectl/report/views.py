@@ -7,18 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from scalectl.core.cost import Convention
 from scalectl.core.job import State
 from scalectl.core.rows import Floats
-from scalectl.emergence.artefact import Origin, Twin
-from scalectl.fit.against import Comparison
-from scalectl.fit.approaches import Approach
-from scalectl.fit.backtest import Score, Trial
-from scalectl.fit.diagnose import Diagnosis
-from scalectl.fit.profile import Curve
-from scalectl.fit.summary import Interval, Summary
+
+if TYPE_CHECKING:  # a status has none of these
+    from scalectl.emergence.artefact import Origin, Twin
+    from scalectl.fit.against import Comparison
+    from scalectl.fit.approaches import Approach
+    from scalectl.fit.backtest import Score, Trial
+    from scalectl.fit.diagnose import Diagnosis
+    from scalectl.fit.profile import Curve
+    from scalectl.fit.summary import Interval, Summary
 
 Flops = Literal["exact", "6nd"]  # how C counts: all matrix products, or 6 N D by the view's convention of N
 Setting = tuple[str, str]  # key of a sweep file without its table where that is unambiguous, and its value

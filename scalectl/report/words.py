@@ -10,7 +10,7 @@ from rich.text import Text
 
 from scalectl.core.job import State
 from scalectl.core.units import counted
-from scalectl.report.build import short_names, show
+from scalectl.report.cells import short_names, show
 from scalectl.report.look import Look
 from scalectl.report.table import Cell, paragraph
 
