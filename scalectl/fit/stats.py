@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cache
 from statistics import NormalDist
 from typing import Literal
 
@@ -21,6 +22,7 @@ OUTLIER = 5.0  # robust deviations; under normal noise one point in two million.
 MAD_TO_SD = 1.4826  # 1 / Φ^-1(3/4): median absolute deviation to standard deviation of a normal
 
 
+@cache  # every place of a band and every parameter asks for the same one
 def student_quantile(probability: float, freedom: int) -> float:
     """Quantile of Student's t; infinite for no degrees of freedom, normal beyond a thousand.
 
