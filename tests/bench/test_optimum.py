@@ -14,10 +14,11 @@ sys.path.insert(0, str(REPOSITORY / "bench"))
 from optimum import cases, excess
 
 # Basins that trials alone miss, and valleys that end at a bound: law, number, the lowest objective that is known.
+LONG = {"chinchilla+gamma"}  # whose local fits crawl: eight seconds, against its HARD problem in every run
 HARD = (
     ("repetition", 12, 6.456763821095e-07),
-    ("chinchilla+gamma", 0, 2.1004767729740e-04),
     ("chinchilla+gamma", 10, 7.9157500269e-06),
+    pytest.param("chinchilla+gamma", 0, 2.1004767729740e-04, marks=pytest.mark.slow),
 )
 
 
@@ -27,7 +28,7 @@ def losses(name, problems, starts):
     return {number: above for number, above in found if above > 0}
 
 
-@pytest.mark.parametrize("name", LAWS)
+@pytest.mark.parametrize("name", [pytest.param(x, marks=pytest.mark.slow) if x in LONG else x for x in LAWS])
 def test_few_random_starts_find_nothing_better(name):
     assert losses(name, 1, 20) == {}
 

@@ -19,17 +19,18 @@ def test_every_size_is_a_curve_along_tokens(scalectl, tmp_path):
 
 
 def test_every_run_is_a_curve_of_its_evaluations(scalectl, tmp_path):
-    said = json.loads(scalectl("backtest", "cpu-ladder", "--each-run", "--json", cwd=tmp_path).stdout)
+    said = json.loads(scalectl("backtest", "cpu-ladder", "--each-run", "--law", "power", "--json", cwd=tmp_path).stdout)
     assert said["axis"] == "D"
     assert all(len(trial["curve"]) == 6 for trial in said["trials"])
     assert any("learning rate is not decayed" in note for note in said["notes"])
 
 
 def test_whatever_varies_besides_makes_curves(scalectl, tmp_path):
-    said = json.loads(scalectl("backtest", "stdlib-rates", "--json", cwd=tmp_path).stdout)
+    asked = ("backtest", "stdlib-rates", "--law", "power")
+    said = json.loads(scalectl(*asked, "--json", cwd=tmp_path).stdout)
     assert said["curves"] == 6
     assert {trial["curve"].partition("=")[0] for trial in said["trials"]} == {"lr"}
-    shown = scalectl("backtest", "stdlib-rates", cwd=tmp_path).stdout
+    shown = scalectl(*asked, cwd=tmp_path).stdout
     assert "6 curves along N" in shown
     assert "is furthest off on lr=" in shown
 

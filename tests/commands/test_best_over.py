@@ -2,10 +2,16 @@
 
 import json
 
+import numpy as np
 import pytest
 from support import SWEEP
 
+from scalectl.commands.fit import choose_best
+from scalectl.core.errors import UsageError
+from scalectl.core.rows import Points
+
 RATES = [0.002, 0.005, 0.0125, 0.03125]
+POWER = ("--law", "power", "--bootstrap", 100)
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +30,7 @@ def test_pooling_is_refused_and_the_way_out_is_named(rates, scalectl):
 
 
 def test_the_best_of_each_size_is_fitted_and_json_says_what_was_chosen(rates, scalectl):
-    found = json.loads(scalectl("fit", "tiny", "--best-over", "lr", "--law", "power", "--json", cwd=rates).stdout)
+    found = json.loads(scalectl("fit", "tiny", "--best-over", "lr", *POWER, "--json", cwd=rates).stdout)
     chosen = found["best_over"]
     assert (chosen["column"], chosen["runs"], len(chosen["cells"])) == ("train.lr", 24, 3)
     assert [cell["cell"]["model.d_model"] for cell in chosen["cells"]] == [8, 16, 32]
@@ -40,12 +46,13 @@ def test_the_best_of_each_size_is_fitted_and_json_says_what_was_chosen(rates, sc
         assert len(own) == cell["runs"] == 8
         assert min(own) <= lowest <= max(own)
     law = found["fits"][0]
-    assert (law["n"], law["sizes"], law["draws"]) == (6, 3, 1000)
+    assert (law["n"], law["sizes"], law["draws"]) == (6, 3, 100)
 
 
 def test_edges_are_flagged_by_name_on_the_screen(rates, scalectl):
-    cells = json.loads(scalectl("fit", "tiny", "--best-over", "lr", "--json", cwd=rates).stdout)["best_over"]["cells"]
-    text = " ".join(scalectl("fit", "tiny", "--best-over", "train.lr", cwd=rates).stdout.split())
+    asked = ("fit", "tiny", *POWER, "--best-over")
+    cells = json.loads(scalectl(*asked, "lr", "--json", cwd=rates).stdout)["best_over"]["cells"]
+    text = " ".join(scalectl(*asked, "train.lr", cwd=rates).stdout.split())
     assert "24 runs: 3 sizes × 2 seeds, each at its best lr" in text
     for cell in cells:
         assert (f"d_model={cell['cell']['model.d_model']}" in text) == bool(cell["edge"])
@@ -54,7 +61,7 @@ def test_edges_are_flagged_by_name_on_the_screen(rates, scalectl):
 def test_a_prediction_rests_on_the_same_choice(rates, scalectl):
     refused = scalectl("predict", "tiny", "--n", "1M", cwd=rates, code=2)
     assert "--best-over train.lr" in refused.stderr
-    asked = ("--best-over", "lr", "--law", "power", "--json")
+    asked = ("--best-over", "lr", *POWER, "--json")
     found = json.loads(scalectl("predict", "tiny", "--n", "1M", *asked, cwd=rates).stdout)
     law = json.loads(scalectl("fit", "tiny", *asked, cwd=rates).stdout)["fits"][0]["params"]
     assert found["answers"][0]["value"] == pytest.approx(law["A"] * 1e6 ** -law["alpha"])
@@ -74,11 +81,8 @@ def test_a_report_takes_the_best_rate_unasked_and_says_so(rates, scalectl):
 def test_a_second_axis_is_refused_and_a_split_goes_with_a_choice(rates, scalectl):
     refused = scalectl("fit", "mup-rates", "--best-over", "lr", cwd=rates, code=2)
     assert "model.mup_base_width varies" in refused.stderr
-    split = json.loads(
-        scalectl(
-            "fit", "mup-rates", "--best-over", "lr", "--by", "mup_base_width", "--law", "power", "--json", cwd=rates
-        ).stdout
-    )
+    asked = ("--best-over", "lr", "--by", "mup_base_width", *POWER, "--json")
+    split = json.loads(scalectl("fit", "mup-rates", *asked, cwd=rates).stdout)
     assert [len(group["best_over"]["cells"]) for group in split["groups"]] == [5, 5]
 
 
@@ -99,11 +103,21 @@ def test_a_table_of_runs_has_a_best_as_well(rates, scalectl):
     ]
     text = "N,lr,seed,loss\n" + "".join(f"{n},{lr},{seed},{loss}\n" for n, lr, seed, loss in rows)
     (rates / "runs.csv").write_text(text)
-    found = json.loads(scalectl("fit", "runs.csv", "--best-over", "lr", "--law", "power", "--json", cwd=rates).stdout)
+    found = json.loads(scalectl("fit", "runs.csv", "--best-over", "lr", *POWER, "--json", cwd=rates).stdout)
     assert {cell["value"] for cell in found["best_over"]["cells"]} == {0.002}
     assert found["fits"][0]["params"]["alpha"] == pytest.approx(0.08, abs=1e-4)
 
 
+def test_amounts_of_distinct_data_are_not_pooled_and_no_best_is_offered():
+    N, amount = np.repeat([1e4, 1e5, 1e6], 2), np.tile([320.0, 2e5], 3)
+    points = Points(L=5 * N**-0.1, N=N, D=np.full(6, 1e6), columns={"data.unique_tokens": amount})
+    with pytest.raises(UsageError, match=r"data\.unique_tokens varies among these runs") as refused:
+        choose_best(points, None)
+    assert "--where 'data.unique_tokens == ...'" in refused.value.remedy
+    assert "--best-over" not in refused.value.remedy
+
+
+@pytest.mark.slow
 def test_runs_with_different_amounts_of_distinct_data_are_not_pooled(scalectl, tmp_path):
     grid = "unique_tokens = { grid = [320, 200000] }"
     text = SWEEP.replace("length = 200000", f"length = 200000\n{grid}").replace("{ grid = [0, 1] }", "0")
@@ -112,5 +126,6 @@ def test_runs_with_different_amounts_of_distinct_data_are_not_pooled(scalectl, t
     refused = scalectl("fit", "tiny", cwd=tmp_path, code=2)
     assert "data.unique_tokens varies among these runs" in refused.stderr
     assert "--best-over" not in refused.stderr
-    one = json.loads(scalectl("fit", "tiny", "--where", "data.unique_tokens == 320", "--json", cwd=tmp_path).stdout)
+    asked = ("--where", "data.unique_tokens == 320", *POWER, "--json")
+    one = json.loads(scalectl("fit", "tiny", *asked, cwd=tmp_path).stdout)
     assert one["fits"][0]["n"] == 3

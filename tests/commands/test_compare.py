@@ -27,7 +27,7 @@ def compared(scalectl, folder, *arguments):
 
 
 def test_two_architectures_on_shared_batches_are_paired_by_width_and_seed(tables, scalectl):
-    asked = ("compare", "positions", "--by", "position", "--json")  # trained, and shipped
+    asked = ("compare", "positions", "--by", "position", "--bootstrap", 400, "--json")  # trained, and shipped
     found = json.loads(scalectl(*asked, cwd=tables).stdout)
     assert (found["schema"], found["axis"], found["flops"]) == ("scalectl/compare@1", "C", "exact")
     (pair,) = found["comparisons"]

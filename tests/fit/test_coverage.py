@@ -55,10 +55,10 @@ def measure(case, data_sets):
 
 
 def test_a_confident_interval_of_a_five_by_three_ladder_is_rarely_wrong():
-    covered, wrong = measure("power, misfit", 60)
-    # Nominal .95; three standard errors of a share of 60 are .08.
-    assert min(covered.values()) > 0.87
-    assert max(wrong.values()) < 0.13
+    covered, wrong = measure("power, misfit", 24)
+    # Nominal .95; three standard errors of a share of 24 are .13. Three hundred data sets are a slow test below.
+    assert min(covered.values()) > 0.95 - 0.13
+    assert max(wrong.values()) < 0.05 + 0.13
 
 
 @pytest.mark.slow

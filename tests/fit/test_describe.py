@@ -101,7 +101,7 @@ def test_tokens_in_step_with_size_do_not_determine_the_joint_law():
     N = np.geomspace(1e6, 3e9, 12)
     exact = CHINCHILLA.predict(TRUTH, where(N=N, D=20 * N))
     noisy = exact * np.exp(0.004 * np.random.default_rng(0).standard_normal(12))
-    _, _, summary = about(CHINCHILLA, Points(L=noisy, N=N, D=20 * N, size=N))
+    _, _, summary = about(CHINCHILLA, Points(L=noisy, N=N, D=20 * N, size=N), draws=100, also=())
     assert not any(summary.identified.values())
     assert "several token budgets per size" in summary.advice
 

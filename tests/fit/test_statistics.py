@@ -260,7 +260,7 @@ def test_an_outlier_is_named_and_exact_points_have_none():
     assert outliers(fit(POWER, ladder(noise=0.0))) == ()
 
 
-@pytest.mark.parametrize("objective", [Huber(), LAD, MSE, LOG_MSE], ids=str)
+@pytest.mark.parametrize("objective", [Huber(), pytest.param(LAD, marks=pytest.mark.slow), MSE, LOG_MSE], ids=str)
 def test_aicc_prefers_the_law_that_made_the_points(objective):
     N = np.geomspace(1e3, 1e7, 40)
     plain_wins = 0

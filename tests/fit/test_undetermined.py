@@ -56,9 +56,10 @@ CASES = {
 
 
 LONG = {"no break", "far from chance"}  # flat valleys: a hundred resampled fits take their time
+ALSO = {"kaplan, tokens in step with size"}  # asked of chinchilla in every run, in test_describe.py
 
 
-@pytest.mark.parametrize("case", [pytest.param(c, marks=pytest.mark.slow) if c in LONG else c for c in CASES])
+@pytest.mark.parametrize("case", [pytest.param(c, marks=pytest.mark.slow) if c in LONG | ALSO else c for c in CASES])
 def test_what_the_points_leave_open_is_named_with_what_would_help(case):
     name, points, unknown, helped = CASES[case]
     _, _, summary = describe(LAWS[name], points, draws=100, also=(), rng=np.random.default_rng(0))
