@@ -1,6 +1,7 @@
 """What tests of the command line share."""
 
 import contextlib
+import itertools
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import tomllib
 from pathlib import Path
 
 import psutil
+import pytest
 
 REPOSITORY = Path(__file__).parents[1]
 # The published tables, which are no part of the repository; tests that read them are skipped where they are not.
@@ -39,6 +41,17 @@ seed = { grid = [0, 1] }
 every = 10
 tokens = 480
 """
+
+
+def pairwise(*axes, slow=lambda *values: False):
+    """The product of these axes as parameters. In every run of the tests are those that together hold each pair of
+    values of two axes, where the last is no longer than the others; the rest, and what slow(*values) says, are slow."""
+    cells = []
+    for at in itertools.product(*(range(len(axis)) for axis in axes)):
+        values = [axis[i] for axis, i in zip(axes, at, strict=True)]
+        left_out = sum(at) % len(axes[-1]) != 0 or slow(*values)
+        cells.append(pytest.param(*values, marks=[pytest.mark.slow] if left_out else []))
+    return cells
 
 
 def environment(**more):

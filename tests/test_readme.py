@@ -48,7 +48,8 @@ def examples(text):
 
 
 def words(text):
-    """What does not depend on the machine: words, with every number alike."""
+    """What does not depend on the machine: words, with every number alike, and one core or several."""
+    text = re.sub(r"\bcores\b", "core", text)
     return [re.sub(r"[\d.,]*\d", "#", word) for word in text.split() if not re.search(r"[⠀-⣿░]", word)]
 
 

@@ -7,6 +7,8 @@ import sys
 import pytest
 from support import REPOSITORY, environment
 
+pytestmark = pytest.mark.slow
+
 PEERS = {f"{name}, fp32{how}" for name in ("plain torch.nn", "HF GPT-2") for how in ("", ", as it comes")}
 PEERS |= {"plain torch.nn, bf16 autocast"}
 OURS = {f"{name}, {precision}" for name in ("one row", "packed", "peak") for precision in ("fp32", "bf16")}

@@ -5,9 +5,11 @@ import os
 import subprocess
 import sys
 
+import pytest
 from support import REPOSITORY
 
 
+@pytest.mark.slow
 def test_the_gpu_benchmark_runs_dry_from_end_to_end(tmp_path):
     done = subprocess.run(
         [REPOSITORY / "bench/gpu.sh", "--dry", "--out", str(tmp_path)],

@@ -61,9 +61,8 @@ def wait_for(found, process):
 KILLS = {"before": "results/live/*/checkpoint", "split": "results/live/*/log", "after": "results/runs/*.parquet"}
 
 
-@pytest.mark.parametrize(
-    "when", [*(pytest.param(when, marks=pytest.mark.slow) for when in ("before", "split")), "after"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("when", KILLS)
 def test_kill_nine_at_any_time_then_the_same_command_gives_the_rows_of_a_quiet_sweep(
     scalectl, one_by_one, tmp_path, when
 ):

@@ -70,6 +70,7 @@ def swept(tmp_path_factory, scalectl):
     return folder
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_it_gives_the_rows_of_a_quiet_sweep(swept, scalectl, tmp_path):
     folder = written(tmp_path / "killed")
     process = subprocess.Popen(

@@ -117,7 +117,7 @@ def test_workers_killed_with_different_memory_failed_alike(store, executor, monk
 
 
 def test_a_killed_worker_loses_its_run_which_goes_on_from_its_checkpoint_bit_equal(store, executor, tmp_path):
-    run = run_of(steps=1_200)
+    run = run_of(steps=600)
     killed = False
     events = []
     for event in drive([job_of(run, checkpoint_seconds=0.2)], executor, store, Policy(retries=2), lambda: 0):

@@ -92,6 +92,7 @@ def test_fault_07_what_the_disk_cannot_take_is_refused_before_the_start(tmp_path
     assert "the sweep needs about" in (tmp_path / "err").read_text()
 
 
+@pytest.mark.slow
 def test_fault_07_a_limit_on_the_size_of_files_is_a_full_disk(tmp_path, scalectl):
     (tmp_path / "tiny.toml").write_text(one_run(200, checkpoint_seconds=0.2).replace("= [8]", "= [32]"))
     small = ["prlimit", "--fsize=20000:20000"]

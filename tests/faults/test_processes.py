@@ -29,12 +29,12 @@ def rows_in(folder):
 
 
 def test_fault_01_attempts_are_counted_from_the_last_new_checkpoint(lab, monkeypatch, tmp_path):
-    """Four deaths with a checkpoint before each cost nothing; two at one place are the end with one retry allowed."""
-    places = [f"worker.after_step:{step}=kill@{tmp_path / str(step)}" for step in (8, 11, 14, 17)]
+    """Two deaths with a checkpoint before each cost nothing; two at one place are the end with one retry allowed."""
+    places = [f"worker.after_step:{step}=kill@{tmp_path / str(step)}" for step in (8, 14)]
     monkeypatch.setenv("SCALECTL_FAULT", ",".join(places))
     run = lab.run(seed=1, steps=20)
-    events = lab.driven(lab.job(run, checkpoint_seconds=0.0), policy=Policy(retries=1))
-    assert sum(isinstance(event, JobOver) and event.died for event in events) == 4
+    events = lab.driven(lab.job(run, checkpoint_seconds=0.0), policy=Policy(retries=0))
+    assert sum(isinstance(event, JobOver) and event.died for event in events) == 2
     assert lab.state(run) == "done"
     assert [row.step for row in lab.rows(run) if row.metric == "loss_se"] == [10, 20]
     monkeypatch.setenv("SCALECTL_FAULT", "worker.after_step:12=kill")
@@ -59,7 +59,7 @@ def test_fault_02_detached_trainers_go_on_without_their_orchestrator_and_the_nex
     assert counts(scalectl, tmp_path) == {"running": 2}
     sweep = started(tmp_path, "sweep", "tiny.toml")
     try:
-        said = [sweep.stderr.readline() for _ in range(2)]
+        said = [sweep.stderr.readline() for _ in before]
         assert trainers(tmp_path).keys() == before.keys()
         for worker in before.values():
             worker.resume()
@@ -142,6 +142,7 @@ def family(mark):
     return found
 
 
+@pytest.mark.slow
 def test_fault_04_a_trainer_that_says_nothing_runs_out_of_time_and_its_run_goes_on(lab, monkeypatch):
     monkeypatch.setattr(local, "GRACE_SECONDS", 0.5)
     monkeypatch.setenv("SCALECTL_FAULT", "worker.after_step:7=term-ignore,worker.after_step:8=sleep")

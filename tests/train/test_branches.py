@@ -5,6 +5,7 @@ import os
 import signal
 
 import pytest
+from support import pairwise
 
 from scalectl.core.job import Job, Placement, State
 from scalectl.core.rows import Row
@@ -59,9 +60,9 @@ def drain(trainer):
     return events
 
 
-@pytest.mark.parametrize(("precision", "every"), [("fp32", 3), ("bf16", 5), ("fp16", 4)])
-@pytest.mark.parametrize("variant", VARIANTS, ids=str)
-def test_branches_equal_the_planned_runs_bit_for_bit(make_run, variant, precision, every):
+@pytest.mark.parametrize(("variant", "how"), pairwise(VARIANTS, [("fp32", 3), ("bf16", 5), ("fp16", 4)]), ids=str)
+def test_branches_equal_the_planned_runs_bit_for_bit(make_run, variant, how):
+    precision, every = how
     runs = grid(make_run, seeds=(0, 1), precision=precision, every=every, **variant)
     trainer = Trainer(Job(tuple(runs), Placement()))
     assert by_run(drain(trainer)) == alone(runs)

@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
+from support import pairwise
 from tape import DeviceOnly, Tape
 
 from scalectl.core.job import Job, Placement, State
@@ -57,8 +58,7 @@ def taped(monkeypatch):
     return tapes
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-@pytest.mark.parametrize("family", MODELS)
+@pytest.mark.parametrize(("family", "precision"), pairwise(list(MODELS), ["fp32", "bf16", "fp16"]))
 def test_a_recorded_pack_equals_the_plain_one_bit_for_bit(make_run, monkeypatch, family, precision):
     runs = [
         make_run(family=family, seed=seed, lr=1e-3 * (1 + seed), precision=precision, steps=40 + 7 * seed)

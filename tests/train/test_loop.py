@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from support import pairwise
 
 from scalectl.core.job import Job, Placement, State
 from scalectl.core.rows import Row
@@ -15,6 +16,7 @@ from scalectl.train import engine
 from scalectl.train import population as pop
 from scalectl.train.loop import Ended, Trainer, fresh, train
 
+PRECISIONS = ["fp32", "bf16", "fp16"]
 VARIANTS = [
     {},
     {"position": "rotary", "norm": "rms", "bias": False},
@@ -41,9 +43,11 @@ def by_run(events):
     return found
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-@pytest.mark.parametrize("variant", VARIANTS, ids=str)
-@pytest.mark.parametrize("k", [2, 8, pytest.param(32, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("k", "variant", "precision"),
+    pairwise([2, 8, 32], VARIANTS, PRECISIONS, slow=lambda k, variant, precision: k == 32),
+    ids=str,
+)
 def test_a_pack_equals_its_solos_bit_for_bit(make_run, variant, precision, k):
     runs = [
         make_run(seed=seed, lr=1e-3 * (1 + seed), weight_decay=0.1 * seed, clip=1.0 - 0.1 * seed, precision=precision,
@@ -140,9 +144,7 @@ def test_rows_are_the_same_however_far_the_engine_looks_ahead(make_run, ahead):
     assert trainer.tokens == sum(end.step for end in ends) * runs[0].batch_tokens
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-@pytest.mark.parametrize("stop", [1, 5, 7, 11])
-@pytest.mark.parametrize("family", MODELS)
+@pytest.mark.parametrize(("family", "stop", "precision"), pairwise(list(MODELS), [1, 5, 7, 11], PRECISIONS))
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(make_run, family, stop, precision):
     run = make_run(precision=precision, family=family)
     whole = by_run(train(Job((run,), Placement())))[run.run_id]
@@ -169,19 +171,21 @@ def test_micro_batches_change_nothing_but_rounding(make_run):
     assert [row.value for row in parts] == pytest.approx([row.value for row in whole], rel=1e-5)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"position": "rotary", "norm": "rms", "bias": False},
-        {"family": "encoder-decoder"},
-        {"family": "encoder-decoder", "norm_first": False},
-        {"family": "vit"},
-    ],
+    ("options", "precision"),
+    pairwise(
+        [
+            {},
+            {"position": "rotary", "norm": "rms", "bias": False},
+            {"family": "encoder-decoder"},
+            {"family": "encoder-decoder", "norm_first": False},
+            {"family": "vit"},
+        ],
+        PRECISIONS,
+    ),
     ids=str,
 )
-def test_recomputing_blocks_changes_no_bit(make_run, precision, options):
+def test_recomputing_blocks_changes_no_bit(make_run, options, precision):
     runs = tuple(make_run(seed=seed, precision=precision, **options) for seed in (1, 2))
     placement = Placement(micro_batch=2)
     assert by_run(train(Job(runs, dataclasses.replace(placement, recompute=True)))) == by_run(

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from support import pairwise
 
 from scalectl.core.job import Job, Placement
 from scalectl.core.rows import Row
@@ -48,19 +49,13 @@ def test_the_table_says_how_to_try_it(name):
     assert name in RATES
 
 
-def packs(shape, k, precision):
-    return pytest.param(shape, k, precision, marks=[pytest.mark.slow] if k == 32 and shape else [])
+SHAPES = [{}, {"d_model": 64, "tie": False}, {"mup_base_width": 64, "d_model": 32}, {"d_model": 8}]
 
 
 @ALL
 @pytest.mark.parametrize(
     ("shape", "k", "precision"),
-    [
-        packs(shape, k, precision)
-        for shape in ({}, {"d_model": 64, "tie": False}, {"mup_base_width": 64, "d_model": 32}, {"d_model": 8})
-        for k in (2, 8, 32)
-        for precision in ("fp32", "bf16", "fp16")
-    ],
+    pairwise(SHAPES, [2, 8, 32], ["fp32", "bf16", "fp16"], slow=lambda shape, k, precision: k == 32 and shape != {}),
     ids=str,
 )
 def test_a_pack_equals_its_solos_bit_for_bit(make_run, name, shape, k, precision):
