@@ -725,9 +725,11 @@ def report(
     from scalectl.commands import fit as fitting
     from scalectl.commands import report as command
     from scalectl.commands.target import find_target
+    from scalectl.core.machine import keep_freed_memory
     from scalectl.report import document, report_screen, terminal
     from scalectl.report.build import build_report
 
+    keep_freed_memory()
     request = fitting.Request(
         target=name,
         results=results,
@@ -921,8 +923,10 @@ def _request(
     best_over: str | None = None,
 ) -> Request:
     from scalectl.commands.fit import Request
+    from scalectl.core.machine import keep_freed_memory
     from scalectl.fit.bootstrap import Unit as Units
 
+    keep_freed_memory()
     if draws < 0:
         raise typer.BadParameter("--bootstrap is a number of draws, 0 for none")
     if not 0 < level < 1:

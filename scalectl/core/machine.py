@@ -36,6 +36,21 @@ def killed_for_memory() -> int:
     return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
 
 
+def keep_freed_memory() -> None:
+    """Arrays up to 32 MiB come from the heap, and what is freed stays there, until the process ends (glibc only).
+
+    By default glibc hands the top of the heap back whenever half a megabyte lies free there, and a fit, whose arrays
+    are that long, takes it again thousands of times. The numbers are M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of malloc.h;
+    32 MiB is the largest that it takes.
+    """
+    import ctypes
+
+    tune = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    for parameter, size in ((-3, 32 << 20), (-1, 1 << 30)):
+        if tune is not None:
+            tune(parameter, size)
+
+
 def resident(pid: int) -> int:
     """Memory that a process holds [bytes]; 0 of one that is gone."""
     import psutil
