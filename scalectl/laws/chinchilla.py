@@ -6,7 +6,6 @@ al. 2020 above a floor as well (β = 1 in these symbols), so that the data decid
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,12 +13,21 @@ import numpy as np
 from scalectl.core.rows import Points
 from scalectl.laws.jet import log_sum_exp
 from scalectl.laws.law import LOG_SPAN, Array, Law, Parameter, Theta, exact
-from scalectl.laws.powers import EXPONENT_GRID, EXPONENT_HIGH, FLOOR_GRID, UNITS, Term, above, sum_of_powers
+from scalectl.laws.powers import (
+    EXPONENT_GRID,
+    EXPONENT_HIGH,
+    FLOOR_GRID,
+    SIZES_AND_TOKENS,
+    UNITS,
+    above,
+    rescaling,
+    sum_of_powers,
+)
 
 CHINCHILLA = sum_of_powers(
     "chinchilla",
     "L = E + A/N^α + B/D^β",
-    (Term("A", "N", "alpha"), Term("B", "D", "beta")),
+    SIZES_AND_TOKENS,
     constant="E",
     needs=3,
     # Besiroglu et al. 2024, arXiv 2404.10102
@@ -40,22 +48,14 @@ def _predict(theta: Theta, points: Points) -> Any:
 
 def _basis(nonlinear: Theta, points: Points) -> dict[str, Any]:
     return {
-        coefficient: np.exp(-nonlinear[exponent] * np.log(points.axis(axis)))
-        for coefficient, axis, exponent in (("A", "N", "alpha"), ("B", "D", "beta"))
+        term.coefficient: np.exp(-nonlinear[term.exponent] * np.log(points.axis(term.axis)))
+        for term in SIZES_AND_TOKENS
     }
 
 
 def _link(nonlinear: Theta, measured: Array) -> tuple[Array, Array]:
     rest, power = above(nonlinear["E"], measured), 1.0 / nonlinear["gamma"]
     return rest**power, power * rest ** (power - 1.0)
-
-
-def _rescale(theta: Theta, units: Mapping[str, float]) -> dict[str, Any]:
-    changed = {
-        coefficient: theta[coefficient] * units.get(axis, 1.0) ** theta[exponent]
-        for coefficient, axis, exponent in (("A", "N", "alpha"), ("B", "D", "beta"))
-    }
-    return {**theta, **changed}
 
 
 CHINCHILLA_GAMMA = Law(
@@ -75,7 +75,7 @@ CHINCHILLA_GAMMA = Law(
     needs=3,
     predict=_predict,
     derivatives=exact(_predict, ("E", "A", "alpha", "B", "beta", "gamma")),
-    rescale=_rescale,
+    rescale=rescaling(SIZES_AND_TOKENS),
     example={"E": 1.8, "A": 2000.0, "alpha": 0.45, "B": 9000.0, "beta": 0.45, "gamma": 0.8},
     basis=_basis,
     link=_link,

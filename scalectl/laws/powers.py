@@ -28,6 +28,21 @@ class Term:
     helped: str = ""
 
 
+SIZES_AND_TOKENS = (Term("A", "N", "alpha"), Term("B", "D", "beta"))
+
+
+def rescaling(terms: tuple[Term, ...]) -> Callable[[Theta, Mapping[str, float]], dict[str, Any]]:
+    """`Law.rescale` of a law whose coefficients carry the unit of their axis to the power of their exponent."""
+
+    def rescale(theta: Theta, units: Mapping[str, float]) -> dict[str, Any]:
+        changed = dict(theta)
+        for term in terms:
+            changed[term.coefficient] = theta[term.coefficient] * units.get(term.axis, 1.0) ** theta[term.exponent]
+        return changed
+
+    return rescale
+
+
 def above(floor: Any, measured: Array) -> Array:
     """What is left of losses above a trial floor, kept from 0 where noise crosses it: for starts alone."""
     rest = measured - floor
@@ -79,12 +94,6 @@ def sum_of_powers(
         columns: dict[str, Any] = {constant: np.ones(len(points))} if constant else {}
         return columns | {term.coefficient: power for term, _, power in powers(nonlinear, points)}
 
-    def rescale(theta: Theta, units: Mapping[str, float]) -> dict[str, Any]:
-        changed = dict(theta)
-        for term in terms:
-            changed[term.coefficient] = theta[term.coefficient] * units.get(term.axis, 1.0) ** theta[term.exponent]
-        return changed
-
     unit = UNITS["L"]
     parameters = [Parameter(constant, "linear", 0.0, np.inf, floor=True, unit=unit)] if constant else []
     for term in terms:
@@ -101,7 +110,7 @@ def sum_of_powers(
         needs=needs,
         predict=predict,
         derivatives=derivatives,
-        rescale=rescale,
+        rescale=rescaling(terms),
         example=example,
         basis=basis,
         along=along,

@@ -8,14 +8,13 @@ R_N))). R_D and R_N are the paper's R*_D and R*_N.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from scalectl.core.rows import Points
 from scalectl.laws.law import Law, Parameter, Theta, exact
-from scalectl.laws.powers import EXPONENT_GRID, EXPONENT_HIGH
+from scalectl.laws.powers import EXPONENT_GRID, EXPONENT_HIGH, SIZES_AND_TOKENS, rescaling
 
 EXPONENT_LOW = 1e-3  # the best size divides by exponents. Ours.
 # Half-lives in repeats: the first repeats of the data, and more than anybody trains, so that nothing fades. Ours.
@@ -63,14 +62,6 @@ def _basis(nonlinear: Theta, points: Points) -> dict[str, Any]:
     }
 
 
-def _rescale(theta: Theta, units: Mapping[str, float]) -> dict[str, Any]:
-    changed = {
-        coefficient: theta[coefficient] * units.get(axis, 1.0) ** theta[exponent]
-        for coefficient, axis, exponent in (("A", "N", "alpha"), ("B", "D", "beta"))
-    }
-    return {**theta, **changed}
-
-
 REPEATS = "add runs that repeat less data more often, beyond 4 epochs (data.unique_tokens)"
 EXCESS = "add sizes far beyond what their distinct tokens feed best"
 
@@ -92,7 +83,7 @@ REPETITION = Law(
     needs=3,
     predict=_predict,
     derivatives=exact(_predict, tuple(p.name for p in PARAMETERS)),
-    rescale=_rescale,
+    rescale=rescaling(SIZES_AND_TOKENS),
     # Muennighoff et al. 2023, as fitted there
     example={"E": 1.87, "A": 521.0, "alpha": 0.353, "B": 1488.0, "beta": 0.353, "R_D": 15.4, "R_N": 5.3},
     basis=_basis,
