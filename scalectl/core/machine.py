@@ -88,6 +88,19 @@ def device_name(device: str) -> str:
     return (listed.splitlines() or ["cuda"])[0].strip()
 
 
+@functools.cache
+def driver(device: str) -> str | None:
+    """Version of the driver of GPUs, without torch; None of a CPU, or where nvidia-smi does not answer."""
+    if device == "cpu":
+        return None
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        listed = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return next((line.strip() for line in listed.splitlines()), None)
+
+
 def memory_available() -> int | None:
     """Memory that can be taken without swapping [bytes], within such limits; None if the kernel is silent."""
     lines = _MEMORY.read_text().splitlines() if _MEMORY.exists() else []

@@ -22,7 +22,7 @@ from scalectl.core.rows import Row
 from scalectl.core.run import RunConfig
 from scalectl.core.units import size
 from scalectl.models import ledger_of
-from scalectl.optim.trunks import split_step
+from scalectl.optim.trunks import occupancy, split_step, trunks
 from scalectl.store import live
 from scalectl.store.layout import Store
 from scalectl.store.live import NOBODY, Claim, Keeper, Live
@@ -45,7 +45,8 @@ class Attempt:
 
     Args: store: where rows go; tell: receives one message per event (`began`, `beat`, `ended`, `busy`);
     stopping: asked before every step; once true, every run is checkpointed and left paused; keeper: who takes the runs
-    over if this process outlives it; source: digest of the code that this process runs.
+    over if this process outlives it; source: digest of the code that this process runs; command: that started the
+    sweep.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Attempt:
         stopping: Callable[[], bool],
         keeper: Keeper = NOBODY,
         source: str = "",
+        command: str = "",
     ) -> None:
         self.store = store
         self.job = job
@@ -63,6 +65,7 @@ class Attempt:
         self.stopping = stopping
         self.keeper = keeper
         self.source = source
+        self.command = command
         self.sources: dict[str, tuple[str, ...]] = {}  # of all attempts that a run's numbers come from
         self.runs: dict[str, RunConfig] = {}
         self.lives: dict[str, Live] = {}
@@ -233,7 +236,7 @@ class Attempt:
             self.histories = {run_id: held for run_id, held in self.histories.items() if run_id in following.values()}
         for event in events:
             if isinstance(event, Ended):
-                self._end(event.run_id, event.state, event.step, event.message)
+                self._end(event.run_id, event.state, event.step, event.message, event.device_seconds)
 
     def _take_over(self, split: Split) -> None:
         """Give a run the rows of its trunk."""
@@ -256,7 +259,18 @@ class Attempt:
                 checkpoint.save(self.lives[run_id], progress)
                 self.saved[run_id] = progress.step
 
-    def _end(self, run_id: str, state: State, step: int, message: str) -> None:
+    def _planned(self, run: RunConfig) -> dict[str, float | None]:
+        """What was planned for a run; what it took in the end is in the index: D, C_exact, seconds."""
+        tokens = run.steps * run.batch_tokens
+        spent = occupancy(trunks(self.job.runs, branch=self.job.placement.branch), self.job.placement.rows)
+        share = run.steps / sum(steps for _, steps in spent)
+        return {
+            "planned_tokens": tokens,
+            "planned_flops": float(ledger_of(run.model).flops_per_token() * tokens),
+            "planned_seconds": self.job.seconds * share or None,
+        }
+
+    def _end(self, run_id: str, state: State, step: int, message: str, device_seconds: float | None = None) -> None:
         """Write the run's one file, then remove its folder; that of a failed run stays, to be retried from."""
         run, folder = self.runs[run_id], self.lives[run_id]
         if not self.claims[run_id].held():
@@ -265,7 +279,9 @@ class Attempt:
         rows, notes = folder.rows()
         for note in notes:
             self._log(run_id, note)
-        about = provenance(self.placement, self.pack, self.started, self.split.get(run_id, 0), self.sources[run_id])
+        split, sources = self.split.get(run_id, 0), self.sources[run_id]
+        spent = self._planned(run) | {"device_seconds": device_seconds}
+        about = provenance(self.placement, self.pack, self.started, split, sources, self.command, spent)
         if fault.PLANNED:
             fault.hit("worker.before_file", step, run=run_id)
         write_run(self.store, run, rows, state, about, index_columns(run, step, about), message)

@@ -37,6 +37,7 @@ def save(live: Live, progress: Progress) -> None:
         "train_count": progress.train_count,
         "last_loss": progress.last_loss,
         "seconds": progress.seconds,
+        "device_seconds": progress.device_seconds,
         "split": progress.split,
     }
 
@@ -76,6 +77,7 @@ def load(live: Live) -> Progress | None:
         last_loss=held["last_loss"],
         seconds=held["seconds"],
         split=held.get("split", 0),  # absent before there were trunks
+        device_seconds=held.get("device_seconds", held["seconds"]),  # absent before packs were shared out
     )
 
 

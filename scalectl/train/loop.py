@@ -35,12 +35,13 @@ class Split(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """A run left the pack for good: done, or diverged with the reason."""
+    """A run left the pack for good: done, or diverged with the reason. device_seconds: as of Progress."""
 
     run_id: str
     state: State
     step: int
     message: str
+    device_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,8 @@ class Progress:
 
     step: steps taken; row: parameters and optimiser state; train_sum, train_count: losses since the last row on train;
     last_loss: of the last step [nats/token]; seconds: trained so far, over all attempts; split: the step up to which it
-    was trained as another run's row, 0 for none.
+    was trained as another run's row, 0 for none; device_seconds: what its own row took of them, each second shared out
+    among the models of the step and counted once for each thread.
     """
 
     step: int
@@ -59,13 +61,15 @@ class Progress:
     last_loss: float = math.nan
     seconds: float = 0.0
     split: int = 0
+    device_seconds: float = 0.0
 
 
 @dataclass
 class _Seat:
     """A run's place in the pack; its matrix row is its position in the list of seats.
 
-    followers: runs that are the same so far, by split step; since: clock [s] when it was seated, None while parked.
+    followers: runs that are the same so far, by split step; since: clock [s] when it was seated, None while parked;
+    share: of the device since then.
     """
 
     run: RunConfig
@@ -79,11 +83,31 @@ class _Seat:
     followers: list[RunConfig]
     schedule: Any = field(repr=False)
     since: float | None = None
+    device_before: float = 0.0
+    share: float = 1.0
 
     @property
     def seconds(self) -> float:
         """Trained so far [s]."""
-        return self.seconds_before + (0.0 if self.since is None else time.monotonic() - self.since)
+        return self.seconds_before + self._sitting
+
+    @property
+    def device_seconds(self) -> float:
+        """What its row took of the device so far [s]."""
+        return self.device_before + self.share * self._sitting
+
+    @property
+    def _sitting(self) -> float:
+        return 0.0 if self.since is None else time.monotonic() - self.since
+
+    def sit(self, share: float) -> None:
+        """Train from now on, or on, with this share of the device."""
+        self.rise()
+        self.since, self.share = time.monotonic(), share
+
+    def rise(self) -> None:
+        """Wait."""
+        self.seconds_before, self.device_before, self.since = self.seconds, self.device_seconds, None
 
     def turn(self, ahead: int) -> Turn:
         """Its part in the step that comes `ahead` steps from now."""
@@ -145,7 +169,7 @@ class Trainer:
             seat = _seat(trunk, progress)
             placed.append((seat, progress.row))
             if trunk.origin != trunk.carrier:
-                seat.split = progress.step
+                seat.split, seat.device_before = progress.step, 0.0
                 self.splits.append(Split(seat.run_id, trunk.origin.run_id, progress.step))
         placed, self.parked = placed[: self.room], placed[self.room :]
         self.seats = [seat for seat, _ in placed]
@@ -153,8 +177,7 @@ class Trainer:
         self.engine = open_engine(runs, [row for _, row in placed], self.data, job.placement)
         self.widest = len(self.seats)  # the most rows in one step so far
         self.tokens = 0  # trained on by all runs
-        for seat in self.seats:
-            seat.since = time.monotonic()
+        self._sit()
 
     @property
     def running(self) -> bool:
@@ -177,7 +200,8 @@ class Trainer:
         rows = [(seat, row) for seat, row in self.parked if seat.run_id == run_id]
         rows += [(seat, self.engine.row(k)) for k, seat in enumerate(self.seats) if seat.run_id == run_id]
         ((seat, row),) = rows
-        return Progress(seat.step, row, seat.train_sum, seat.train_count, seat.last_loss, seat.seconds, seat.split)
+        sums = seat.train_sum, seat.train_count
+        return Progress(seat.step, row, *sums, seat.last_loss, seat.seconds, seat.split, seat.device_seconds)
 
     def step(self) -> list[Row | Split | Ended]:
         """Take a step with every row, or several where the engine would rather look ahead and nothing is due between.
@@ -233,7 +257,8 @@ class Trainer:
                 places += [(held, k) for held in (seat, *branches)]
             else:
                 splits += [Split(run.run_id, seat.run_id, end.step) for run in seat.followers]
-                told += [end._replace(run_id=run.run_id) for run in (*seat.followers, seat)]
+                told += [end._replace(run_id=run.run_id) for run in seat.followers]
+                told.append(end._replace(device_seconds=seat.device_seconds))
         if ends or splits:
             self._arrange(places)
         return [*splits, *told]
@@ -292,14 +317,17 @@ class Trainer:
         for i, (seat, row) in enumerate(waiting):
             if i not in chosen:
                 self.parked.append((seat, self.engine.row(row) if isinstance(row, int) else row))
-                seat.seconds_before, seat.since = seat.seconds, None
+                seat.rise()
         going = [waiting[i] for i in sorted(chosen)]
         self.seats = [seat for seat, _ in going]
-        for seat in self.seats:
-            seat.since = time.monotonic() if seat.since is None else seat.since
+        self._sit()
         if going:
             self.engine.arrange([row for _, row in going], [seat.run for seat in self.seats])
         self.widest = max(self.widest, len(self.seats))
+
+    def _sit(self) -> None:
+        for seat in self.seats:
+            seat.sit(self.job.placement.threads / len(self.seats))
 
 
 def _seat(trunk: Trunk, p: Progress) -> _Seat:
@@ -315,6 +343,7 @@ def _seat(trunk: Trunk, p: Progress) -> _Seat:
         p.split,
         list(trunk.followers),
         SCHEDULES[run.schedule.name],
+        device_before=p.device_seconds,
     )
 
 
@@ -322,7 +351,11 @@ def _branches(seat: _Seat) -> list[_Seat]:
     """The followers whose cooldown begins now, as seats; they follow no longer."""
     now = [run for run in seat.followers if split_step(run) == seat.step]
     del seat.followers[: len(now)]
-    return [replace(seat, run=run, run_id=run.run_id, split=seat.step, followers=[]) for run in now]
+    held = [replace(seat, run=run, run_id=run.run_id, split=seat.step, followers=[]) for run in now]
+    for branch in held:
+        branch.rise()
+        branch.device_before = 0.0  # the trunk's are its carrier's
+    return held
 
 
 def train(job: Job, begin: Mapping[str, Progress] | None = None) -> Iterator[Row | Split | Ended]:

@@ -32,13 +32,15 @@ from scalectl.optim.schedules import SCHEDULES
 from scalectl.store.layout import Store, open_store
 from scalectl.store.live import NOBODY, Keeper, process_start
 from scalectl.tasks import TASKS
+from scalectl.train.provenance import command_of
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 def encode(job: AnyJob) -> str:
     """A job as one JSON line."""
-    return json.dumps({"runs": [record(run) for run in job.runs], "placement": asdict(job.placement)})
+    runs = [record(run) for run in job.runs]
+    return json.dumps({"runs": runs, "placement": asdict(job.placement), "seconds": job.seconds})
 
 
 def decode(line: str) -> AnyJob:
@@ -52,9 +54,10 @@ def decode(line: str) -> AnyJob:
     data = json.loads(line)
     placement = {**data["placement"], **{name: tuple(data["placement"][name]) for name in ("search", "cores")}}
     runs = [restore(run, options) for run in data["runs"]]
+    seconds = data.get("seconds", 0.0)  # an orchestrator that was started before an edit does not say it
     if isinstance(runs[0], CommandRun):
-        return CommandJob(runs[0], Placement(**placement))
-    return Job(tuple(run for run in runs if isinstance(run, RunConfig)), Placement(**placement))
+        return CommandJob(runs[0], Placement(**placement), seconds)
+    return Job(tuple(run for run in runs if isinstance(run, RunConfig)), Placement(**placement), seconds)
 
 
 def die_with(parent: int) -> None:
@@ -122,6 +125,7 @@ def attempt(
     stopping: Callable[[], bool],
     keeper: Keeper = NOBODY,
     source: str = "",
+    command: str = "",
 ) -> None:
     """Go through a job; a script inherits the cores of this process.
 
@@ -141,12 +145,12 @@ def attempt(
     from scalectl.train.attempt import Attempt
 
     spread(job.placement)
-    Attempt(store, job, tell, stopping, keeper, source).run()
+    Attempt(store, job, tell, stopping, keeper, source, command).run()
 
 
 def main(store_root: str, parent: int, cpu: str, kind: str, *, detached: bool = False) -> None:
     """Serve jobs until stdin ends. kind: of the jobs to come, `models` or `commands`: the latter need no torch."""
-    source = code_digest()  # of what is imported next
+    source, command = code_digest(), command_of(parent)  # of what is imported next; of who asked
     keeper = NOBODY
     if detached:
         keeper = Keeper(parent, process_start(parent) or 0)
@@ -167,7 +171,7 @@ def main(store_root: str, parent: int, cpu: str, kind: str, *, detached: bool = 
         if fault.PLANNED:
             fault.hit("worker.received")
         try:
-            attempt(store, decode(line), tell, lambda: stop.asked, keeper, source)
+            attempt(store, decode(line), tell, lambda: stop.asked, keeper, source, command)
         except DeviceError as error:
             tell({"event": "device", "message": error.what})
             os._exit(error.exit_code)  # nothing that this process asks of the device is answered any more

@@ -1,12 +1,15 @@
 """One attempt at a job: what is on disk after it ends, fails, or is stopped."""
 
+import subprocess
+
 import pytest
 
 from scalectl.core.job import Job, Placement, State
 from scalectl.models.decoder import forward as decoder
 from scalectl.store.layout import open_store
 from scalectl.store.live import live, state_of
-from scalectl.store.reader import read_run
+from scalectl.store.reader import read_meta, read_run
+from scalectl.train import checkpoint, provenance
 from scalectl.train.attempt import Attempt
 
 
@@ -103,3 +106,53 @@ def test_a_finished_run_is_not_trained_again(store, make_run):
     before = store.run_file(run.run_id).stat().st_mtime_ns
     assert attempt(store, run) == []
     assert store.run_file(run.run_id).stat().st_mtime_ns == before
+
+
+def test_a_run_says_who_trained_it_where_and_what_it_took_of_what_was_planned(store, make_run, tmp_path, monkeypatch):
+    code = tmp_path / "code"
+    code.mkdir()
+    (code / "sweep.toml").write_text("steps = 1")
+    git = ["git", "-C", str(code), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"]):
+        subprocess.run([*git, *words], check=True)
+    monkeypatch.chdir(code)
+    runs = (make_run(seed=1), make_run(seed=2))
+    job = Job(runs, Placement(threads=2), seconds=12.0)
+    Attempt(store, job, lambda message: None, lambda: False, source="abc", command="scalectl sweep a.toml").run()
+    meta = read_meta(store.run_file(runs[0].run_id))
+    held = meta.provenance
+    assert held["git_commit"] == subprocess.check_output([*git, "rev-parse", "HEAD"], text=True).strip()
+    assert not held["git_dirty"]
+    assert held["folder"] == str(code)
+    assert (held["command"], held["source"], held["driver"]) == ("scalectl sweep a.toml", "abc", None)
+    assert {
+        "scalectl",
+        "python",
+        "torch",
+        "numpy",
+        "cuda",
+        "platform",
+        "kernel",
+        "host",
+        "started",
+        "ended",
+    } <= held.keys()
+    assert (held["planned_tokens"], held["planned_seconds"]) == (meta.columns["D"], 12.0)
+    assert held["planned_flops"] == meta.columns["C_exact"]
+    share = [read_meta(store.run_file(run.run_id)).provenance["device_seconds"] for run in runs]
+    seconds = read_run(store.run_file(runs[0].run_id)).rows()[-1].seconds
+    assert 0.9 * seconds < share[0] < 2 * seconds  # half of two threads, and what came after the last row
+    assert abs(share[0] - share[1]) < 0.05 * share[0]
+    (code / "sweep.toml").write_text("steps = 2")
+    provenance.git_state.cache_clear()  # as in another process
+    later = make_run(seed=3)
+    attempt(store, later)
+    assert read_meta(store.run_file(later.run_id)).provenance["git_dirty"]
+
+
+def test_time_on_the_device_goes_on_from_a_checkpoint(store, make_run):
+    run = make_run()
+    attempt(store, run, stopping=failing_after(7))
+    before = checkpoint.load(live(store, run.run_id)).device_seconds
+    attempt(store, run)
+    assert 0 < before < read_meta(store.run_file(run.run_id)).provenance["device_seconds"]

@@ -226,6 +226,7 @@ def test_branches_on_disk_equal_planned_runs_and_say_where_they_split(store, und
     assert measured(store, runs) == expected
     about = [read_meta(store.run_file(run.run_id)).provenance for run in runs[:3]]
     assert [(held["split"], held["pack"]) for held in about] == [(8, 4), (10, 4), (0, 4)]
+    assert about[0]["device_seconds"] < about[2]["device_seconds"]  # a trunk's time is its carrier's
     assert not list(store.lives.iterdir())
 
 
