@@ -33,6 +33,7 @@ LEAST_ROUNDS = 3
 PATIENCE = 3.0  # seconds of rounds after which the least number of them has to do, and the search goes no further
 FASTER = 1.05  # of a doubled or halved K, for the search to go on from it; ours: above the noise of a median
 MOST = 64  # models in a pack; ours: nothing gained from 32 on in any shape tried
+HOPELESS = 2.0  # times slower; ours: no pack makes up for it, and bf16 is 10 times slower where a CPU emulates it
 NEVER = 10**9  # steps
 
 
@@ -65,7 +66,8 @@ class Candidate:
         self.evaluate()
         begin = self.clock()
         self.trainer.step()
-        self.calls = max(1, int(SLICE / (self.clock() - begin)))
+        self.first = self.clock() - begin  # seconds of one step
+        self.calls = max(1, int(SLICE / self.first))
         after = _peak(device)
         self.memory = None if before is None or after is None else after - before
 
@@ -102,6 +104,8 @@ def measure(
 ) -> list[dict[int, Seen]]:
     """Measure packs of each of the runs, all candidates of all runs in interleaved rounds.
 
+    A precision that is HOPELESS times slower than the first run's is seen alone and once: it is said to be slower.
+
     Args: starts: the K that shapes suggest, for each run; most: largest K, 1 for runs that cannot be packed;
     memory: that all candidates together may take [bytes].
     Returns: for each run what was seen, by K; 1 is always among them.
@@ -109,16 +113,20 @@ def measure(
     Candidate(runs[0], 1, placement)  # what the first step of a process takes is no candidate's
     found: dict[tuple[int, int], Candidate] = {}
     wanted = {(i, k) for i, start in enumerate(starts) for k in (1, start // 2, start, 2 * start) if 1 <= k <= most}
+    slow: set[int] = set()
     taken = 0.0
     spent = 0.0
     while wanted:
         for i, k in sorted(wanted, key=lambda key: key[1]):
             alone = found.get((i, 1))
             each = (alone.memory or 0) if alone else 0
-            if k == 1 or taken + k * each <= memory:
+            if k == 1 or (i not in slow and taken + k * each <= memory):
                 found[i, k] = Candidate(runs[i], k, placement)
                 taken += found[i, k].memory or 0
-        spent += _rounds([held for key, held in found.items() if key in wanted])
+            if i and k == 1 and found[i, 1].first > HOPELESS * found[0, 1].first:
+                slow.add(i)
+                spent += found[i, 1].once()
+        spent += _rounds([held for key, held in found.items() if key in wanted and key[0] not in slow])
         if spent > PATIENCE * len(runs):
             break
         wanted = {(i, k) for i in range(len(runs)) for k in _next(_of(found, i), most)} - found.keys()
