@@ -7,7 +7,8 @@ one core: in each round every contender is measured once, each second round back
 rounds of the ratios within a round, so that a machine whose speed drifts slows both sides. A trial before the rounds
 gives each peer the best of its settings (attention, activation, optimiser, allocator), and a pack its best K. Peers as
 they come, with torch's default AdamW and allocator, stand beside them: goals are judged against both. The peak is a
-product of large matrices, measured in the same rounds; FLOPs are the ledger's exact ones.
+product of large matrices, measured in the same rounds; FLOPs are the ledger's exact ones. Where the processor has no
+products of bf16, which torch then emulates at a tenth of the speed or less, bf16 and its goals are left out.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ SHAPES = (
 )
 PACKS = ((4, 8, 16, 32), (2, 4, 8), (2, 4), (2,), (2,))  # K tried at each shape
 PRECISIONS = ("fp32", "bf16")
+EMULATED = 2  # times that a small step in bf16 takes longer than in fp32 where products of bf16 are emulated, at least
 AS_IT_COMES = ", as it comes"
 PLAIN, NANOGPT, HF = "plain torch.nn, fp32", "nanoGPT, fp32", "HF GPT-2, fp32"
 Spec = dict[str, Any]
@@ -122,6 +124,14 @@ class Bench:
         self.workers = workers
         self.shares: list[float] = []  # of the core's time that a contender got
         self.skipped: list[str] = []
+        self.precisions = PRECISIONS
+        small = {kind: {"kind": "engine", "precision": kind, "k": 1, "allocator": True} for kind in PRECISIONS}
+        rates = [self.measure(SHAPES[1], spec, 0.01) for spec in small.values()]
+        if rates[0] is not None and rates[1] is not None and rates[0] > EMULATED * rates[1]:
+            self.precisions = PRECISIONS[:1]
+            self.skipped.append(
+                f"bf16 is left out: this processor emulates it, {rates[0] / rates[1]:.0f} times slower than fp32."
+            )
 
     def measure(self, shape: Shape, spec: Spec, seconds: float) -> float | None:
         """Work per second, None where the contender is not to be had."""
@@ -149,7 +159,9 @@ class Bench:
 
     def run(self, index: int, shape: Shape) -> dict[str, Entry]:
         """All contenders at one shape, by name."""
-        entries = [entry for entry in entries_of(index, shape, self.given) if self.choose(shape, entry)]
+        entries = [
+            entry for entry in entries_of(index, shape, self.given, self.precisions) if self.choose(shape, entry)
+        ]
         for turn in range(self.given.rounds):
             for entry in entries if turn % 2 == 0 else entries[::-1]:
                 rate = self.measure(shape, entry.chosen, self.given.seconds)
@@ -158,9 +170,9 @@ class Bench:
         return {entry.name: entry for entry in entries}
 
 
-def entries_of(index: int, shape: Shape, given: argparse.Namespace) -> Iterator[Entry]:
+def entries_of(index: int, shape: Shape, given: argparse.Namespace, precisions: Sequence[str]) -> Iterator[Entry]:
     """Every contender with its settings."""
-    for precision in PRECISIONS:
+    for precision in precisions:
         common: dict[str, Any] = {"precision": (precision,), "allocator": (True,)}
         yield Entry(f"peak, {precision}", {"kind": ("peak",), **common})
         engine = {"kind": ("engine",), **common}
@@ -183,7 +195,8 @@ def entries_of(index: int, shape: Shape, given: argparse.Namespace) -> Iterator[
         yield Entry(f"{name}, fp32", {**peer, **tuned})
         if name != "litgpt":
             yield Entry(f"{name}, fp32{AS_IT_COMES}", {**peer, **as_it_comes})
-            yield Entry(f"{name}, bf16 autocast", {**peer, **tuned, "precision": ("bf16",)})
+            if "bf16" in precisions:
+                yield Entry(f"{name}, bf16 autocast", {**peer, **tuned, "precision": ("bf16",)})
             if given.compile:
                 yield Entry(f"{name}, fp32 compiled", {**peer, **tuned, "optimizer": ("fused",), "compile": (True,)})
 
@@ -224,8 +237,9 @@ class Goal:
 def goals(measured: Sequence[dict[str, Entry]], shapes: Sequence[Shape]) -> Iterator[Goal]:
     """Every ratio to reach that these shapes can tell."""
     for index, (shape, entries) in enumerate(zip(shapes, measured, strict=True)):
-        solo = {precision: entries[f"one row, {precision}"] for precision in PRECISIONS}
-        best = max(PRECISIONS, key=lambda precision: solo[precision].median)
+        names = {precision: f"one row, {precision}" for precision in PRECISIONS}
+        solo = {precision: entries[name] for precision, name in names.items() if name in entries}
+        best = max(solo, key=lambda precision: solo[precision].median)
         peer = NANOGPT if NANOGPT in entries else PLAIN
         for name in (peer, peer + AS_IT_COMES):
             ratio = over(solo[best], entries[name])
@@ -236,7 +250,7 @@ def goals(measured: Sequence[dict[str, Entry]], shapes: Sequence[Shape]) -> Iter
                 ratio = over(entries["one row, fp32"], entries[name])
                 yield Goal(f"one row, fp32 / {name}", str(shape), FP32_AGAINST_HF[index], ratio)
     for shape, entries in zip(shapes, measured, strict=True):
-        for precision in PRECISIONS:
+        for precision in (precision for precision in PRECISIONS if f"packed, {precision}" in entries):
             solo_, name = entries[f"one row, {precision}"], f"packed, {precision}"
             if shape.ledger.params("total") <= SMALL_PARAMETERS:
                 yield Goal(f"{name} / one row", str(shape), PACK_OF_SMALL, over(entries[name], solo_))
@@ -244,7 +258,7 @@ def goals(measured: Sequence[dict[str, Entry]], shapes: Sequence[Shape]) -> Iter
             if planned is not None:
                 yield Goal(f"{planned.name} / one row", str(shape), PACK_AT_LEAST, over(planned, solo_))
     for (precision, index), goal in SHARE_OF_PEAK.items():
-        if index < len(measured):
+        if index < len(measured) and f"peak, {precision}" in measured[index]:
             entries = measured[index]
             flops = shapes[index].ledger.flops_per_token()
             share = over(entries[f"one row, {precision}"], entries[f"peak, {precision}"], flops)
@@ -283,7 +297,7 @@ def chosen(measured: Sequence[dict[str, Entry]], shapes: Sequence[Shape]) -> lis
 
 def profiles(bench: Bench, shapes: Sequence[Shape], seconds: float) -> Iterator[Section]:
     """Where a step goes, one table for each precision and pack, microseconds and shares."""
-    for precision, k in (("fp32", 1), ("bf16", 1), ("fp32", 8), ("bf16", 8)):
+    for k, precision in ((k, precision) for k in (1, 8) for precision in bench.precisions):
         known = shapes if k == 1 else shapes[:1]
         request = {"precision": precision, "k": k, "seconds": seconds}
         found = [bench.workers[True].ask(shape, profile=request) for shape in known]
