@@ -12,7 +12,7 @@ parameters taken out, and they know no size.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -127,7 +127,6 @@ def resamples(
     if unit not in UNITS:
         raise UsageError(f"{unit} is not a unit of resampling", remedy=f"use {', '.join(UNITS)}")
     law, points = fitted.law, fitted.points
-    free = len(law.names) - len(fitted.fixed)
     groups = sizes(law, points) if unit == "size" else np.arange(len(points))
     units = int(groups.max()) + 1
     if unit == "size" and units < MIN_SIZES:
@@ -135,14 +134,24 @@ def resamples(
             f"resampling sizes needs at least {MIN_SIZES} sizes; the points have {units}",
             remedy="add sizes, or use --unit run, whose interval leaves out how far the law itself is off",
         )
-    # Sizes have to determine what one axis has to determine; runs and residuals, every parameter.
-    spare = units - (max(1, law.needs - len(fitted.fixed)) if unit == "size" else free)
+    spare = units - _determined(fitted, unit)
     if unit == "residual":
         if again is not None:
             raise UsageError("residuals say nothing of the choice between runs", remedy="use --unit size or --unit run")
         return Resamples(None, _resampled_losses(fitted, n, rng), unit, units, spare, 0)
     (weights,), unusable = fitting_resamples([fitted], lambda count: [resample(groups, count, rng)], n)
     return Resamples(weights, None if again is None else again(weights), unit, units, spare, unusable)
+
+
+def _determined(fitted: Fit, unit: Unit) -> int:
+    """Sizes have to determine what one axis has to determine; runs and residuals, every parameter."""
+    fixed = len(fitted.fixed)
+    return max(1, fitted.law.needs - fixed) if unit == "size" else len(fitted.law.names) - fixed
+
+
+def counted_as(draws: Draws, fitted: Fit, unit: Unit) -> Draws:
+    """Draws over sizes of one run each as draws over runs, or the reverse: the same resamples, other spare units."""
+    return replace(draws, unit=unit, spare=draws.units - _determined(fitted, unit))
 
 
 @np.errstate(all="ignore")

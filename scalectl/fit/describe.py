@@ -12,7 +12,7 @@ import numpy.typing as npt
 from scalectl.core.errors import FitError
 from scalectl.core.rows import Floats, Points
 from scalectl.core.units import counted, listed
-from scalectl.fit.bootstrap import MIN_SIZES, Draws, Unit, bootstrap, sizes
+from scalectl.fit.bootstrap import MIN_SIZES, Draws, Unit, bootstrap, counted_as, sizes
 from scalectl.fit.estimate import Fit, Status, fit, without
 from scalectl.fit.objective import Objective
 from scalectl.fit.predict import FLOPS_PER_PARAMETER_TOKEN, band, optimum
@@ -81,6 +81,9 @@ def describe(
     streams = rng.spawn(1 + len(also))
     for wanted, stream in zip((unit, *also), streams, strict=True):
         if draws and wanted not in by_unit and not (wanted == "size" and count < MIN_SIZES):
+            if count == len(points) and unit in by_unit and {unit, wanted} == {"run", "size"}:
+                by_unit[wanted] = counted_as(by_unit[unit], fitted, wanted)
+                continue
             try:
                 by_unit[wanted] = bootstrap(fitted, draws, wanted, stream, again)
             except FitError as error:

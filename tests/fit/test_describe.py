@@ -13,6 +13,7 @@ from scalectl.fit.describe import describe
 from scalectl.fit.estimate import fit
 from scalectl.fit.predict import allocate, beyond, optimum, predict_loss, reach
 from scalectl.fit.select import choose, holdout, largest
+from scalectl.fit.stats import confint
 from scalectl.laws import LAWS, where
 
 SIZES = np.array([2e3, 8e3, 3.2e4, 1.3e5, 5e5])
@@ -114,6 +115,17 @@ def test_two_or_three_sizes_never_identify_a_power_law(count, unit, said):
     assert summary.unit == unit
     assert not any(summary.identified.values())
     assert said in summary.advice
+
+
+@pytest.mark.parametrize(("first", "second"), [("size", "run"), ("run", "size")])
+def test_sizes_of_one_run_each_are_resampled_once_for_both_units(first, second):
+    points = ladder(sizes=np.geomspace(2e3, 5e5, 8), seeds=1)
+    fitted, draws, summary = about(POWER_CONSTANT, points, unit=first, also=(second,))
+    assert set(summary.intervals_by_unit) == {"size", "run"}
+    other = bootstrap(fitted, 200, second, np.random.default_rng(0).spawn(2)[0])
+    assert (other.values == draws.values).all()
+    for name, held in summary.intervals_by_unit[second].items():
+        assert_allclose(held, confint(other, 0.95, fitted)[name])
 
 
 def test_without_draws_nothing_is_identified_and_nothing_is_invented():
