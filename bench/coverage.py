@@ -81,6 +81,9 @@ CASES = {
 }
 ISOFLOPS = {
     "approaches 6 x 9": Case("chinchilla", PUBLISHED, *isoflops(), 0.002, 0.0),
+    "approaches 12 x 20": Case(  # runs of twenty lengths at each size: the curves of approach 1
+        "chinchilla", PUBLISHED, *grid(np.geomspace(1e7, 1e10, 12), np.geomspace(1e8, 1e12, 20)), 0.002, 0.0
+    ),
 }
 
 

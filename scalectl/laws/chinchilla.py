@@ -2,6 +2,10 @@
 
 Source: Hoffmann et al. 2022 (arXiv 2203.15556), equation 2. With γ free the family holds the joint law of Kaplan et
 al. 2020 above a floor as well (β = 1 in these symbols), so that the data decide between the two; ours.
+
+Of nominal 95 % intervals over sizes | runs | residuals so many hold the truth (200 data sets, lowest parameter of each,
+8 sizes x 5 budgets, bench/coverage.py): noise alone 1.00 | .98 | .92, sizes .4 % off the law 1.00 | .79 | .64, of E
+1.00 | .98 | .87. On Epoch's 240 places over runs .92 to .98 (tests/fit/test_coverage.py).
 """
 
 from __future__ import annotations

@@ -2,6 +2,10 @@
 
 Source: Kaplan et al. 2020 (arXiv 2001.08361), equations 1.1 to 1.3; the floor as in Henighan et al. 2020
 (arXiv 2010.14701), equation 1.1.
+
+Of nominal 95 % intervals over sizes | runs | residuals so many hold the truth (200 data sets, lowest parameter of each,
+bench/coverage.py): A/X^α, 5 sizes x 3 seeds, noise alone 1.00 | .94 | .89, sizes 1 % off the law .98 | .78 | .66; with
+E, 8 x 3, noise alone 1.00 | .99 | .92, sizes .2 % off 1.00 | .96 | .85.
 """
 
 from __future__ import annotations
