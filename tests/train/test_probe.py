@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from math import inf
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(probe, "SLICE", 0.0)
     monkeypatch.setattr(probe, "LEAST_ROUNDS", 1)
     monkeypatch.setattr(probe, "PATIENCE", 0.0)
+    monkeypatch.setattr(probe, "HOPELESS", inf)
 
 
 def test_a_probe_takes_steps_of_k_models_that_learn_nothing(make_run, quick):
@@ -37,6 +39,21 @@ def test_every_run_is_measured_alone_and_around_the_k_it_begins_at(make_run, qui
     assert {1, 2, 4, 8} <= set(first)
     assert {1, 2} <= set(second)
     assert all(seen.step > 0 and seen.evaluation > 0 for seen in (*first.values(), *second.values()))
+
+
+def test_a_precision_that_is_hopelessly_slow_is_seen_alone_and_once(make_run, quick, monkeypatch):
+    monkeypatch.setattr(probe, "HOPELESS", 0.0)
+    taken = []
+    once = probe.Candidate.once
+    monkeypatch.setattr(
+        probe.Candidate,
+        "once",
+        lambda self: (taken.append((self.k, self.trainer.seats[0].run.precision)), once(self))[1],
+    )
+    first, second = probe.measure([make_run(), make_run(precision="bf16")], Placement(), [2, 2])
+    assert {1, 2} <= set(first)
+    assert list(second) == [1]
+    assert taken.count((1, "bf16")) == 1
 
 
 def test_runs_that_cannot_be_packed_are_measured_alone(make_run, quick):
