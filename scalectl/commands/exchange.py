@@ -12,6 +12,7 @@ from scalectl.commands.target import find_target, results_store
 from scalectl.core.cost import Convention
 from scalectl.core.errors import NothingMatched, StoreError, UsageError
 from scalectl.core.names import escaped
+from scalectl.core.units import counted
 from scalectl.store.exchange import export, import_store, import_table
 from scalectl.store.files import atomic_write
 from scalectl.store.sweeps import load_sweep
@@ -53,15 +54,19 @@ def bring(
     path = Path(source)
     if os.path.isdir(source):
         merged = import_store(store, path)
-        return Imported(merged.sweeps, len(merged.copied), len(merged.known), tuple(map(str, merged.damaged)))
+        notes = [
+            f"{counted(runs, 'run')} of {held} are none of its sweep file here; --all shows them too"
+            for held, runs in merged.further.items()
+        ]
+        return Imported(merged.sweeps, len(merged.copied), len(merged.known), (*notes, *map(str, merged.damaged)))
     if not os.path.isfile(source):
         raise NothingMatched(f"no file or folder {escaped(source)}")
     sweep = name or path.stem
     store.prepare()
     before = {held.stem for held in store.runs.glob("*.parquet")}
-    notes = import_table(store, path, sweep, mapping_of(maps), convention, mask_of(where))
+    said = import_table(store, path, sweep, mapping_of(maps), convention, mask_of(where))
     runs = set(load_sweep(store, sweep).current)
-    return Imported((sweep,), len(runs - before), len(runs & before), notes)
+    return Imported((sweep,), len(runs - before), len(runs & before), said)
 
 
 def take_out(named: str | None, results: str | None, output: str | None, *, long: bool = False) -> Exported:

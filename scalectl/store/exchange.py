@@ -34,12 +34,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Merge:
-    """What importing a store did. copied, known, damaged: runs; sweeps: names that were added or grew."""
+    """What importing a store did.
+
+    copied, known, damaged: runs; sweeps: names that were added or grew; further: of those that were here, the runs that
+    the sweep file here does not ask for, shown with --all.
+    """
 
     copied: tuple[str, ...]
     known: tuple[str, ...]
     sweeps: tuple[str, ...]
     damaged: tuple[Damaged, ...]
+    further: Mapping[str, int]
 
 
 def export(store: Store, name: str, *, long: bool = False) -> pd.DataFrame:
@@ -225,18 +230,21 @@ def import_store(store: Store, source: str | Path) -> Merge:
     store.prepare()
     for path, target in missing:
         atomic_write(target, path.read_bytes())
-    grown = [name for name in reversed(list_sweeps(other)) if _merge_sweep(store, other, name)]
-    return Merge(tuple(target.stem for _, target in missing), tuple(known), tuple(grown), tuple(damaged))
+    merged = {name: _merge_sweep(store, other, name) for name in reversed(list_sweeps(other))}
+    grown = tuple(name for name, runs in merged.items() if runs != 0)
+    further = {name: runs for name, runs in merged.items() if runs}
+    return Merge(tuple(target.stem for _, target in missing), tuple(known), grown, tuple(damaged), further)
 
 
-def _merge_sweep(store: Store, other: Store, name: str) -> bool:
+def _merge_sweep(store: Store, other: Store, name: str) -> int | None:
+    """Returns: runs added to a sweep that was here, None for one that was not."""
     theirs = load_sweep(other, name)
     if name not in list_sweeps(store):
         write_sweep(store, name, theirs.toml, theirs.rows)
-        return True
+        return None
     ours = load_sweep(store, name)
     here = {row["run_id"] for row in ours.rows}
     added = [row | {"current": False} for row in theirs.rows if row["run_id"] not in here]
     if added:  # our sweep file says what is current; their further runs are found with --all
         write_sweep(store, name, ours.toml, [*ours.rows, *added])
-    return bool(added)
+    return len(added)

@@ -255,6 +255,7 @@ def test_a_merged_store_has_the_runs_and_sweeps_of_both(store, other, lab):
     merge = import_store(store, other.root)
     assert (merge.copied, merge.known) == ((theirs.run_id,), (both.run_id,))
     assert set(merge.sweeps) == {"s", "only-there"}
+    assert merge.further == {"s": 1}
     assert set(refresh(store).frame()["run_id"]) == {run.run_id for run in (ours, both, theirs)}
     assert store.run_file(theirs.run_id).read_bytes() == other.run_file(theirs.run_id).read_bytes()
     assert read_run(store.run_file(both.run_id)).rows() == lab.rows(both)
@@ -262,7 +263,7 @@ def test_a_merged_store_has_the_runs_and_sweeps_of_both(store, other, lab):
     assert load_sweep(store, "s").earlier == (theirs.run_id,)
     assert load_sweep(store, "only-there").current == (theirs.run_id,)
     again = import_store(store, other.root)
-    assert (again.copied, again.sweeps) == ((), ())
+    assert (again.copied, again.sweeps, again.further) == ((), (), {})
 
 
 def test_a_merge_with_other_numbers_copies_nothing_at_all(store, other, lab):
