@@ -67,7 +67,7 @@ def wilson(score: Floats, items: Floats, confidence: float) -> tuple[Floats, Flo
     z = NormalDist().inv_cdf(confidence)
     middle = (score + z**2 / (2 * items)) / (1 + z**2 / items)
     half = z / (1 + z**2 / items) * np.sqrt(score * (1 - score) / items + z**2 / (4 * items**2))
-    return middle - half, middle + half
+    return np.maximum(0.0, middle - half), np.minimum(1.0, middle + half)  # rounding leaves 0 by 1e-17
 
 
 def first_above(curve: Curve, phi: float) -> int:

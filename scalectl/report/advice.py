@@ -41,7 +41,7 @@ class Advice:
 
 @dataclass(frozen=True)
 class Jump:
-    """A score that jumps. seeds: fewest runs of a size, None where they are not known; edge: at the largest size."""
+    """A score that jumps. seeds: fewest runs of a size near its threshold, None where they are not known; edge: at the largest size."""
 
     task: str
     seeds: int | None

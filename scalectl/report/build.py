@@ -176,7 +176,9 @@ def _jumps(view: ThresholdView | None) -> tuple[Jump, ...]:
     found = []
     for task in view.tasks if view is not None else ():
         if task.flagged:
-            seeds = [place.seeds for place in task.places if place.seeds is not None]
+            ends = [k for k, place in enumerate(task.places) if place.at in (task.bracket or ())]
+            near = task.places[ends[0] : ends[-1] + 2] if ends else task.places
+            seeds = [place.seeds for place in near if place.seeds is not None]
             found.append(Jump(task.task, min(seeds, default=None), task.label == "edge"))
     return tuple(found)
 

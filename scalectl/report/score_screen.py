@@ -14,7 +14,7 @@ from scalectl.emergence.calibrate import ITEMS, SIZES, Rates
 from scalectl.report.look import Look
 from scalectl.report.plot import MARKS, Axis, Band, Layer, Line, Marks, draw
 from scalectl.report.table import Across, Cell, Column, Row, paragraph, table
-from scalectl.report.views import TaskView, ThresholdView
+from scalectl.report.views import Place, TaskView, ThresholdView
 from scalectl.report.words import ADVICE, CONTEXT, CONVENTION, ESTIMATE, Lines
 
 # The labels of emergence.detector as a table has room for them.
@@ -135,6 +135,14 @@ def _jump(task: TaskView, view: ThresholdView, look: Look) -> Lines:
     return lines
 
 
+def _changing(places: Sequence[Place]) -> Sequence[Place]:
+    """At most four places in which the share of able seeds goes from none to all, ends included."""
+    shares = [place.able or 0.0 for place in places]
+    some = next((k for k, share in enumerate(shares) if share > 0), len(shares))
+    every = next((k for k in range(len(shares), 0, -1) if shares[k - 1] < 1), 0)
+    return places[max(0, some - 1) : every + 1][:4]
+
+
 def _name(task: TaskView) -> str:
     return f"{task.family}: {task.task}" if task.family else task.task
 
@@ -194,11 +202,10 @@ def _sentences(task: TaskView, view: ThresholdView) -> list[tuple[str, str]]:
     said.append((", ".join(fact for fact in facts if fact), CONTEXT))
     able = [place for place in task.places if place.able is not None and place.able_interval is not None]
     if able and task.success_above is not None:
-        inner = [place for place in able if place.able not in (0.0, 1.0)] or able
         shares = ", ".join(
             f"{place_words(place.at, view.axis)}: {place.able:.2f} ({place.able_interval[0]:.2f} … "
-            f"{place.able_interval[1]:.2f}, {place.seeds} seeds)"
-            for place in inner[:4]
+            f"{place.able_interval[1]:.2f}, {place.seeds} seed{'s' * (place.seeds != 1)})"
+            for place in _changing(able)
             if place.able_interval is not None
         )
         said.append((f"P(success, a score above {task.success_above:.2g}) at {shares}", ""))
