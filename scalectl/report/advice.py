@@ -41,7 +41,10 @@ class Advice:
 
 @dataclass(frozen=True)
 class Jump:
-    """A score that jumps. seeds: fewest runs of a size near its threshold, None where they are not known; edge: at the largest size."""
+    """A score that jumps. edge: at the largest size.
+
+    seeds: fewest runs of a size near its threshold, None where they are not known.
+    """
 
     task: str
     seeds: int | None

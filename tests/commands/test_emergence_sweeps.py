@@ -11,7 +11,7 @@ from scalectl.commands.shipped import reference_folder
 from scalectl.store.layout import open_store
 from scalectl.store.points import load_points
 
-PARITY = "emergence-parity"
+PARITY, PRODUCTS = "emergence-parity", "emergence-multiplication"
 
 
 @pytest.fixture(scope="module")
@@ -50,3 +50,21 @@ def test_a_parity_is_learnt_within_one_step_of_the_width():
             bits = (points.L[mine] / np.log(2))[order]
             drops += [(before, after) for before, after in pairwise(bits) if before > 0.9 and after < 0.1]
     assert len(drops) >= 5, drops
+
+
+def test_exact_match_of_products_jumps_and_the_metric_makes_it(tmp_path, scalectl):
+    (task,) = json.loads(scalectl("fit", PRODUCTS, "--metric", "exact_match", "--json", cwd=tmp_path).stdout)["tasks"]
+    assert task["label"].startswith("emergent")
+    assert task["artefact"] == "metric-driven"
+    assert task["twin"]["reproduced"]
+    assert [place["at"] for place in task["places"]] == task["twin"]["place"]
+    for place, product in zip(task["places"], task["twin"]["product"], strict=True):
+        assert abs(place["score"] - product) <= 0.02
+    seeds = {place["at"]: place["seeds"] for place in task["places"]}
+    first = list(seeds).index(task["bracket"][1])
+    assert all(count >= 5 for count in list(seeds.values())[first - 1 : first + 2])
+    assert "it takes 5" not in task["because"]
+    assert task["interval"][0] < task["midpoint"] < task["interval"][1]
+    screen = scalectl("report", PRODUCTS, cwd=tmp_path).stdout
+    assert "P(success, a score above 0.27) at 25.5 k: 0.00" in " ".join(screen.split())
+    assert "at the threshold of exact_match" not in screen  # five seeds there, though not at every size
