@@ -273,7 +273,7 @@ def _twin(series: Series, verdict: Verdict, axis: Axis, rng: np.random.Generator
             rng,
             loss=None if series.twin is None else mean(series.twin),
             name=series.twin_name,
-            positions=[mean(values) for values in series.positions],
+            positions=[mean(np.prod(series.positions, axis=0))] if series.positions else (),  # of each run
             items=verdict.curve.items if len(place) == len(verdict.curve.place) else None,
         )
     except FitError as error:

@@ -84,8 +84,9 @@ def _table(tasks: Sequence[TaskView], view: ThresholdView, look: Look) -> Lines:
     ]
     if view.measures == "loss":
         columns[2], columns[5] = Column("loses", "decimal"), Column("")
-    if not any(task.flagged or task.twin for task in tasks):
-        columns = columns[:4]
+    shown = [0, 1, 2, 3]
+    shown += [4, 5] * any(task.bracket is not None for task in tasks)
+    shown += [6] * any(task.flagged or task.twin for task in tasks)
     rows: list[Row] = []
     for task in sorted(tasks, key=lambda held: not held.flagged):
         style = ESTIMATE if task.flagged else ""
@@ -98,8 +99,8 @@ def _table(tasks: Sequence[TaskView], view: ThresholdView, look: Look) -> Lines:
             "" if task.interval is None else _pair(task.interval, view.axis),
             {None: "", "metric-driven": "yes", "genuine": "no", "undetermined": "unknown"}[task.artefact],
         ]
-        rows.append(cells[: len(columns)])
-    return table(columns, rows, look)
+        rows.append([cells[k] for k in shown])
+    return table([columns[k] for k in shown], rows, look)
 
 
 def _q(value: float) -> str:

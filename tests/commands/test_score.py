@@ -204,6 +204,46 @@ def test_the_screen_has_a_line_for_each_task_and_a_plot_of_the_jump(tmp_path, sc
     assert any(line.startswith("line: smooth, a straight line") for line in lines)
 
 
+# Exact match of sums of three digits after 600 steps: two layers, widths 8 to 32, heads of size 4 whose number grows with
+# the width, five seeds each (LOG.md).
+SUMS = {
+    1760: (0.008, 0.006, 0.007, 0.008, 0.009),
+    3792: (0.008, 0.008, 0.010, 0.008, 0.007),
+    6592: (0.101, 0.007, 0.050, 0.010, 0.009),
+    10160: (0.009, 0.005, 0.013, 0.011, 0.833),
+    14496: (0.105, 0.088, 0.374, 0.854, 0.011),
+    25472: (0.933, 0.965, 0.960, 0.979, 0.903),
+}
+
+
+@pytest.fixture
+def sums(tmp_path):
+    rows = [(size, seed, score) for size, scores in SUMS.items() for seed, score in enumerate(scores)]
+    frame = pd.DataFrame(rows, columns=["params", "seed", "exact_match"]).assign(items=1024, chance=0.001)
+    frame.to_csv(tmp_path / "sums.csv", index=False)
+    return tmp_path / "sums.csv"
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_one_seed_of_a_jump_by_luck_gets_no_threshold(sums, seed):
+    (task,) = found(sums, where=f"seed == {seed}").tasks
+    if seed == 4:  # it can at 10 k, and not at 14 k
+        assert task.label == "flat"
+    else:
+        assert task.flagged
+        assert task.because.startswith("single seed: threshold not identified")
+    assert (task.bracket, task.midpoint, task.interval) == (None, None, None)
+
+
+def test_five_seeds_of_a_jump_by_luck_are_of_two_kinds(sums, scalectl):
+    (task,) = found(sums).tasks
+    assert task.label == "bimodal"
+    assert [place.able for place in task.places] == [0, 0, 0, 0.2, 0.2, 1]
+    screen = " ".join(scalectl("fit", sums, "--kind", "score", cwd=sums.parent).stdout.split())
+    assert "each jumps by luck of its own" in screen
+    assert "10.2 k: 0.20 (0.05 … 0.56, 5 seeds), 14.5 k: 0.20 (0.05 … 0.56, 5 seeds), 25.5 k: 1.00" in screen
+
+
 def test_a_metric_says_by_its_name_what_it_is():
     assert all(map(is_score, ("exact_match", "held-out/exact_match", "task-3/position_accuracy_02", "accuracy")))
     assert not any(map(is_score, ("loss", "held-out/loss", "answer_logprob", "chance", "items", "my_accuracy_loss")))
