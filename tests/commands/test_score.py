@@ -204,8 +204,8 @@ def test_the_screen_has_a_line_for_each_task_and_a_plot_of_the_jump(tmp_path, sc
     assert any(line.startswith("line: smooth, a straight line") for line in lines)
 
 
-# Exact match of sums of three digits after 600 steps: two layers, widths 8 to 32, heads of size 4 whose number grows with
-# the width, five seeds each (LOG.md).
+# Exact match of sums of three digits after 600 steps: two layers, widths 8 to 32, heads of size 4, five seeds each.
+# Source: LOG.md.
 SUMS = {
     1760: (0.008, 0.006, 0.007, 0.008, 0.009),
     3792: (0.008, 0.008, 0.010, 0.008, 0.007),
@@ -233,6 +233,14 @@ def test_one_seed_of_a_jump_by_luck_gets_no_threshold(sums, seed):
         assert task.flagged
         assert task.because.startswith("single seed: threshold not identified")
     assert (task.bracket, task.midpoint, task.interval) == (None, None, None)
+
+
+def test_a_table_without_a_threshold_has_no_columns_for_one(sums, scalectl):
+    one = ("--where", "seed == 0", "--twin", "exact_match")
+    screen = scalectl("fit", sums, "--kind", "score", *one, cwd=sums.parent).stdout
+    assert "threshold not identified" in " ".join(screen.split())
+    assert "by the metric" in screen
+    assert "midpoint" not in screen
 
 
 def test_five_seeds_of_a_jump_by_luck_are_of_two_kinds(sums, scalectl):
