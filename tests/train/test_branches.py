@@ -6,9 +6,9 @@ import signal
 
 import pytest
 from support import pairwise
+from timeless import by_run
 
 from scalectl.core.job import Job, Placement, State
-from scalectl.core.rows import Row
 from scalectl.optim.trunks import occupancy, trunks
 from scalectl.store.layout import open_store
 from scalectl.store.live import live, state_of
@@ -27,22 +27,6 @@ VARIANTS = [
 ]
 # steps and cooldown: splits at 8, 7, 10, 18 and 23, with evaluations every 5 and 3 on some of them and beside others
 LENGTHS = ((9, 0), (11, 4), (13, 3), (24, 6), (24, 0))
-
-
-def timeless(event):
-    return event._replace(seconds=0.0) if isinstance(event, Row) else event
-
-
-def by_run(events):
-    """Rows and end of each run; a branch has the rows that its trunk had when it split."""
-    found = {}
-    for event in events:
-        if isinstance(event, Split):
-            rows = [row for row in found.get(event.trunk, ()) if row.step <= event.step]
-            found[event.run_id] = [row._replace(run_id=event.run_id) for row in rows]
-        else:
-            found.setdefault(event.run_id, []).append(timeless(event))
-    return found
 
 
 def alone(runs):

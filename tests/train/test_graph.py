@@ -10,6 +10,7 @@ import pytest
 import torch
 from support import pairwise
 from tape import DeviceOnly, Tape
+from timeless import by_run
 
 from scalectl.core.job import Job, Placement, State
 from scalectl.core.rows import Row
@@ -33,17 +34,6 @@ def _the_way_of_other_devices(monkeypatch):
         return dataclasses.replace(found, rates=ones) if found.rates is None else found
 
     monkeypatch.setattr(pop.Layout, "columns", with_rates)
-
-
-def timeless(events):
-    return [event._replace(seconds=0.0) if isinstance(event, Row) else event for event in events]
-
-
-def by_run(events):
-    found = {}
-    for event in timeless(events):
-        found.setdefault(event.run_id, []).append(event)
-    return found
 
 
 def taped(monkeypatch):
@@ -260,7 +250,7 @@ def test_out_of_memory_halves_the_micro_batch_and_takes_the_same_step_again(make
     assert events[-1].state is State.DONE
     assert all(tape.recorded for tape in tapes)
     if call == 0:  # then every step was taken with two sequences at a time
-        assert timeless(events) == timeless(train(Job((run,), Placement(micro_batch=2))))
+        assert by_run(events) == by_run(train(Job((run,), Placement(micro_batch=2))))
     plain = [event.value for event in train(Job((run,), Placement())) if isinstance(event, Row)]
     assert [event.value for event in events if isinstance(event, Row)] == pytest.approx(plain, rel=1e-5)
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from support import pairwise
+from timeless import by_run, timeless
 
 from scalectl.core.job import Job, Placement, State
 from scalectl.core.rows import Row
@@ -30,17 +31,6 @@ VARIANTS = [
     {"family": "encoder-decoder", "sequences": 5, "norm_first": False, "position": "sinusoidal"},
     {"family": "vit", "sequences": 5, "patch": 2, "d_ff": 24},
 ]
-
-
-def timeless(event):
-    return event._replace(seconds=0.0) if isinstance(event, Row) else event
-
-
-def by_run(events):
-    found = {}
-    for event in events:
-        found.setdefault(event.run_id, []).append(timeless(event))
-    return found
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 import torch
 from support import pairwise
+from timeless import by_run, timeless
 
 from scalectl.core.job import Job, Placement
-from scalectl.core.rows import Row
 from scalectl.core.run import Member
 from scalectl.models import MODELS
 from scalectl.optim import OPTIMIZERS
@@ -34,10 +34,6 @@ def after(runs, steps, rows=None, begin=0):
     engine = Engine(runs, rows or [fresh_row(run) for run in runs], data, Placement())
     engine.learn([[Turn(begin + step, 1.0 - 0.1 * step)] * len(runs) for step in range(steps)])
     return [engine.row(k) for k in range(len(runs))]
-
-
-def timeless(events):
-    return [event._replace(seconds=0.0) if isinstance(event, Row) else event for event in events]
 
 
 def equal(one, other):
@@ -88,17 +84,17 @@ def test_a_run_that_resumes_from_disk_equals_an_uninterrupted_one_bit_for_bit(ma
     events = [event for _ in range(5) for event in trainer.step()]
     checkpoint.save(folder, trainer.progress(run.run_id))
     events += train(Job((run,), Placement()), {run.run_id: checkpoint.load(folder)})
-    assert timeless(events) == timeless(train(Job((run,), Placement())))
+    assert by_run(events) == by_run(train(Job((run,), Placement())))
 
 
 @ALL
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_branches_equal_the_planned_runs_bit_for_bit(make_run, name, precision):
     runs = [run_with(make_run, name, 1, precision=precision, steps=steps, decay=2, every=20) for steps in (6, 9, 12)]
-    events = timeless(train(Job(tuple(runs), Placement())))
+    events = [*map(timeless, train(Job(tuple(runs), Placement())))]
     assert sum(isinstance(event, Split) for event in events) == 2
     for run in runs:
-        alone = timeless(train(Job((run,), Placement())))
+        alone = [*map(timeless, train(Job((run,), Placement())))]
         assert [event for event in events if not isinstance(event, Split) and event.run_id == run.run_id] == alone
 
 
