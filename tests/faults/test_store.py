@@ -101,13 +101,16 @@ def test_fault_17_a_hostile_sweep_file_is_answered_within_a_second_and_200_megab
         "try:\n    main()\nfinally:\n"
         "    print(time.process_time(), re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1])\n"
     )
-    moment = a_moment()
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 2, done.stderr
-    seconds, kilobytes = map(float, done.stdout.split())
-    assert seconds < 2 * moment  # imports included, which take .6 of one; a second of an idle machine, as this one is
+    for tries_left in (2, 1, 0):  # a busy machine slows one of two measurements more than the other
+        moment = a_moment()
+        done = subprocess.run(
+            [sys.executable, "-c", script], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 2, done.stderr
+        seconds, kilobytes = map(float, done.stdout.split())
+        if seconds < 2 * moment:  # imports included, which take .6 of one; a second of an idle machine, as this one is
+            break
+        assert tries_left
     assert kilobytes < 200_000
     assert "Traceback" not in done.stderr
     assert "Nothing was started." in done.stderr

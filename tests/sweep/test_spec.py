@@ -1,11 +1,10 @@
 import textwrap
-import time
 import tomllib
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support import a_moment
+from support import in_moments
 
 from scalectl.core.errors import Problem, SweepFileError, UsageError
 from scalectl.report.problems import lines
@@ -335,9 +334,7 @@ MALFORMED = {
 @pytest.mark.parametrize("case", MALFORMED)
 def test_a_malformed_file_is_refused_with_every_mistake_and_its_line(case):
     text, expected = MALFORMED[case]
-    begin = time.process_time()
-    found = problems(text)
-    assert time.process_time() - begin < a_moment()
+    found = in_moments(lambda: problems(text))
     assert len(found) == len(expected), [p.what for p in found]
     for line, what, remedy in expected:
         matching = [p for p in found if what in p.what and p.line == line]
@@ -409,9 +406,7 @@ def test_a_billion_cells_are_counted_before_one_is_built():
     text = changed(
         ("{ grid = [8, 16] }", thousand), ("n_layer = 1", f"n_layer = {thousand}"), ("{ grid = [0, 1] }", thousand)
     )
-    begin = time.process_time()
-    (problem,) = problems(text)
-    assert time.process_time() - begin < a_moment()
+    (problem,) = in_moments(lambda: problems(text))
     assert "1,000,000,000 runs, more than 100,000" in problem.what
     assert problem.line == 4
     assert "--max-runs" in problem.remedy
@@ -430,10 +425,12 @@ def test_a_file_that_is_not_text_or_too_large_or_not_there_is_refused(tmp_path):
         load(path)
     assert caught.value.problems[0].line == 2
     path.write_text(f'name = "{"x" * 5_000_000}"\n')
-    begin = time.process_time()
-    with pytest.raises(SweepFileError, match="larger than 250 kB"):
-        load(path)
-    assert time.process_time() - begin < a_moment()
+
+    def refused():
+        with pytest.raises(SweepFileError, match="larger than 250 kB"):
+            load(path)
+
+    in_moments(refused)
     with pytest.raises(UsageError, match="No such file"):
         load(tmp_path / "none.toml")
     with pytest.raises(UsageError, match="directory"):
@@ -457,9 +454,7 @@ def test_a_file_that_is_not_text_or_too_large_or_not_there_is_refused(tmp_path):
     ids=["dots", "quoted", "keys", "tables", "signs", "digits", "escapes", "lists"],
 )
 def test_a_hostile_file_is_refused_in_a_moment(text):
-    begin = time.process_time()
-    found = problems(text)
-    assert time.process_time() - begin < a_moment()
+    found = in_moments(lambda: problems(text))
     assert all(len(p.what) < 500 for p in found)
 
 
