@@ -22,7 +22,8 @@ from scipy.stats import spearmanr
 
 from scalectl.commands.fit import Request
 from scalectl.commands.fit import run as fit
-from scalectl.commands.score import Asked, run
+from scalectl.commands.measured import Asked
+from scalectl.commands.score import run
 from scalectl.commands.shipped import reference_folder
 from scalectl.core.errors import DataError
 from scalectl.emergence.calibrate import ITEMS, calibrate
@@ -45,8 +46,10 @@ def calibration(simulations: int) -> Section:
             {
                 "model": held.kind,
                 "φ": f"{held.dispersion:g}",
+                "floor": held.floor_from,
                 "flagged": percent(held.flagged),
                 "beyond a smooth law": percent(held.beyond),
+                "falls": percent(held.falls),
                 "false alarms": percent(held.wrong),
                 "power": percent(held.power),
                 "covered": percent(held.covered),

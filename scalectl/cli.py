@@ -542,13 +542,14 @@ def _thresholds(request: Request, asked: Asked, as_json: bool) -> int:
 
 def _calibrate(seed: int, as_json: bool) -> int:
     """Error rates of the detector; the exit code is 1 where one misses its goal."""
-    from scalectl.emergence.calibrate import DISPERSIONS, KINDS, calibrate
+    from scalectl.emergence.calibrate import DISPERSIONS, FLOORS, KINDS, calibrate
     from scalectl.report import document, score_screen, terminal
 
     found = []
     for rates in calibrate(seed=seed, workers=min(4, len(os.sched_getaffinity(0)))):
         found.append(rates)
-        _line(f"{len(found)}/{len(KINDS) * len(DISPERSIONS)}  {rates.kind}, φ = {rates.dispersion:g}")
+        of = len(KINDS) * len(DISPERSIONS) * len(FLOORS)
+        _line(f"{len(found)}/{of}  {rates.kind}, φ = {rates.dispersion:g}, floor {rates.floor_from}")
     if as_json:
         print(document.document("calibration", {"kinds": found}))
     else:

@@ -18,12 +18,17 @@ import numpy as np
 
 from scalectl.core.errors import FitError
 from scalectl.core.rows import Floats
+from scalectl.core.units import count
+from scalectl.fit.stats import student_quantile
 
 Origin = Literal["metric-driven", "genuine", "undetermined"]
 
-REPRODUCED = 0.05  # largest difference between exact match and the product that counts as none. Ours.
+# Largest difference between exact match and the product that counts as none (emergence.md), or two errors of the score.
+REPRODUCED = 0.02
 STRAIGHT = 0.8  # share of the twin's change that a line explains, at least, where it is called one. Ours.
 STEEPER = 2.0  # times steeper after the break than before, at least, where the ability is said to appear. Ours.
+AWAY = 1  # places between the bracket of a jump and a bend that is said to make it, at most. Ours.
+KNOT = 0.95  # of the interval in which the bend may lie
 ALPHA = 0.05
 FEWEST = 5  # places; a hinge has four parameters
 DRAWS = 2000
@@ -35,12 +40,14 @@ LEAST_SCATTER = 0.02
 class Hinge:
     """A line, or one with a break, through y over x [decades].
 
-    p_value: of the line against the break; knot: where the break begins; before, after: slopes up to it and from it on,
-    to the end or to where the old slope is back; straight: share of the variance of y that the line explains.
+    p_value: of the line against the break; knot: where the break begins, and knots: its interval at KNOT; before,
+    after: slopes up to it and from it on, to the end or to where the old slope is back; straight: share of the variance
+    of y that the line explains.
     """
 
     p_value: float
     knot: float
+    knots: tuple[float, float]
     before: float
     after: float
     straight: float
@@ -74,11 +81,13 @@ def artefact(
     name: str = "",
     positions: Sequence[Floats] = (),
     items: Floats | None = None,
+    jump: int | None = None,
 ) -> Twin:
     """The verdict of a continuous twin.
 
     Args: place: along the axis, ascending, (K,); score: exact match there; loss: -log p of the answer [any unit], named
-    `name`, if it is known; positions: accuracies of the P positions, each (K,); items: behind each score.
+    `name`, if it is known; positions: accuracies of the P positions, each (K,); items: behind each score; jump: index
+    of the first place above it, None where nothing jumps.
     Returns: the twin; it is `loss`, and the product of the positions where that is not known.
     Raises: FitError without either, with fewer than 5 places, or a loss that is not positive.
     """
@@ -94,42 +103,59 @@ def artefact(
         raise FitError(f"{name} is {loss[~(loss > 0)][0]:g} somewhere; -log p of an answer is above 0")
     found = line_or_hinge(np.log10(place), np.log(loss), rng)
     difference = None if product is None else float(np.abs(product - score).max())
-    reproduced = None if difference is None else difference <= REPRODUCED
-    verdict, because = _verdict(found, name)
+    reproduced = None if product is None else _reproduced(product, score, items)
+    verdict, because = _verdict(found, name, place, jump)
     if difference is not None:
         made = "reproduces" if reproduced else "does not reproduce"
         because += f"; the product of the per-position accuracies {made} the score (within {difference:.2g})"
     return Twin(verdict, name, place, loss, found, product, difference, reproduced, because)
 
 
-def _verdict(found: Hinge, name: str) -> tuple[Origin, str]:
+def _reproduced(product: Floats, score: Floats, items: Floats | None) -> bool:
+    error = 0.0 if items is None else np.sqrt(np.clip(score * (1 - score), 0.5 / items, None) / items)
+    return bool((np.abs(product - score) <= np.maximum(REPRODUCED, 2 * error)).all())
+
+
+def _verdict(found: Hinge, name: str, place: Floats, jump: int | None) -> tuple[Origin, str]:
     if found.before >= 0 and found.after >= 0:
         return "undetermined", f"{name} does not improve"
-    steeper = -found.after >= STEEPER * max(-found.before, 0.0)
-    if found.p_value <= ALPHA and steeper:
-        where = f"{10**found.knot:.3g}"
-        return "genuine", f"{name} itself bends at {where}, from slope {found.before:.2g} to {found.after:.2g}"
     if found.p_value <= ALPHA:
-        return "metric-driven", f"{name} improves before the jump as much as in it, and slower after"
+        bend = f"bends at {count(10**found.knot)}, from slope {found.before:.2g} to {found.after:.2g}"
+        if found.after >= found.before:
+            return "metric-driven", f"{name} improves before the jump as much as in it, and slower after: it {bend}"
+        if -found.after < STEEPER * -found.before:
+            return "undetermined", f"{name} {bend}, which is less than {STEEPER:g} times as steep"
+        if jump is not None and not _near(found.knots, place, jump):
+            return "undetermined", f"{name} {bend}, and the jump is at {count(place[jump])}"
+        return "genuine", f"{name} itself {bend}"
     if found.straight >= STRAIGHT:
         explained = f"{100 * found.straight:.0f} %"
         return "metric-driven", f"{name} is a power law through the jump (a line explains {explained})"
     return "undetermined", f"{name} scatters too much to tell a line from a hinge (p = {found.p_value:.2g})"
 
 
+def _near(knots: tuple[float, float], place: Floats, jump: int) -> bool:
+    """Whether a bend may begin within AWAY places of the bracket of a jump."""
+    first, last = np.log10(place[max(0, jump - 1 - AWAY)]), np.log10(place[min(len(place) - 1, jump + AWAY)])
+    return bool(knots[0] <= last + 1e-9 and knots[1] >= first - 1e-9)
+
+
 def broken(place: Floats, loss: Floats, rng: np.random.Generator) -> tuple[Hinge, bool, str]:
     """A loss itself, as a power law against one break.
 
+    Places are the units: the loss of one is the geometric mean of its measurements. Seeds of one size share what that
+    size does by itself, and counted one by one they make a break of any scatter between sizes.
     Args: place: along the axis, one for each measurement, (n,); loss: there [any unit].
     Returns: the fit; whether the loss breaks and falls faster from there on; and that in words.
     Raises: FitError with fewer than 5 places, or losses that are not positive.
     """
-    if (few := len(np.unique(place))) < FEWEST:
-        raise FitError(f"{few} sizes; a break takes at least {FEWEST}")
+    places, index = np.unique(place, return_inverse=True)
+    if len(places) < FEWEST:
+        raise FitError(f"{len(places)} sizes; a break takes at least {FEWEST}")
     if not (loss > 0).all():
         raise FitError(f"a loss of {loss[~(loss > 0)][0]:g}, and its log is wanted")
-    found = line_or_hinge(np.log10(place), np.log(loss), rng)
-    where = f"{10**found.knot:.3g}"
+    found = line_or_hinge(np.log10(places), np.bincount(index, np.log(loss)) / np.bincount(index), rng)
+    where = count(10**found.knot)
     if found.p_value > ALPHA:
         return found, False, f"one power law is as good as two (p = {found.p_value:.2g})"
     if found.after < 0 and -found.after >= STEEPER * max(-found.before, 0.0):
@@ -139,15 +165,14 @@ def broken(place: Floats, loss: Floats, rng: np.random.Generator) -> tuple[Hinge
 
 
 def line_or_hinge(x: Floats, y: Floats, rng: np.random.Generator, draws: int = DRAWS) -> Hinge:
-    """A power law against one break, of y = ln(loss) over x = log10 of the axis, both (n,).
+    """A power law against one break, of y = ln(loss) over x = log10 of the axis, ascending, both (K,).
 
     A break is a hinge, with its knot between the second and the last place but one, or a fall of one or two gaps
     between stretches of one slope. The p-value is by parametric bootstrap at the line, with normal scatter; the
     statistic, what a break takes off the squares over what it leaves, has no scale.
     """
-    places = np.unique(x)
-    knots = [(float(knot), np.inf) for knot in np.linspace(places[1], places[-2], 4 * (len(places) - 3) + 1)]
-    knots += [(float(places[k]), float(places[k + gaps])) for gaps in (1, 2) for k in range(1, len(places) - gaps - 1)]
+    knots = [(float(knot), np.inf) for knot in np.linspace(x[1], x[-2], 4 * (len(x) - 3) + 1)]
+    knots += [(float(x[k]), float(x[k + gaps])) for gaps in (1, 2) for k in range(1, len(x) - gaps - 1)]
     line = np.stack([np.ones(len(x)), x], axis=1)
     bent = [np.clip(x - first, 0.0, last - first) for first, last in knots]
     bases = [_basis(line)] + [_basis(np.column_stack([line, column])) for column in bent]
@@ -166,11 +191,22 @@ def line_or_hinge(x: Floats, y: Floats, rng: np.random.Generator, draws: int = D
     simulated = fitted + max(scatter, LEAST_SCATTER) * rng.standard_normal((draws, len(x)))
     exceeded = int((statistic(squares(simulated)) >= statistic(left)[0]).sum())
     best = int(left[1:, 0].argmin())
+    spare = max(1, len(x) - 4)
+    least = (left[1 + best, 0] + len(x) * LEAST_SCATTER**2) / spare
+    likely = left[1:, 0] - left[1 + best, 0] <= least * student_quantile((1 + KNOT) / 2, spare) ** 2
+    begins = [knot for (knot, _), kept in zip(knots, likely, strict=True) if kept]
     design = np.column_stack([line, bent[best]])
     slopes = np.linalg.lstsq(design, y, rcond=None)[0]
     whole = float((centred**2).sum())
     straight = 1 - float(left[0][0]) / whole if whole > 0 else 0.0
-    return Hinge((1 + exceeded) / (1 + draws), knots[best][0], float(slopes[1]), float(slopes[1] + slopes[2]), straight)
+    return Hinge(
+        p_value=(1 + exceeded) / (1 + draws),
+        knot=knots[best][0],
+        knots=(min(begins), max(begins)),
+        before=float(slopes[1]),
+        after=float(slopes[1] + slopes[2]),
+        straight=straight,
+    )
 
 
 def _basis(design: Floats) -> Floats:

@@ -6,12 +6,13 @@ import multiprocessing
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from scalectl.core.rows import Floats
 from scalectl.emergence.curve import curve_of, simulate
-from scalectl.emergence.detector import BREAK, FLAGGED, detect
+from scalectl.emergence.detector import BREAK, FLAGGED, NON_MONOTONE, detect
 from scalectl.emergence.shapes import TEN_TO_NINETY, rise
 
 # Source: emergence.md, "Numbers to meet"; the range of sizes and the heights are ours: half a decade between sizes, as
@@ -19,6 +20,7 @@ from scalectl.emergence.shapes import TEN_TO_NINETY, rise
 SIZES, DECADES, ITEMS = 8, 3.5, 500
 FLOOR, TOP = 0.25, 0.85
 DISPERSIONS = (1.0, 4.0)
+FLOORS: tuple[Literal["chance", "auto"], ...] = ("chance", "auto")  # how the floor is known
 MOST_FALSE, LEAST_POWER, LEAST_COVERED = 0.07, 0.8, 0.8
 DRAWS = 100  # of the bootstrap; its p-values hold at any number, and more would only be steadier
 
@@ -44,15 +46,18 @@ class Kind:
 class Rates:
     """What became of one kind: shares of `simulations`.
 
-    flagged: by any label; beyond: as a break beyond a smooth law; covered: intervals of the midpoint that hold it, of
-    those given, None without; met: whether the goals are.
+    floor_from: what the detector is told of the floor; flagged: by any label of a jump; beyond: as a break beyond a
+    smooth law; falls: as non-monotone, which no kind is; wrong: of those, what is a false alarm; covered: intervals of
+    the midpoint that hold it, of those given, None without; met: whether the goals are.
     """
 
     kind: str
     dispersion: float
+    floor_from: str
     simulations: int
     flagged: float
     beyond: float
+    falls: float
     wrong: float | None
     power: float | None
     covered: float | None
@@ -98,7 +103,12 @@ KINDS = (
 
 def calibrate(simulations: int = 200, seed: int = 0, workers: int = 1) -> Iterator[Rates]:
     """Rates of every kind at every dispersion, in order, as they are known; the same for any number of processes."""
-    tasks = [(number, dispersion, simulations, seed) for dispersion in DISPERSIONS for number in range(len(KINDS))]
+    tasks = [
+        (number, dispersion, floor_from, simulations, seed)
+        for floor_from in FLOORS
+        for dispersion in DISPERSIONS
+        for number in range(len(KINDS))
+    ]
     if workers == 1:
         yield from map(_rates, tasks)
         return
@@ -106,32 +116,35 @@ def calibrate(simulations: int = 200, seed: int = 0, workers: int = 1) -> Iterat
         yield from pool.map(_rates, tasks)
 
 
-def _rates(task: tuple[int, float, int, int]) -> Rates:
-    number, dispersion, simulations, seed = task
-    return rates(number, dispersion, simulations, seed)
+def _rates(task: tuple[int, float, Literal["chance", "auto"], int, int]) -> Rates:
+    return rates(*task)
 
 
-def rates(number: int, dispersion: float, simulations: int, seed: int = 0) -> Rates:
+def rates(
+    number: int, dispersion: float, floor_from: Literal["chance", "auto"], simulations: int, seed: int = 0
+) -> Rates:
     """What the detector makes of data simulated from one of KINDS."""
     kind, rng = KINDS[number], np.random.default_rng([seed, number, int(dispersion)])
     x = np.linspace(0, DECADES, SIZES)
     items = np.full(SIZES, float(ITEMS))
-    flagged = beyond = held = given = 0
+    flagged = beyond = falls = held = given = 0
     for _ in range(simulations):
         centre = float(rng.uniform(*kind.centre))
         truth = kind.score(x, centre)
         score = simulate(truth, items, dispersion, 1, rng)[0]
-        curve = curve_of(10 ** (6 + x), score, items, chance=kind.floor)
+        curve = curve_of(10 ** (6 + x), score, items, chance=kind.floor if floor_from == "chance" else None)
         verdict = detect([curve], rng, draws=DRAWS)[0]
         flagged += verdict.label in FLAGGED
         beyond += verdict.label == BREAK
+        falls += verdict.label == NON_MONOTONE
         where = verdict.threshold
         if kind.jumps and where is not None and np.isfinite(where.midpoint):
             middle = centre if kind.name != "hinge" else (centre + DECADES) / 2
             given += 1
             held += where.interval[0] <= 10 ** (6 + middle) <= where.interval[1]
     covered = held / given if given else None
-    share, past = flagged / simulations, beyond / simulations
-    wrong = None if kind.jumps else past if kind.smooth else share
+    share, past, down = flagged / simulations, beyond / simulations, falls / simulations
+    wrong = None if kind.jumps else down + (past if kind.smooth else share)
     met = share >= LEAST_POWER and (covered or 0) >= LEAST_COVERED if wrong is None else wrong <= MOST_FALSE
-    return Rates(kind.name, dispersion, simulations, share, past, wrong, share if kind.jumps else None, covered, met)
+    power = share if kind.jumps else None
+    return Rates(kind.name, dispersion, floor_from, simulations, share, past, down, wrong, power, covered, met)

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from scalectl.core.errors import FitError
 from scalectl.core.rows import Floats
+from scalectl.core.units import count
 from scalectl.emergence.shapes import isotonic
 
 Floor = float | Literal["auto"]
@@ -30,8 +31,9 @@ class Curve:
 
     place: ascending, (K,); score: mean of the runs there, (K,); items: how many independent items the mean is worth,
     over-dispersion between seeds taken off, (K,); floor: the score of no ability; floor_from: how it is known;
-    seeds: scores of each run by place, where training seeds are known; counted: whether item counts were given; notes:
-    what a reader has to know, one sentence each.
+    seeds: scores of each run by place, where training seeds are known; counted: whether item counts were given;
+    inverse: whether places are 1 / what the axis shows, as those of a loss, along which models get better as it falls;
+    notes: what a reader has to know, one sentence each.
     """
 
     task: str
@@ -43,12 +45,22 @@ class Curve:
     floor_from: Literal["chance", "given", "auto"]
     seeds: tuple[Floats, ...] = ()
     counted: bool = True
+    inverse: bool = False
     notes: tuple[str, ...] = ()
 
     @property
     def x(self) -> Floats:
         """log10 of the place."""
         return np.log10(self.place)
+
+    def shown(self, place: float) -> str:
+        """A place in words, in units of the axis."""
+        return f"{1 / place:.3g}" if self.inverse else count(place)
+
+    @property
+    def noun(self) -> str:
+        """What the places are."""
+        return "losses" if self.inverse else "sizes"
 
     @property
     def fewest_seeds(self) -> int | None:
@@ -64,6 +76,7 @@ def curve_of(
     chance: Floats | float | None = None,
     floor: Floor | None = None,
     seed: npt.NDArray[np.generic] | None = None,
+    inverse: bool = False,
     task: str = "",
     family: str = "",
 ) -> Curve:
@@ -71,7 +84,8 @@ def curve_of(
 
     Args: place: along the axis, above 0; score: in [0, 1]; items: behind each, NaN where unknown; chance: NaN where
     unknown; floor: a number, or "auto" for the mean of the two smallest places, None for chance where it is known and
-    else "auto"; seed: of training.
+    else "auto"; seed: of training: measurements of one seed at one place are one run, its items those of all; inverse:
+    as of a Curve.
     Raises: FitError for scores outside [0, 1], chance outside [0, 1), item counts below 1, or no score.
     """
     known = np.isfinite(place) & np.isfinite(score) & (place > 0)
@@ -102,6 +116,13 @@ def curve_of(
         if (blank := ~np.isfinite(items)).any():
             items = np.where(blank, items[~blank].min(), items)
             notes.append(f"{int(blank.sum())} of {len(blank)} rows without an item count: taken as the smallest one")
+    if seed is not None:
+        runs_of, joined = by_run(place, seed[known])
+        if len(joined) < len(place):
+            notes.append(f"{len(place)} rows are {len(joined)} runs: those of one seed at one place count as one run")
+            score = mean_by(runs_of, score, items)
+            items = None if items is None else np.bincount(runs_of, items).astype(np.float64)
+            place = place[joined]
     sizes, index = np.unique(place, return_inverse=True)
     runs = np.bincount(index)
     means = np.bincount(index, score) / runs
@@ -116,7 +137,26 @@ def curve_of(
         scatter = "between seeds" if (runs > 1).any() else "about a curve that never falls"
         notes.append(f"no column of item counts (--items COL names one): errors from the scatter {scatter}")
     at_floor = _floor(floor, by_chance, means)
-    return Curve(task, family, sizes, means, behind, *at_floor, seeds, items is not None, tuple(notes))
+    return Curve(task, family, sizes, means, behind, *at_floor, seeds, items is not None, inverse, tuple(notes))
+
+
+def by_run(place: Floats, seed: npt.NDArray[np.generic]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Measurements of one seed at one place are one run: index of the run of each (n,), and of its first (runs,).
+
+    A measurement without a seed is a run of its own.
+    """
+    found: dict[tuple[object, ...], int] = {}
+    run = np.empty(len(place), dtype=np.int64)
+    for row, (at, held) in enumerate(zip(place.tolist(), seed.tolist(), strict=True)):
+        blank = held is None or held != held or held == ""
+        run[row] = found.setdefault((at, None, row) if blank else (at, held), len(found))
+    return run, np.unique(run, return_index=True)[1]
+
+
+def mean_by(index: npt.NDArray[np.int64], values: Floats, items: Floats | None = None) -> Floats:
+    """Mean of the values of each group, weighted by items where they are known, (groups,)."""
+    weight = np.ones(len(values)) if items is None else items
+    return np.asarray(np.bincount(index, weight * values) / np.bincount(index, weight))
 
 
 def _floor(
@@ -157,12 +197,17 @@ def _repeated(score: Floats, items: Floats | None, index: npt.NDArray[np.int64],
 
 
 def dispersion(score: Floats, items: Floats) -> Floats:
-    """Over-dispersion φ of each data set, (B,): Pearson's about the isotonic fit, drawn towards 1 and never below it.
+    """Over-dispersion φ of each data set about the isotonic fit, (B,)."""
+    return over_dispersion(score, items, isotonic(score, items))
+
+
+def over_dispersion(score: Floats, items: Floats, fitted: Floats) -> Floats:
+    """Over-dispersion φ of each data set, (B,): Pearson's about a fit in blocks, drawn towards 1 and never below it.
 
     A fit of so many blocks takes so many degrees of freedom (Meyer and Woodroofe 2000, Annals of Statistics 28).
+    Args: score and fitted: (B, K); items: (K,).
     """
-    fitted = isotonic(score, items)
-    blocks = 1 + np.count_nonzero(np.diff(fitted, axis=1) > 1e-12, axis=1)
+    blocks = 1 + np.count_nonzero(np.abs(np.diff(fitted, axis=1)) > 1e-12, axis=1)
     spread = np.clip(fitted, 0.5 / items, 1 - 0.5 / items)
     pearson = (items * (score - fitted) ** 2 / (spread * (1 - spread))).sum(1)
     return np.asarray(np.maximum(1.0, (PRIOR + pearson) / (PRIOR + score.shape[1] - blocks)))

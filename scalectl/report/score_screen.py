@@ -78,7 +78,7 @@ def _table(tasks: Sequence[TaskView], view: ThresholdView, look: Look) -> Lines:
         Column("label"),
         Column("gain", "decimal"),
         Column("q", "decimal"),
-        Column("not above … above", "interval"),
+        Column("above … not above" if view.axis == "loss" else "not above … above", "interval"),
         Column(f"midpoint {100 * view.level:g} %", "interval"),
         Column("by the metric"),
     ]
@@ -219,7 +219,7 @@ def _width(task: TaskView) -> str:
 
 
 def calibration_lines(rates: Sequence[Rates], look: Look) -> Lines:
-    """The screen of `scalectl fit --calibrate`: error rates by kind of curve."""
+    """The screen of `scalectl fit --calibrate`: error rates by how the floor is known and kind of curve."""
     columns = [
         Column("curve", wrap=True),
         Column("scatter φ", "decimal"),
@@ -229,17 +229,22 @@ def calibration_lines(rates: Sequence[Rates], look: Look) -> Lines:
         Column("covered", "decimal"),
         Column("goal"),
     ]
-    rows: list[Row] = [
-        [
-            held.kind,
-            f"{held.dispersion:g}",
-            f"{100 * held.flagged:.1f} %",
-            f"{100 * held.beyond:.1f} %",
-            "" if held.wrong is None else f"{100 * held.wrong:.1f} %",
-            "" if held.covered is None else f"{100 * held.covered:.1f} %",
-            Cell("met" if held.met else "missed", "" if held.met else ADVICE),
+    known = {"chance": "chance is known", "auto": "chance is not known"}
+    rows: list[Row] = []
+    for floor_from in dict.fromkeys(held.floor_from for held in rates):
+        rows.append(Across(known[floor_from], ESTIMATE, indent=0))
+        rows += [
+            [
+                held.kind,
+                f"{held.dispersion:g}",
+                f"{100 * held.flagged:.1f} %",
+                f"{100 * held.beyond:.1f} %",
+                "" if held.wrong is None else f"{100 * held.wrong:.1f} %",
+                "" if held.covered is None else f"{100 * held.covered:.1f} %",
+                Cell("met" if held.met else "missed", "" if held.met else ADVICE),
+            ]
+            for held in rates
+            if held.floor_from == floor_from
         ]
-        for held in rates
-    ]
     rows.append(Across(f"{rates[0].simulations} simulations each, {SIZES} sizes of {ITEMS} items", CONTEXT, indent=0))
     return table(columns, rows, look)

@@ -37,6 +37,21 @@ def test_the_seed_is_the_unit_and_not_the_item():
     assert quiet.fewest_seeds == 5
 
 
+def test_rows_of_one_seed_at_one_place_are_one_run():
+    # subsets of a task, of 100 and 400 items, for each of two seeds: two runs of 500 items at each size
+    place, seed = np.repeat(N, 4), np.tile([0, 0, 1, 1], 8)
+    score, items = np.tile([0.5, 0.25, 0.4, 0.3], 8), np.tile([100.0, 400.0, 100.0, 400.0], 8)
+    curve = curve_of(place, score, items, seed=seed, chance=0.25)
+    assert [held.tolist() for held in curve.seeds] == [pytest.approx([0.3, 0.32])] * 8
+    assert curve.score == pytest.approx(np.full(8, 0.31))
+    assert "32 rows are 16 runs" in " ".join(curve.notes)
+    alone = curve_of(place, score, items, seed=np.zeros(32), chance=0.25)
+    assert alone.fewest_seeds == 1
+    assert alone.items == pytest.approx(np.full(8, 1000.0))
+    blank = curve_of(place, score, items, seed=np.where(seed == 0, "", "a"))  # of unknown seeds each is a run
+    assert blank.fewest_seeds == 3
+
+
 def test_without_item_counts_the_scatter_says_how_sure_a_score_is():
     rng = np.random.default_rng(0)
     worth = [curve_of(N, rng.binomial(200, FLAT) / 200, None).items[0] for _ in range(400)]
