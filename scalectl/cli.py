@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from scalectl.commands.fit import Request, Result
-    from scalectl.commands.score import Asked
+    from scalectl.commands.measured import Asked
     from scalectl.commands.sweep import Prepared
     from scalectl.core.cost import Convention
     from scalectl.core.errors import ScalectlError
@@ -500,9 +500,9 @@ def fit(
     if kind not in (None, "law", "score"):
         raise typer.BadParameter(f"--kind {kind!r} is not known; use law or score")
     if kind == "score" or (kind is None and command.means_score(request)):
-        from scalectl.commands import score
+        from scalectl.commands.measured import Asked
 
-        raise typer.Exit(_thresholds(request, score.Asked(axis, by, items, chance, floor, twin), as_json))  # type: ignore[arg-type]
+        raise typer.Exit(_thresholds(request, Asked(axis, by, items, chance, floor, twin), as_json))  # type: ignore[arg-type]
 
     def made(result: Result) -> FitView:
         view = command.view(result, diagnostics=diagnostics, profiled=profiled, level=level)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from scalectl.commands import score
+from scalectl.commands import measured, score
 from scalectl.commands.fit import FEWEST_DRAWS, Request, Result
 from scalectl.commands.fit import run as fit
 from scalectl.commands.fit import view as fit_view
@@ -87,12 +87,12 @@ def _fit(request: Request, target: Target) -> tuple[Result | None, str]:
 def _thresholds(request: Request, rows: Iterable[Mapping[str, Any]]) -> tuple[ThresholdView | None, tuple[str, ...]]:
     """Thresholds of the scores that runs have, or why there are none; nothing where no run has a score."""
     names = {name.rpartition("/")[2] for row in rows for name, value in row.items() if value is not None}
-    metric = next((name for name in score.METRICS if name in names), None)
+    metric = next((name for name in measured.METRICS if name in names), None)
     if metric is None:
         return None, ()
     try:
         draws = max(request.draws, FEWEST_DRAWS)
-        view = score.run(replace(request, metric=metric, draws=draws), score.Asked())
+        view = score.run(replace(request, metric=metric, draws=draws), measured.Asked())
     except (FitError, UsageError, NothingMatched) as error:
         return None, (f"{metric}: {error.what}; {error.remedy}" if error.remedy else f"{metric}: {error.what}",)
     return replace(view, opening=""), ()

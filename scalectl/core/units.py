@@ -23,6 +23,16 @@ def count(value: float, digits: int = 3) -> str:
     return _scaled(value, _COUNT, digits)
 
 
+def counts(values: Sequence[float]) -> list[str]:
+    """Counts in as many digits as tell those apart that differ: "1.384 M" and "1.379 M"; never fewer than `count`."""
+    distinct = len(set(values))
+    for digits in range(3, 17):
+        words = [count(value, digits) for value in values]
+        if len(set(words)) == distinct:
+            break
+    return words
+
+
 def quantity(text: str) -> float:
     """A number as people type it: 1e9, 70M, 1.4B, 3 k. The prefixes are those of `count`, case-insensitive.
 

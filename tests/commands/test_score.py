@@ -10,7 +10,7 @@ from support import PUBLISHED
 
 from scalectl.commands import score as command
 from scalectl.commands.fit import Request, is_score, means_score
-from scalectl.commands.score import Asked
+from scalectl.commands.measured import Asked
 from scalectl.core.errors import NothingMatched, UsageError
 
 N = np.geomspace(1e7, 10**10.5, 8)
@@ -175,6 +175,14 @@ def test_along_the_loss_places_are_losses_and_fall_with_it(tmp_path):
     assert task.bracket == pytest.approx((loss[4], loss[3]))
     assert loss[4] < task.midpoint < loss[3]
     assert task.interval[0] < task.midpoint < task.interval[1]
+    edge = np.r_[np.full(7, 0.25), 0.8]
+    pd.read_csv(table(tmp_path, edge=edge)).assign(loss=loss).to_csv(path, index=False)
+    task = found(path, Asked(axis="loss")).tasks[0]
+    assert "only the smallest loss is above: the threshold is an upper bound" in task.because
+    falls = np.r_[0.25, 0.3, 0.5, 0.8, 0.75, 0.5, 0.3, 0.25]
+    pd.read_csv(table(tmp_path, falls=falls)).assign(loss=loss).to_csv(path, index=False)
+    task = found(path, Asked(axis="loss")).tasks[0]
+    assert f"it falls from 0.8 at {loss[3]:.3g} to 0.25 at {loss[7]:.3g}" in task.because
 
 
 def test_the_json_has_the_keys_that_scripts_rely_on(tmp_path, scalectl):
@@ -259,6 +267,43 @@ def test_a_metric_says_by_its_name_what_it_is():
     assert not means_score(Request(target="x", metric="exact_match", laws=("score-sigmoid",)))
     assert means_score(Request(target="ref:bigbench-lite"))
     assert not means_score(Request(target="ref:gemstones"))
+
+
+@pytest.mark.parametrize(
+    ("row", "change"),
+    [(7, {"loss": np.nan}), (0, {"params": 0.0}), (0, {"params": np.nan})],
+    ids=["no loss", "size 0", "no size"],
+)
+def test_losses_that_the_fit_leaves_out_make_no_gain_and_are_said_to_be(tmp_path, row, change):
+    frame = pd.DataFrame({"params": N, "loss": 3 * (N / N[0]) ** -0.1})
+    frame.drop(index=row).to_csv(tmp_path / "without.csv", index=False)
+    frame.loc[row, list(change)] = list(change.values())
+    frame.to_csv(tmp_path / "losses.csv", index=False)
+    view, without = found(tmp_path / "losses.csv"), found(tmp_path / "without.csv")
+    assert view.tasks[0].gain == without.tasks[0].gain
+    assert view.tasks[0].places == without.tasks[0].places
+    assert "1 of 8 rows without a loss, or a place above 0, are left out" in view.notes
+    assert not any("left out" in note for note in without.notes)
+
+
+@pytest.mark.parametrize(
+    ("name", "measures"),
+    [("glossary", "score"), ("train_loss", "loss"), ("answerNLL", "loss"), ("bits_per_byte", "loss"), ("PPL", "loss")],
+)
+def test_whole_words_of_a_name_make_a_loss(tmp_path, name, measures):
+    pd.DataFrame({"params": N, name: JUMP + 1 * (measures == "loss")}).to_csv(tmp_path / "x.csv", index=False)
+    view = found(tmp_path / "x.csv", maps=(f"S={name}",))
+    assert view.measures == measures
+    assert (f"{name} is taken as its log, which is a loss" in view.notes) == (name == "PPL")
+
+
+def test_a_perplexity_is_a_twin_by_its_log(tmp_path):
+    path = table(tmp_path, jump=JUMP)
+    nll = 3 * (N / N[0]) ** -0.3
+    pd.read_csv(path).assign(ppl=np.exp(nll)).to_csv(path, index=False)
+    task = found(path, Asked(twin="ppl")).tasks[0]
+    assert task.twin.loss == pytest.approx(nll)
+    assert task.artefact == "metric-driven"  # exp of a power law is no line, and would bend
 
 
 there = pytest.mark.skipif(

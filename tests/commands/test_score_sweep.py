@@ -63,6 +63,15 @@ def test_along_its_steps_a_run_is_a_curve_and_sizes_are_families(trained, scalec
     assert screen.count("family  ") == 1  # one table, a line for each size
 
 
+def test_along_its_steps_a_score_has_the_floor_and_the_twin_that_flags_name(trained, scalectl):
+    flags = ("--metric", "exact_match", "--axis", "step", "--kind", "score", "--json")
+    held = json.loads(scalectl("fit", "sums", *flags, "--chance", "0.3", "--items", "items", cwd=trained).stdout)
+    assert [task["floor"] for task in held["tasks"]] == pytest.approx([0.3] * 5)
+    assert {task["floor_from"] for task in held["tasks"]} == {"chance"}
+    said = scalectl("fit", "sums", *flags, "--twin", "nowhere", cwd=trained, code=2).stderr
+    assert '--twin "nowhere" is no column' in said
+
+
 def test_the_report_has_the_scores_too(trained, scalectl):
     held = json.loads(scalectl("report", "sums", "--json", cwd=trained).stdout)
     assert held["thresholds"]["tasks"][0]["task"] == "exact_match"

@@ -123,3 +123,8 @@ def _number(text: str) -> float:
 def test_names_are_listed_as_in_a_sentence():
     listed = [units.listed(names) for names in (["E"], ["E", "A"], ["E", "A", "alpha"])]
     assert listed == ["E", "E and A", "E, A and alpha"]
+
+
+def test_counts_that_differ_are_told_apart():
+    assert units.counts([1384000, 1379000, 7e10]) == ["1.384 M", "1.379 M", "70 B"]
+    assert units.counts([5000, 6000, 5000]) == ["5 k", "6 k", "5 k"]

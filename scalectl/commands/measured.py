@@ -1,0 +1,462 @@
+"""What the detector judges: the measurements of each task of each family, from runs of a sweep or anybody's table."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from scalectl.commands.fit import Columns, Request, choose_best, mapping_of, mask_of
+from scalectl.commands.target import Target
+from scalectl.core.cost import Convention
+from scalectl.core.errors import NothingMatched, UsageError
+from scalectl.core.expression import full_name, parse
+from scalectl.core.names import did_you_mean, shown
+from scalectl.core.rows import Floats, Points
+from scalectl.core.units import counts
+from scalectl.store.index import refresh
+from scalectl.store.points import (
+    OBVIOUS,
+    SCORE,
+    as_numbers,
+    columns_listed,
+    load_points,
+    metrics_listed,
+    obvious,
+    read_columns,
+    run_curves,
+)
+from scalectl.store.schema import columns_of
+from scalectl.store.sweeps import load_sweep
+
+Axis = Literal["N", "C", "D", "step", "loss"]
+
+EXACT, LOGPROB = "exact_match", "answer_logprob"
+METRICS = (EXACT, "generated_match", "accuracy", "acc")  # that a report looks for, best first
+POSITION = re.compile(r"position_accuracy_\d+")
+
+# Columns of a table that say by themselves what they hold. Source: ours.
+_TASK = ("task", "subtask", "benchmark")
+_FAMILY = ("family", "model_family", "model family")
+_ITEMS = ("items", "n_items", "num_items", "n_examples")
+_CHANCE = ("chance", "random_baseline", "random")
+_STEP = ("step", "steps")
+# Words of a name, each whole, that make it a loss; those of _PERPLEXITIES are exp of one.
+_PERPLEXITIES = frozenset(("ppl", "perplexity", "perplexities"))
+_LOSSES = _PERPLEXITIES.union(
+    ("loss", "losses", "nll", "nats", "bits", "bpb", "bpc", "ce", "xent", "entropy", "crossentropy")
+)
+_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
+
+MOST_PLACES = 24  # along the steps of a run; ours: neighbours say the same, and a thousand take minutes
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The flags of a score.
+
+    by: the column of tasks of a table, or a setting that splits a sweep; chance: column or number; floor: "auto", a
+    number, or None for chance where it is known; twin: the column, or metric, of a continuous twin.
+    """
+
+    axis: Axis = "N"
+    by: str | None = None
+    items: str | None = None
+    chance: str | None = None
+    floor: str | None = None
+    twin: str | None = None
+
+
+@dataclass(frozen=True)
+class Series:
+    """The measurements of one task in one family, each array of shape (n,); None for what is not known.
+
+    twin: -log p, of a column of that name; positions: accuracies of the places of an answer.
+    """
+
+    task: str
+    family: str
+    place: Floats
+    score: Floats
+    items: Floats | None = None
+    chance: Floats | None = None
+    seed: npt.NDArray[Any] | None = None
+    twin: Floats | None = None
+    twin_name: str = ""
+    positions: tuple[Floats, ...] = ()
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """What there is to judge. convention: of N, None of a table; measures: what a series holds as its score."""
+
+    series: list[Series]
+    notes: list[str]
+    convention: Convention | None = None
+    measures: Literal["score", "loss"] = "score"
+
+
+def _words(name: str) -> frozenset[str]:
+    return frozenset(word.lower() for word in _WORD.findall(name))
+
+
+def _is_loss(name: str) -> bool:
+    return not _LOSSES.isdisjoint(_words(name))
+
+
+def _is_perplexity(name: str) -> bool:
+    return not _PERPLEXITIES.isdisjoint(_words(name))
+
+
+def _measures(name: str) -> Literal["score", "loss"]:
+    return "loss" if _is_loss(name) else "score"
+
+
+def _log_of(perplexity: Floats) -> Floats:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(np.log(perplexity))
+
+
+def of_table(request: Request, asked: Asked, target: Target) -> Gathered:
+    """The series of somebody's table, by family and task."""
+    assert target.file is not None
+    published = target.published
+    columns: Columns
+    mapping = mapping_of(request.maps) or {}
+    if published is not None:
+        from pyarrow import csv
+
+        columns = columns_of(csv.read_csv(target.file))
+        origin = target.name
+        for column in published.table.columns.values():
+            if column not in columns:
+                raise UsageError(f"{origin} has no column {shown(column)}")
+        known = {**published.table.columns, **mapping}
+        columns = {**columns, "N": np.asarray(parse(next(iter(published.table.counts.values()))).evaluate(columns))}
+        known.setdefault("N", "N")
+        mapping = known
+    else:
+        columns, origin = read_columns(target.file)
+    for axis, name in mapping.items():
+        if name not in columns:
+            raise UsageError(
+                f"--map {axis}: {origin} has no column {shown(name)}",
+                where=columns_listed(columns),
+                remedy=did_you_mean(name, columns),
+            )
+    score = mapping.get("S") or obvious(SCORE, columns) or mapping.get("L") or obvious(OBVIOUS["L"], columns)
+    if score is None:
+        raise UsageError(
+            f"no column of {origin} is plainly a score", where=columns_listed(columns), remedy="name it: --map S=COLUMN"
+        )
+    measures = _measures(score)
+    along = _along(asked.axis, mapping, columns, origin, score)
+    notes = []
+    if published is None:
+        read = ((asked.axis, along), (f"the {measures}", score))
+        notes = [f"{axis} is read from the column {name}" for axis, name in read if name not in mapping.values()]
+    items = _column(asked.items, "--items", columns, _ITEMS)
+    chance, number = _chance(asked.chance, columns)
+    task = _column(asked.by, "--by", columns, _TASK)
+    family = obvious(_FAMILY, columns, [] if task is None else [task])
+    seed = obvious(OBVIOUS["seed"], columns)
+    twin = _column(asked.twin, "--twin", columns, ())
+    mask = mask_of(request.where)
+    if mask is not None:
+        named = {axis: columns[name] for axis, name in mapping.items()} | {"S": columns[score]}
+        hit = np.asarray(mask({**named, **columns}), dtype=bool)
+        columns = {name: values[hit] for name, values in columns.items()}
+    place = as_numbers(columns[along], along, asked.axis)
+    if asked.axis == "loss":
+        with np.errstate(divide="ignore"):
+            place = 1 / place
+    values = as_numbers(columns[score], score, "S")
+    if _is_perplexity(score):
+        values = _log_of(values)
+        notes.append(f"{score} is taken as its log, which is a loss")
+    groups = _text(columns, family, len(values)), _text(columns, task, len(values))
+    series = []
+    for pair in dict.fromkeys(zip(*(held.tolist() for held in groups), strict=True)):
+        mine = (groups[0] == pair[0]) & (groups[1] == pair[1])
+
+        def of(name: str | None, mine: npt.NDArray[np.bool_] = mine) -> Floats | None:
+            return None if name is None else as_numbers(columns[name][mine], name, "S")
+
+        known_chance = np.full(int(mine.sum()), number) if number is not None else of(chance)
+        continuous = None if twin is None else _loss_of(twin, of(twin))
+        series.append(
+            Series(
+                task=pair[1] or score,
+                family=pair[0],
+                place=place[mine],
+                score=values[mine],
+                items=of(items),
+                chance=known_chance,
+                seed=None if seed is None else columns[seed][mine],
+                twin=continuous,
+                twin_name=twin or "",
+            )
+        )
+    if published is not None and published.table.note:
+        notes.append(published.table.note)
+    return Gathered(series, notes, measures=measures)
+
+
+def _along(axis: Axis, mapping: Mapping[str, str], columns: Columns, origin: str, score: str) -> str:
+    key = {"step": "step", "loss": "L"}.get(axis, axis)
+    found = mapping.get(key) or obvious(_STEP if axis == "step" else OBVIOUS[key], columns, [score])
+    if found is None:
+        flag = f"--map {key}=COLUMN" if key != "step" else "call it step"
+        raise UsageError(f"no column of {origin} is plainly {axis}", where=columns_listed(columns), remedy=flag)
+    return found
+
+
+def _column(named: str | None, flag: str, columns: Columns, candidates: Sequence[str]) -> str | None:
+    """The column that a flag names, else the one that is plainly it."""
+    if named is None:
+        return obvious(candidates, columns)
+    if named not in columns:
+        raise UsageError(
+            f"{flag} {shown(named)} is no column", where=columns_listed(columns), remedy=did_you_mean(named, columns)
+        )
+    return named
+
+
+def _chance(
+    given: str | None, columns: Columns, candidates: Sequence[str] = _CHANCE
+) -> tuple[str | None, float | None]:
+    """The column of chance, or a number for all."""
+    if given is None:
+        return obvious(candidates, columns), None
+    try:
+        number = float(given)
+    except ValueError:
+        return _column(given, "--chance", columns, ()), None
+    if not 0 <= number < 1:
+        raise UsageError(f"--chance {given} is no score", remedy="a number from 0 to 1, or a column")
+    return None, number
+
+
+def _text(columns: Columns, name: str | None, n: int) -> npt.NDArray[Any]:
+    if name is None:
+        return np.full(n, "", dtype=object)
+    return np.array(["" if value is None or value != value else str(value) for value in columns[name]], dtype=object)
+
+
+def _loss_of(name: str, values: Floats | None) -> Floats | None:
+    """-log p of a twin: a log-probability is below 0, an accuracy or probability in [0, 1], all else a loss, or exp."""
+    if values is None:
+        return None
+    known = values[np.isfinite(values)]
+    if (known <= 0).all():
+        return -values
+    if _is_perplexity(name):
+        return _log_of(values)
+    if (known >= 0).all() and (known <= 1).all() and not _is_loss(name):
+        return np.asarray(-np.log(np.clip(values, 1e-6, 1 - 1e-6)))
+    return values
+
+
+def of_sweep(request: Request, asked: Asked, target: Target) -> Gathered:
+    """The series of the runs of a sweep: each split that has the metric is a task."""
+    if request.maps:
+        raise UsageError("--map names columns of a file, and a sweep has its own", remedy="leave --map out")
+    sweep = load_sweep(target.store, target.name)
+    wanted = set(sweep.current) | (set(sweep.earlier) if request.all else set())
+    there = columns_of(refresh(target.store).of(wanted).table)
+    split, _, metric = request.metric.rpartition("/")
+    splits = [split] if split else [name.rpartition("/")[0] for name in there if name.rpartition("/")[2] == metric]
+    if not splits:
+        names = [name for name in there if "/" in name]
+        raise NothingMatched(
+            f"no run has {shown(metric)}", where=metrics_listed(names), remedy=did_you_mean(metric, names)
+        )
+    series: list[Series] = []
+    notes: list[str] = []
+    convention: Convention | None = None
+    loaded: Points | None = None
+    for held in splits:
+        task = held if len(splits) > 1 else metric
+        read = None if loaded is None or request.at != "last" else _numbers(loaded.columns, f"{held}/{metric}")
+        if loaded is not None and read is not None and np.isfinite(read).all():
+            points = replace(loaded, L=read, metric=f"{held}/{metric}")  # the same runs, which are read once
+        else:
+            name = f"{held}/{metric}"
+            points = loaded = load_points(
+                target.store, target.name, name, request.convention, request.flops, at=request.at, all=request.all,
+                where=mask_of(request.where), by=asked.by,
+            )  # fmt: skip
+        notes += points.notes
+        convention = points.convention
+        families: dict[str, npt.NDArray[np.bool_]] = {"": np.ones(len(points), dtype=bool)}
+        if asked.by is not None:
+            column = full_name(asked.by, tuple(points.columns))
+            values = points.columns[column]
+            families = {f"{asked.by}={value}": values == value for value in sorted(set(values.tolist()), key=str)}
+        for family, mine in families.items():
+            part = points.take(mine)
+            choose_best(part, None)  # refuses what varies and was not named
+            columns = part.columns
+            known = _Known.of(asked, held, metric, columns)
+            if asked.axis == "step":
+                series += _along_steps(target, part, family, task, known)
+                continue
+            if asked.axis == "loss":
+                place = 1 / _geometric(part.axis("N"), part.axis("loss"))
+            elif asked.axis in part.axes():
+                place = part.axis(asked.axis)
+            else:
+                raise UsageError(f"these runs have no {asked.axis}", remedy=f"--axis {' or '.join(part.axes())}")
+            if asked.axis == "N" and part.D is not None:
+                _refuse_lengths(part.axis("N"), part.D)
+            series.append(
+                Series(
+                    task=task,
+                    family=family,
+                    place=place,
+                    score=part.L,
+                    items=known.items,
+                    chance=known.chance,
+                    seed=part.seed,
+                    twin=None if known.twin is None else _loss_of(known.twin, _numbers(columns, known.twin)),
+                    twin_name=known.twin or "",
+                    positions=tuple(columns[n] for n in known.positions),
+                )
+            )
+            notes += _heads(columns, part.axis("N")) if part.N is not None else []
+    if _is_perplexity(metric):
+        series = [replace(held, score=_log_of(held.score)) for held in series]
+        notes.append(f"{metric} is taken as its log, which is a loss")
+    return Gathered(series, list(dict.fromkeys(notes)), convention, _measures(metric))
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What runs know beside a score: items and chance of each, (n,); names of a twin and of accuracies by position."""
+
+    items: Floats | None
+    chance: Floats | None
+    twin: str | None
+    positions: tuple[str, ...]
+
+    @classmethod
+    def of(cls, asked: Asked, split: str, metric: str, columns: Columns) -> _Known:
+        """As flags name them, or as runs store them with `split/metric`."""
+        chance, number = _chance(asked.chance, columns, ())
+        stored = f"{split}/{'generated_chance' if metric == 'generated_match' else 'chance'}"
+        twin = asked.twin and _column(_with_split(asked.twin, split, columns), "--twin", columns, ())
+        twin = twin or (f"{split}/{LOGPROB}" if metric == EXACT and f"{split}/{LOGPROB}" in columns else None)
+        items = asked.items and _column(_with_split(asked.items, split, columns), "--items", columns, ())
+        places = sorted(n for n in columns if n.startswith(f"{split}/") and POSITION.fullmatch(n[len(split) + 1 :]))
+        n = len(next(iter(columns.values())))
+        return cls(
+            _numbers(columns, items or f"{split}/items"),
+            np.full(n, number) if number is not None else _numbers(columns, chance or stored),
+            twin,
+            tuple(places) if metric == EXACT else (),
+        )
+
+
+def _with_split(name: str, split: str, columns: Columns) -> str:
+    """A metric of the same split, where only its own name was given."""
+    full = f"{split}/{name}"
+    return full if full in columns else name
+
+
+def _numbers(columns: Columns, name: str) -> Floats | None:
+    values = columns.get(name)
+    return None if values is None or values.dtype == object else values.astype(np.float64)
+
+
+def _geometric(sizes: Floats, losses: Floats) -> Floats:
+    """The loss of each size, as the geometric mean of its runs', (n,)."""
+    index = np.unique(sizes, return_inverse=True)[1]
+    means = np.exp(np.bincount(index, np.log(losses)) / np.bincount(index))
+    return np.asarray(means[index])
+
+
+def _refuse_lengths(sizes: Floats, tokens: Floats) -> None:
+    index = np.unique(sizes, return_inverse=True)[1]
+    spans = [np.ptp(tokens[index == k]) / tokens[index == k].min() for k in range(index.max() + 1)]
+    if max(spans) > 0.02:  # whole steps differ by less (store.points)
+        raise UsageError(
+            "D varies at one N among these runs", remedy="--axis D or C, or pick one with --where 'D == ...'"
+        )
+
+
+def _heads(columns: Columns, sizes: Floats) -> list[str]:
+    """A sentence where neither the number of heads nor their width is one along the sizes.
+
+    A count of heads that changes along a width axis has made a jump that was luck of the seed (emergence.md).
+    """
+    heads, width = columns.get("model.n_head"), columns.get("model.d_model")
+    if heads is None or width is None or len(set(sizes.tolist())) < 2:
+        return []
+    try:
+        each = width.astype(np.float64) / heads.astype(np.float64)
+    except (TypeError, ValueError):
+        return []
+    if len(set(heads.tolist())) == 1 or len(set(each.tolist())) == 1:
+        return []
+    return ["neither n_head nor the width of a head is held along the sizes: a jump may be theirs"]
+
+
+def _along_steps(target: Target, points: Points, family: str, task: str, known: _Known) -> list[Series]:
+    """Every evaluation of the runs, a family for each size: runs of one size are its seeds."""
+
+    def read(metric: str) -> dict[str, tuple[Floats, Floats]]:
+        return run_curves(target.store, target.name, points.ids, metric)
+
+    curves = read(points.metric)
+    if not curves:
+        raise NothingMatched(f"no run has {points.metric} on the way", remedy="set eval.every below its steps")
+    beside = {name: read(name) for name in (*filter(None, [known.twin]), *known.positions)}
+    rows = {run_id: row for row, run_id in enumerate(points.ids)}
+    rate = points.columns["steps"] / points.columns["D"]
+    sizes = points.axis("N")
+    seeds = np.arange(len(points)) if points.seed is None else points.seed
+    distinct = sorted({float(sizes[rows[run_id]]) for run_id in curves})
+    found = []
+    for N, name in zip(distinct, counts(distinct), strict=True):
+        runs = [run_id for run_id in curves if sizes[rows[run_id]] == N]
+        steps = {run_id: np.round(curves[run_id][0] * rate[rows[run_id]]) for run_id in runs}
+        kept = _spread(np.unique(np.concatenate([*steps.values(), np.zeros(1)])))
+        masks = {run_id: np.isin(steps[run_id], kept) for run_id in runs}
+        row = np.concatenate([np.full(int(masks[run_id].sum()), rows[run_id]) for run_id in runs])
+
+        def at(series: dict[str, tuple[Floats, Floats]], masks: dict[str, npt.NDArray[np.bool_]] = masks) -> Floats:
+            """Values of a metric at these evaluations, NaN where it has none."""
+            values = []
+            for run_id, mask in masks.items():
+                there = dict(zip(*(held.tolist() for held in series.get(run_id, (np.zeros(0),) * 2)), strict=True))
+                values += [there.get(tokens, np.nan) for tokens in curves[run_id][0][mask].tolist()]
+            return np.array(values)
+
+        found.append(
+            Series(
+                task=task,
+                family=", ".join(part for part in (family, f"N = {name}") if part),
+                place=np.concatenate([steps[run_id][masks[run_id]] for run_id in runs]),
+                score=at(curves),
+                items=None if known.items is None else known.items[row],
+                chance=None if known.chance is None else known.chance[row],
+                seed=seeds[row],
+                twin=None if known.twin is None else _loss_of(known.twin, at(beside[known.twin])),
+                twin_name=known.twin or "",
+                positions=tuple(at(beside[name]) for name in known.positions),
+            )
+        )
+    return found
+
+
+def _spread(places: Floats) -> Floats:
+    """At most MOST_PLACES of ascending places above 0, spread evenly in the log."""
+    places = places[places > 0]
+    if len(places) <= MOST_PLACES:
+        return places
+    wanted = np.geomspace(places[0], places[-1], MOST_PLACES)
+    return np.unique(places[np.abs(np.log(places) - np.log(wanted)[:, None]).argmin(1)])
