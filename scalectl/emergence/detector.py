@@ -46,8 +46,8 @@ PLATEAU_PLACES = 2  # at least, below the onset. Ours: one small model is no pla
 PLATEAU_SHARE = 0.55
 # Where the floor is that of the smallest sizes, which have risen with a slow curve, a plateau has to be flatter and
 # longer. By simulation at φ = 4, of logistics over 2.5 decades 15 % pass with the numbers above and 7 % with these; of
-# hinges 98 and 86 %.
-AUTO_PLATEAU, AUTO_PLATEAU_SHARE = 0.03, 0.75
+# hinges 98 and 80 %.
+AUTO_PLATEAU, AUTO_PLATEAU_SHARE = 0.035, 0.75
 ALPHA = 0.05  # of false discoveries in a family
 SMOOTH_PARAMETERS = 4  # c, h, A and a
 FIRST_DRAWS, MOST_DRAWS, CHUNK = 200, 1000, 200
