@@ -155,6 +155,7 @@ def _run_view(
         loss_se=number(f"{HELD_OUT}/loss_se"),
         bits_per_byte=number(f"{HELD_OUT}/bits_per_byte"),
         seconds=number("seconds") or None,  # nobody timed it
+        mfu=number("mfu"),
         message=standing.message,
         curve=curve if curve is not None and len(curve.tokens) > 1 else None,
         place="" if "model" in config else f"{N:.4g} {D:.4g} {C:.4g}",

@@ -84,6 +84,7 @@ INDEX_COLUMNS = (
     Column("C_exact", "float64", "FLOP", "Exact training FLOPs, attention and head included."),
     Column("steps", "int64", "steps", "Optimiser steps taken."),
     Column("seconds", "float64", "s", "Training time, checkpoints and evaluations included."),
+    Column("mfu", "float64", "", "Its exact FLOPs over those of products of large matrices in its time on the device."),
     Column("pack", "int64", "runs", "Models that trained in the same step."),
     Column("device", "string", "", "Kind of device that trained it."),
     Column("message", "string", "", "Why the run ended, when it is not done."),

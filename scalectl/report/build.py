@@ -38,6 +38,7 @@ class Group:
     over: str
     bits_per_byte: float | None
     seconds: float | None
+    mfu: float | None
     curve: RunCurve | None
 
 
@@ -167,6 +168,7 @@ def _group(runs: list[RunView], view: SweepView) -> Group:
         over=over,
         bits_per_byte=_mean([run.bits_per_byte for run in done]),
         seconds=_mean([run.seconds for run in done]),
+        mfu=_mean([run.mfu for run in done]),
         curve=_mean_curve([run.curve for run in (done or runs) if run.curve is not None]),
     )
 

@@ -18,7 +18,7 @@ from scalectl.report.words import CONTEXT, CONVENTION, ESTIMATE, FLOPS, Lines, c
 MOST_LISTED = 16  # cells before sizes share a row; ours: the table and its title stay on one screen
 MOST_GROUPS = 30  # ours: a screen; the smallest and the largest are shown
 LEAST_FILLED = 0.5  # of a crossed table; ours: where less of it holds a loss, a list is shorter
-GIVEN_UP = ("time", "bits/byte", "C [FLOP]")  # columns that go, in this order, where a row has no room for all
+GIVEN_UP = ("MFU", "time", "bits/byte", "C [FLOP]")  # columns that go, in this order, where a row has no room for all
 
 Fact = tuple[Column, list[str | Cell]]  # a column with its text in each row
 
@@ -47,6 +47,9 @@ def _listed(report: Report, look: Look) -> Lines:
     if any(group.seconds is not None for group in groups):
         times = ["" if g.seconds is None else units.duration(g.seconds) for g in groups]
         facts.append((Column("time", "right"), [*times]))
+    if any(group.mfu is not None for group in groups):
+        shares = ["" if g.mfu is None else units.percent(g.mfu) for g in groups]
+        facts.append((Column("MFU", "decimal"), [*shares]))
     named: list[Fact] = [
         (Column(name, "decimal"), [cell_value(g.cell, key) for g in groups]) for key, name in varied.items()
     ]

@@ -47,7 +47,8 @@ class RunCurve:
 class RunView:
     """One run of a sweep. cell: value of each varying key; None for what was not measured.
 
-    loss, loss_se: final held-out loss and its standard error over sequences; message: why it ended, if not done;
+    loss, loss_se: final held-out loss and its standard error over sequences; mfu: model FLOP utilisation, the share of
+    what the device can do at most; message: why it ended, if not done;
     place: tells runs of equal cells apart whose N, D or C is given and follows from no setting, as in a table.
     """
 
@@ -61,6 +62,7 @@ class RunView:
     loss_se: float | None = None
     bits_per_byte: float | None = None
     seconds: float | None = None
+    mfu: float | None = None
     message: str = ""
     curve: RunCurve | None = None
     place: str = ""

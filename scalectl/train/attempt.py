@@ -31,6 +31,7 @@ from scalectl.tasks import TASKS
 from scalectl.train import checkpoint
 from scalectl.train.device import admitted, crowded, device_failed, free_bytes, out_of_memory, row_bytes
 from scalectl.train.loop import Ended, Progress, Split, Trainer
+from scalectl.train.peak import LEAST_SECONDS, peak_flops
 from scalectl.train.provenance import now, provenance
 
 BEAT_SECONDS = 0.5  # between messages; a live display redraws at most four times a second
@@ -270,6 +271,12 @@ class Attempt:
             "planned_seconds": self.job.seconds * share or None,
         }
 
+    def _peak(self, run: RunConfig, rows: Sequence[Row]) -> float | None:
+        """Of the device in the precision of a run that took so long that measuring it costs nothing."""
+        if not rows or rows[-1].seconds < LEAST_SECONDS:
+            return None
+        return peak_flops(self.placement.device, run.precision, self.placement.threads)
+
     def _end(self, run_id: str, state: State, step: int, message: str, device_seconds: float | None = None) -> None:
         """Write the run's one file, then remove its folder; that of a failed run stays, to be retried from."""
         run, folder = self.runs[run_id], self.lives[run_id]
@@ -280,7 +287,7 @@ class Attempt:
         for note in notes:
             self._log(run_id, note)
         split, sources = self.split.get(run_id, 0), self.sources[run_id]
-        spent = self._planned(run) | {"device_seconds": device_seconds}
+        spent = self._planned(run) | {"device_seconds": device_seconds, "peak_flops": self._peak(run, rows)}
         about = provenance(self.placement, self.pack, self.started, split, sources, self.command, spent)
         if fault.PLANNED:
             fault.hit("worker.before_file", step, run=run_id)
@@ -338,13 +345,15 @@ class Attempt:
 
 
 def index_columns(run: RunConfig, step: int, about: Mapping[str, Any]) -> dict[str, Any]:
-    """The columns of the index that the config does not hold: counts by convention, epochs, FLOPs, the pack.
+    """The columns of the index that the config does not hold: counts by convention, epochs, FLOPs, utilisation, pack.
 
     Args: step: optimiser steps taken.
     """
     ledger = ledger_of(run.model)
     data = TASKS[run.task.name].describe(run.task.options)
     tokens = step * run.batch_tokens
+    own = (step - about["split"]) * run.batch_tokens  # before, it was trained as another run's row
+    could = (about.get("device_seconds") or 0.0) * (about.get("peak_flops") or 0.0)
     return {
         **{f"N_{convention}": ledger.params(convention) for convention in CONVENTIONS},
         "D": tokens,
@@ -353,6 +362,7 @@ def index_columns(run: RunConfig, step: int, about: Mapping[str, Any]) -> dict[s
         "C_6nd": float(ledger.flops_6n() * tokens),
         "C_exact": float(ledger.flops_per_token() * tokens),
         "steps": step,
+        "mfu": float(ledger.flops_per_token() * own) / could if could else None,
         "pack": about["pack"],
         "device": about["device_name"],
         "source": about["source"],

@@ -139,3 +139,14 @@ def test_whatever_data_say_lines_stay_inside_the_terminal(
     text = screen(view, width, unicode=unicode)
     assert max(map(cell_len, text.split("\n"))) <= width
     assert not set(text) & set("\x1b\u202e")
+
+
+def test_the_share_of_the_peak_stands_beside_the_time_where_there_is_room(ladder: SweepView) -> None:
+    known = replace(ladder, runs=tuple(replace(run, mfu=0.3 + run.N / 1e6) for run in ladder.runs))
+    assert "MFU" not in screen(ladder)
+    head = next(line for line in screen(known, 100).splitlines() if "MFU" in line)
+    assert head.split()[-1] == "MFU"
+    assert any(line.endswith("70 %") for line in screen(known, 100).splitlines())  # of 397 k parameters
+    narrow = screen(known, 60)
+    assert "MFU" in narrow  # among what `export` has
+    assert not any(line.split()[-1:] == ["MFU"] for line in narrow.splitlines())

@@ -150,6 +150,28 @@ def test_a_run_says_who_trained_it_where_and_what_it_took_of_what_was_planned(st
     assert read_meta(store.run_file(later.run_id)).provenance["git_dirty"]
 
 
+def test_a_run_that_took_long_is_held_against_the_peak_of_its_device(store, make_run, monkeypatch):
+    asked = []
+
+    def peak(*what):
+        asked.append(what)
+        return 5e8
+
+    monkeypatch.setattr("scalectl.train.attempt.peak_flops", peak)
+    short = make_run()
+    attempt(store, short)
+    assert not asked  # it would take longer to measure than to train
+    assert read_meta(store.run_file(short.run_id)).columns["mfu"] is None
+    monkeypatch.setattr("scalectl.train.attempt.LEAST_SECONDS", 0.0)
+    run = make_run(seed=2)
+    attempt(store, run)
+    meta = read_meta(store.run_file(run.run_id))
+    assert asked == [("cpu", "fp32", 1)]
+    assert meta.columns["mfu"] == pytest.approx(
+        meta.columns["C_exact"] / meta.provenance["device_seconds"] / meta.provenance["peak_flops"]
+    )
+
+
 def test_time_on_the_device_goes_on_from_a_checkpoint(store, make_run):
     run = make_run()
     attempt(store, run, stopping=failing_after(7))
