@@ -128,9 +128,9 @@ def plan(
     if probe:
         prepared = probed(prepared, _line, asked=True)
     if on_slurm:
-        from scalectl.commands import slurm
+        from scalectl.commands import pilots, slurm
 
-        view = command.view(prepared, slurm.view(prepared, slurm.fleet(prepared, slurm.wanted(prepared))))
+        view = command.view(prepared, slurm.view(prepared, slurm.fleet(prepared, pilots.wanted(prepared))))
     else:
         view = command.view(prepared)
     if as_json:
@@ -222,6 +222,7 @@ def _sweep_on_slurm(prepared: Prepared, *, retry: bool, max_runs: int | None) ->
     """Hand a sweep to a cluster and follow it; to leave it is not to stop it."""
     from scalectl.commands import slurm
     from scalectl.commands import sweep as command
+    from scalectl.commands.pilots import Said
 
     console, look = _stdout()
     prepared = slurm.following(prepared)
@@ -235,7 +236,7 @@ def _sweep_on_slurm(prepared: Prepared, *, retry: bool, max_runs: int | None) ->
     halted = None
     with progress:
         for event in slurm.watch(prepared, lambda: signals.count, retry=retry, max_runs=max_runs):
-            if isinstance(event, slurm.Said):
+            if isinstance(event, Said):
                 progress.say(event.text, event.style)
             else:
                 halted = command.tell(progress, event) or halted
@@ -251,26 +252,27 @@ def pilot(
     record: Annotated[str, typer.Argument(metavar="RECORD.json", help="Of the submission, in the sweep's folder.")],
 ) -> None:
     """Train what a sweep has left, as a job of a cluster."""
-    from scalectl.commands import slurm
+    from scalectl.commands import pilots
     from scalectl.commands import sweep as command
+    from scalectl.executors.submission import AGAIN
 
     signals = _Signals(lambda count: _line("Stopping: the runs checkpoint.") if count == 1 else None)
     halted = None
     while True:
-        prepared = slurm.duty(record, _line)
+        prepared = pilots.duty(record, _line)
         left = sum(len(job.runs) for job in prepared.jobs)
         _line(f"{prepared.sweep.name}: {left} runs left, {len(prepared.at.places)} slots")
         if prepared.jobs:
             progress = command.progress(prepared, *_console(sys.stderr))
             with progress:
                 for event in command.execute(prepared, lambda: min(1, signals.count), record=False):
-                    halted = command.tell(progress, slurm.quiet(event)) or halted
-        if halted is not None or signals.count or not slurm.freed(prepared, lambda: signals.count):
+                    halted = command.tell(progress, pilots.quiet(event)) or halted
+        if halted is not None or signals.count or not pilots.freed(prepared, lambda: signals.count):
             break
     if halted is not None:
         _line(f"error: {halted.why}")
         raise typer.Exit(halted.exit_code)
-    raise typer.Exit(slurm.AGAIN if signals.count and slurm.unfinished(prepared) else 0)
+    raise typer.Exit(AGAIN if signals.count and pilots.unfinished(prepared) else 0)
 
 
 def _detached(

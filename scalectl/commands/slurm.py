@@ -1,7 +1,6 @@
-"""`--engine slurm`: how many jobs a sweep needs, following them, and what one of them does.
+"""`--engine slurm`: how many jobs a sweep needs, and following them.
 
-The jobs schedule themselves over the claims in the store, so this process only submits and watches: it may end at any
-time, and the same command finds the jobs again.
+This process only submits and watches: it may end at any time, and the same command finds the jobs again.
 """
 
 from __future__ import annotations
@@ -9,38 +8,27 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-from scalectl.commands.sweep import Prepared, check_budget, narrowed, prepare, probed, record_plan
+from scalectl.commands import pilots
+from scalectl.commands.pilots import START_SECONDS, Board, Said, wanted
+from scalectl.commands.sweep import Prepared, check_budget, narrowed, record_plan
 from scalectl.core.errors import ScalectlError
-from scalectl.core.job import AnyJob, State
+from scalectl.core.job import AnyJob
 from scalectl.core.units import counted
 from scalectl.executors import slurm
 from scalectl.executors.drive import Halted
-from scalectl.executors.executor import Beat, Event, JobOver, RunEnded
-from scalectl.executors.slurm import AGAIN as AGAIN
-from scalectl.executors.slurm import SlurmError, Submission, Task
+from scalectl.executors.executor import Event
+from scalectl.executors.slurm import SlurmError, Task
+from scalectl.executors.submission import Submission, clear, forget, last_words, log_of, new_token, submissions
 from scalectl.report.plan_screen import slurm_jobs
 from scalectl.report.views import SlurmView
 from scalectl.store.layout import Store
-from scalectl.store.live import LEASE, Standing, host_identity, live, states
-from scalectl.store.reader import read_meta
-from scalectl.store.sweeps import load_sweep
+from scalectl.store.live import LEASE
 from scalectl.sweep.pack import makespan
 
-STORE_SECONDS = 1.0  # between looks at the store
 QUEUE_SECONDS = (1.0, 15.0)  # between questions to Slurm: after a change, and while nothing happens; ours
-START_SECONDS = 30.0  # of a job before it trains: Python, torch, data from a network disk; ours
-
-
-@dataclass(frozen=True)
-class Said:
-    """A line for the display."""
-
-    text: str
-    style: str = ""
 
 
 @dataclass(frozen=True)
@@ -109,12 +97,6 @@ def view(prepared: Prepared, held: Fleet) -> SlurmView:
     )
 
 
-def wanted(prepared: Prepared) -> frozenset[str]:
-    """Runs that a sweep asks for and that are not settled, those that somebody trains included."""
-    asked = [planned.run_id for planned in prepared.todo] + [planned.run_id for planned in prepared.commands]
-    return frozenset((*asked, *prepared.elsewhere))
-
-
 def following(prepared: Prepared) -> Prepared:
     """The sweep with all that jobs of a cluster train, running ones included, as what there is to do here."""
     held = fleet(prepared, wanted(prepared))
@@ -124,7 +106,7 @@ def following(prepared: Prepared) -> Prepared:
 def _tasks(store: Store, name: str) -> list[Task]:
     """The jobs of a sweep. Raises: ScalectlError if Slurm does not answer."""
     try:
-        return [task for tasks in slurm.look(slurm.submissions(store, name)).values() for task in tasks]
+        return [task for tasks in slurm.look(submissions(store, name, "slurm")).values() for task in tasks]
     except SlurmError as error:
         raise _silent(error) from None
 
@@ -153,10 +135,10 @@ def _silent(error: SlurmError) -> ScalectlError:
 def submit(prepared: Prepared, held: Fleet, *, retry: bool, max_runs: int | None) -> Submission:
     """Hand the jobs to Slurm. Raises: UsageError in the words of sbatch; StoreError or BudgetRefused of the store."""
     store, name = prepared.store, prepared.sweep.name
-    slurm.clear(store, name)
+    clear(store, name, "slurm")
     shares = tuple(tuple(run.run_id for job in share for run in job.runs) for share in held.shares)
     submission = Submission(
-        sweep=name, token=slurm.new_token(), tasks=held.tasks, retry=retry, max_runs=max_runs, shares=shares
+        sweep=name, token=new_token(), tasks=held.tasks, retry=retry, max_runs=max_runs, shares=shares
     )
     return slurm.submit(
         store,
@@ -188,7 +170,7 @@ def watch(
     known = _tasks(store, name)
     going = [task for task in known if not task.ended]
     past = frozenset(task.id for task in known if task.ended)  # what ended before is another command's story
-    board = _Board(prepared)
+    board = Board(prepared)
     attempts = 0
     while True:
         if going:
@@ -213,7 +195,7 @@ def watch(
                 yield from board.look()
                 if board.running:
                     yield Said(f"  {counted(len(board.running), 'run')} held by what is gone, {LEASE:g} s at most")
-            time.sleep(STORE_SECONDS if ended is None or board.running else 0.0)
+            time.sleep(pilots.STORE_SECONDS if ended is None or board.running else 0.0)
         queue.forget()
         if not board.left():  # another process trains the rest
             return
@@ -228,85 +210,13 @@ def watch(
             return
 
 
-class _Board:
-    """The runs of a sweep as the store knows them, as events."""
-
-    def __init__(self, prepared: Prepared) -> None:
-        self.store = prepared.store
-        self.standings: Mapping[str, Standing] = {run_id: prepared.standings[run_id] for run_id in wanted(prepared)}
-        self.stamps = {run_id: self._stamp(run_id) for run_id in self.standings}
-        self.failed = {run_id: self.stamps[run_id] for run_id, held in self.standings.items() if _failed(held)}
-        self.slots: dict[str, int] = {}
-
-    def _stamp(self, run_id: str) -> int:
-        """When the file of a run was written, 0 if it has none."""
-        path = self.store.run_file(run_id)
-        return path.stat().st_mtime_ns if path.exists() else 0
-
-    @property
-    def running(self) -> list[str]:
-        """Runs that a process holds."""
-        return [run_id for run_id, held in self.standings.items() if held.state is State.RUNNING]
-
-    def left(self) -> frozenset[str]:
-        """Runs that nobody holds and that are still to be trained; of failed ones those that nobody tried since."""
-        return frozenset(run_id for run_id, held in self.standings.items() if held.state.resumes or self._fails(run_id))
-
-    def _fails(self, run_id: str) -> bool:
-        """Whether a run failed before this command, and nobody has tried it since."""
-        return _failed(self.standings[run_id]) and self.failed.get(run_id) == self.stamps[run_id]
-
-    def progress(self) -> tuple[int, int]:
-        """Runs that have ended and steps of the others, more wherever anything was trained."""
-        ended = {
-            run_id
-            for run_id, held in self.standings.items()
-            if held.state.final or (_failed(held) and not self._fails(run_id))
-        }
-        return len(ended), sum(held.step for run_id, held in self.standings.items() if run_id not in ended)
-
-    def look(self) -> Iterator[Event]:
-        """What has changed since the last look, and who trains what."""
-        before, stamps = self.standings, self.stamps
-        self.standings = states(self.store, list(before))
-        self.stamps = {run_id: self._stamp(run_id) for run_id in before}
-        teams: dict[str, dict[str, tuple[int, float | None]]] = {}
-        for run_id, held in self.standings.items():
-            if held.state is State.RUNNING:
-                holder = live(self.store, run_id).holder()
-                if holder is not None:
-                    teams.setdefault(f"{holder.host} {holder.pid}", {})[run_id] = (held.step, None)
-            elif held.state is State.PENDING:
-                continue
-            elif held.state is not before[run_id].state or self.stamps[run_id] != stamps[run_id]:
-                yield self._ended(run_id, held)
-        for team in [team for team in self.slots if team not in teams]:
-            del self.slots[team]
-            yield JobOver(team)
-        for team, runs in teams.items():
-            taken = set(self.slots.values())
-            slot = self.slots.setdefault(team, next(i for i in range(len(taken) + 1) if i not in taken))
-            yield Beat(team, slot, runs, 0.0, 0)
-
-    def _ended(self, run_id: str, held: Standing) -> RunEnded:
-        loss, seconds = None, 0.0
-        if held.state.final:
-            meta = read_meta(self.store.run_file(run_id))
-            loss, seconds = meta.final.get("held-out/loss"), meta.columns.get("seconds") or 0.0
-        return RunEnded(run_id, held.state, held.step, loss, seconds, held.message)
-
-
-def _failed(held: Standing) -> bool:
-    return held.state is State.FAILED
-
-
 class _Queue:
     """The jobs of a sweep as Slurm knows them, as lines of text."""
 
     def __init__(self, store: Store, name: str, past: frozenset[str]) -> None:
         self.store = store
         self.past = past
-        self.held = slurm.submissions(store, name)
+        self.held = submissions(store, name, "slurm")
         self.tasks: dict[str, tuple[Submission, Task]] = {}
         self.wait = QUEUE_SECONDS[0]
         self.due = 0.0
@@ -335,7 +245,7 @@ class _Queue:
     def forget(self) -> None:
         """Drop the records of jobs that have ended."""
         for submission in self.held:
-            slurm.forget(self.store, submission)
+            forget(self.store, submission)
 
     def cancel_waiting(self) -> None:
         """Take back jobs that have not begun and have nothing left to do."""
@@ -387,8 +297,8 @@ class _Queue:
             lost = f"lost {'its' if one else 'their'} node {node} ({down}) and " if down else ""
             return f"{jobs} {lost}{'is' if one else 'are'} queued again{waits}"
         if state == "FAILED":
-            said = slurm.last_words(slurm.log_of(self.store, self.tasks[first.id][0], first.index))
-            log = slurm.log_of(self.store, self.tasks[first.id][0], first.index)
+            said = last_words(log_of(self.store, self.tasks[first.id][0], first.index))
+            log = log_of(self.store, self.tasks[first.id][0], first.index)
             return f"{jobs} failed: {said}" if said else f"{jobs} failed, see {log}"
         words = {
             "PENDING": f"{'waits' if one else 'wait'}{waits}",
@@ -412,78 +322,3 @@ def _jobs(tasks: Sequence[Task]) -> str:
     ids = [task.id for task in tasks]
     more = f" and {len(ids) - 3} more" if len(ids) > 3 else ""
     return f"job{'s' * (len(ids) > 1)} {', '.join(ids[:3])}{more}"
-
-
-def duty(record: str, say: Callable[[str], None]) -> Prepared:
-    """What a job of the cluster is to train on the machine that it was given: its own packs, then those of the others.
-
-    Args: record: file of its submission; say: told what is being measured.
-    Raises: StoreError for a record that cannot be read; ScalectlError if the sweep asks for other runs here than where
-    it was planned.
-    """
-    path = Path(record)
-    store, submission = slurm.read_submission(path)
-    index = int(os.environ.get("SLURM_ARRAY_TASK_ID", "0"))
-    file = store.sweep_folder(submission.sweep) / "sweep.toml"
-    prepared = prepare(str(file), str(store.root), max_runs=submission.max_runs, retry_failed=submission.retry)
-    if set(prepared.plan.run_ids) != set(load_sweep(store, submission.sweep).current):
-        raise ScalectlError(
-            f"{submission.sweep} asks for other runs here than where it was planned",
-            where=str(file),
-            remedy="use one version of scalectl, and data that all machines see under one path",
-        )
-    share = set(submission.shares[index]) if submission.shares else set(prepared.plan.run_ids)
-    tried = {run_id for run_id in share if _failed_since(prepared, run_id, path)}
-    held = tuple(run_id for run_id in prepared.elsewhere if run_id in share)
-    left = (share & wanted(prepared)) - tried - set(held)
-    prepared = probed(replace(narrowed(prepared, left, 1), elsewhere=held), say)
-    tasks = 1 if submission.shares else submission.tasks
-    jobs = narrowed(prepared, left, prepared.at.jobs * tasks).jobs
-    own = jobs[index % tasks :: tasks]
-    return replace(prepared, jobs=(*own, *(job for job in jobs if job not in own)))
-
-
-def _failed_since(prepared: Prepared, run_id: str, record: Path) -> bool:
-    """Whether a run failed after the jobs were submitted, so that it was tried again already."""
-    if prepared.standings[run_id].state is not State.FAILED:
-        return False
-    return prepared.store.run_file(run_id).stat().st_mtime_ns > record.stat().st_mtime_ns
-
-
-def quiet(event: Event | Halted) -> Event | Halted:
-    """An event without what goes without saying in a job: that others train what they hold."""
-    return replace(event, busy=()) if isinstance(event, JobOver) else event
-
-
-def unfinished(prepared: Prepared) -> bool:
-    """Whether a job leaves runs that can go on."""
-    found = states(prepared.store, wanted(prepared) - {*prepared.elsewhere})
-    return any(held.state.resumes for held in found.values())
-
-
-def freed(prepared: Prepared, stopping: Callable[[], int]) -> bool:
-    """Whether a run that another machine held came free: that machine is given the time to show that it lives.
-
-    It renews its claims every 20 seconds; without that they end with the lease.
-    """
-    first = states(prepared.store, wanted(prepared))
-    held = [run_id for run_id, standing in first.items() if standing.state is State.RUNNING]
-    beats = {run_id: _heartbeat(prepared.store, run_id) for run_id in held}
-    waiting = [run_id for run_id, beat in beats.items() if beat is not None]
-    while waiting and not stopping():
-        found = states(prepared.store, waiting)
-        if any(found[run_id].state.resumes for run_id in waiting):
-            return True
-        waiting = [
-            run_id
-            for run_id in waiting
-            if found[run_id].state is State.RUNNING and _heartbeat(prepared.store, run_id) == beats[run_id]
-        ]
-        time.sleep(STORE_SECONDS)
-    return False
-
-
-def _heartbeat(store: Store, run_id: str) -> float | None:
-    """When a holder on another machine last renewed its claim; None of one on this machine, whose process is seen."""
-    holder = live(store, run_id).holder()
-    return None if holder is None or holder.host == host_identity() else holder.heartbeat

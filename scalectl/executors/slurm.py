@@ -1,64 +1,30 @@
-"""Slurm: batch scripts in, states of jobs out. Nothing is pickled: a job reads JSON and the plan in the store.
+"""Slurm: batch scripts in, states of jobs out.
 
-    sweeps/NAME/slurm/TOKEN.json    what was submitted
-    sweeps/NAME/slurm/TOKEN.sh      the batch script: one array, also of a single job
-    sweeps/NAME/slurm/TOKEN-I.log   what job I of the array said, every start of it
-
-A job of the array trains what the sweep has left (a pilot), or the runs of its share. It claims runs in the store like
-any other process, so that what Slurm says of it is never needed to know how a run stands.
+sweeps/NAME/slurm/TOKEN.sh   the batch script: one array, also of a single job
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import re
-import secrets
 import shlex
 import subprocess
-import time
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 
-from scalectl.core.errors import StoreError, UsageError
-from scalectl.store.files import atomic_write, writing
-from scalectl.store.layout import Store, open_store
+from scalectl.core.errors import UsageError
+from scalectl.executors.submission import AGAIN, Submission, record_of, write_submission
+from scalectl.store.files import atomic_write
+from scalectl.store.layout import Store
 from scalectl.sweep.slurm import Slurm
 
-AGAIN = 10  # exit code of a job that was told to end and leaves work; Slurm starts it again
 ANSWER_SECONDS = 60.0  # for a command of Slurm; ours: its controller may be restarting
-LOG_BYTES = 4000  # of a log's end, in which its last line is looked for
 # States of a job that has ended for good. Source: squeue(1), JOB STATE CODES.
 ENDED = frozenset(
     ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED",
      "TIMEOUT", "GONE")
 )  # fmt: skip
 GONE = "GONE"  # ours, of a job that Slurm no longer knows and did not keep accounts of
-
-
-@dataclass(frozen=True)
-class Submission:
-    """An array of jobs that was submitted for a sweep.
-
-    token: random, in its name and its files; job: id that Slurm gave it, "" before; tasks: jobs of the array; retry:
-    whether they train runs that failed before; max_runs: as `scalectl sweep` was told; shares: ids of the runs that
-    each job has for itself, () for pilots.
-    """
-
-    sweep: str
-    token: str
-    tasks: int
-    job: str = ""
-    retry: bool = False
-    max_runs: int | None = None
-    shares: tuple[tuple[str, ...], ...] = ()
-
-    @property
-    def name(self) -> str:
-        """What Slurm calls it."""
-        return f"{self.sweep}.{self.token}"
 
 
 @dataclass(frozen=True)
@@ -79,21 +45,6 @@ class Task:
     def index(self) -> int:
         """Its place in the array."""
         return int(self.id.partition("_")[2] or 0)
-
-
-def folder_of(store: Store, sweep: str) -> Path:
-    """Folder of what a sweep submitted."""
-    return store.inside("sweeps", store.sweep_folder(sweep).name, "slurm")
-
-
-def record_of(store: Store, submission: Submission) -> Path:
-    """File of a submission."""
-    return folder_of(store, submission.sweep) / f"{submission.token}.json"
-
-
-def log_of(store: Store, submission: Submission, index: int) -> Path:
-    """What one of its jobs said."""
-    return folder_of(store, submission.sweep) / f"{submission.token}-{index}.log"
 
 
 def batch_script(
@@ -182,11 +133,9 @@ def submit(
     """
     record = record_of(store, submission)
     text = batch_script(store, submission, slurm, cpus=cpus, search=search, python=python, cwd=cwd)
-    with writing(record.parent):
-        record.parent.mkdir(parents=True, exist_ok=True)
+    write_submission(store, submission)  # before sbatch: the job may start before this process goes on
     script = record.with_suffix(".sh")
     atomic_write(script, text.encode())
-    atomic_write(record, _encoded(submission))  # before sbatch: the job may start before this process goes on
     try:
         said = _slurm("sbatch", "--parsable", str(script))
     except (SlurmError, UsageError) as error:
@@ -198,45 +147,9 @@ def submit(
             where=str(script),
             remedy="correct [slurm] in the sweep file; sinfo lists the partitions",
         ) from None
-    submitted = Submission(**{**asdict(submission), "job": said.strip().partition(";")[0]})
-    atomic_write(record, _encoded(submitted))
+    submitted = replace(submission, job=said.strip().partition(";")[0])
+    write_submission(store, submitted)
     return submitted
-
-
-def new_token() -> str:
-    """A token for a submission."""
-    return secrets.token_hex(4)
-
-
-def read_submission(path: Path) -> tuple[Store, Submission]:
-    """What a job of a cluster is given. Raises: StoreError if it cannot be read, or is not where it belongs."""
-    store = open_store(path.absolute().parents[3])
-    found = _decoded(path)
-    if found is None or record_of(store, found).name != path.name:
-        raise StoreError("this is not the record of a Slurm job", where=str(path), remedy="repeat the sweep")
-    return store, found
-
-
-def submissions(store: Store, sweep: str) -> list[Submission]:
-    """What was submitted for a sweep and is not forgotten."""
-    found = (_decoded(path) for path in sorted(folder_of(store, sweep).glob("*.json")))
-    return [held for held in found if held is not None]
-
-
-def forget(store: Store, submission: Submission) -> None:
-    """Drop the record of a submission whose jobs have all ended; its log stays until the next one."""
-    with contextlib.suppress(OSError):
-        record_of(store, submission).unlink(missing_ok=True)
-
-
-def clear(store: Store, sweep: str) -> None:
-    """Remove scripts and logs of forgotten submissions."""
-    folder = folder_of(store, sweep)
-    kept = {path.stem for path in folder.glob("*.json")}
-    for path in [*folder.glob("*.sh"), *folder.glob("*.log")]:
-        if path.stem.partition("-")[0] not in kept:
-            with contextlib.suppress(OSError):
-                path.unlink(missing_ok=True)
 
 
 class SlurmError(Exception):
@@ -327,36 +240,3 @@ def cancel(tasks: Iterable[Task]) -> None:
     ids = [task.id for task in tasks]
     if ids:
         _slurm("scancel", *ids)
-
-
-def last_words(path: Path) -> str:
-    """The last line of a log; "" if it has none."""
-    try:
-        with path.open("rb") as file:
-            file.seek(0, os.SEEK_END)
-            file.seek(max(0, file.tell() - LOG_BYTES))
-            said = file.read().decode(errors="replace").splitlines()
-    except OSError:
-        return ""
-    return next((line.strip() for line in reversed(said) if line.strip()), "")
-
-
-def _encoded(submission: Submission) -> bytes:
-    return json.dumps({"version": 1, "submitted": time.time(), **asdict(submission)}).encode()
-
-
-def _decoded(path: Path) -> Submission | None:
-    """The submission in a file; None if it holds none."""
-    try:
-        data = json.loads(path.read_bytes())
-        return Submission(
-            sweep=str(data["sweep"]),
-            token=str(data["token"]),
-            tasks=int(data["tasks"]),
-            job=str(data["job"]),
-            retry=bool(data["retry"]),
-            max_runs=None if data["max_runs"] is None else int(data["max_runs"]),
-            shares=tuple(tuple(map(str, share)) for share in data["shares"]),
-        )
-    except (OSError, ValueError, KeyError, TypeError):
-        return None

@@ -4,16 +4,17 @@ import json
 import os
 import shutil
 import time
+from pathlib import Path
 
 import pytest
 from support import SWEEP
 
-from scalectl.commands import background, slurm
-from scalectl.commands.slurm import Said
+from scalectl.commands import background, pilots, slurm
+from scalectl.commands.pilots import Said
 from scalectl.commands.sweep import execute, prepare, record_plan
 from scalectl.core.job import State
-from scalectl.executors import slurm as client
 from scalectl.executors.drive import Halted
+from scalectl.executors.submission import Submission, log_of, submissions, write_submission
 from scalectl.store.live import live, states
 
 BLOCK = '[slurm]\npartition = "main"\ntime = "10"\n'
@@ -59,7 +60,7 @@ exit 0""",
         (folder / name).write_text(f'#!{bash}\necho "{name} $*" >> {tmp_path}/calls\n{text}\n')
         (folder / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
-    monkeypatch.setattr(slurm, "STORE_SECONDS", 0.01)
+    monkeypatch.setattr(pilots, "STORE_SECONDS", 0.01)
     monkeypatch.setattr(slurm, "QUEUE_SECONDS", (0.0, 0.02))
 
     def answers(*texts):
@@ -164,8 +165,8 @@ def test_a_job_that_fails_at_its_start_ends_the_sweep_with_its_last_words(tiny, 
     cluster(["77_0|RUNNING|None|n1"], ["77_0|FAILED|NonZeroExitCode|n1"])
     events = slurm.watch(slurm.following(prepared), lambda: 0)
     next(events)
-    held = client.submissions(prepared.store, "tiny")[0]
-    client.log_of(prepared.store, held, 0).write_text("module: not found\npython: No module named torch\n\n")
+    held = submissions(prepared.store, "tiny", "slurm")[0]
+    log_of(prepared.store, held, 0).write_text("module: not found\npython: No module named torch\n\n")
     halted = [event.why for event in events if isinstance(event, Halted)]
     assert halted == ["job 77_0 failed: python: No module named torch, and nothing was trained"]
     assert len(called(tmp_path, "sbatch")) == 1
@@ -212,7 +213,7 @@ def test_jobs_that_wait_when_all_is_done_are_taken_back(tiny, cluster, tmp_path)
     _, halted = followed(prepared, stopping)
     assert not halted
     assert called(tmp_path, "scancel") == ["scancel 77_0"]
-    assert client.submissions(prepared.store, "tiny") == []
+    assert submissions(prepared.store, "tiny", "slurm") == []
 
 
 def test_a_node_that_goes_down_under_a_job_is_named(tiny, cluster, tmp_path):
@@ -223,17 +224,13 @@ def test_a_node_that_goes_down_under_a_job_is_named(tiny, cluster, tmp_path):
 
 
 def fleet(prepared):
-    return slurm.fleet(prepared, slurm.wanted(prepared))
+    return slurm.fleet(prepared, pilots.wanted(prepared))
 
 
 def submitted(prepared, **more):
     prepared.store.prepare()
     record_plan(prepared)
-    held = client.Submission("tiny", "0badcafe", 2, "77", **more)
-    path = client.record_of(prepared.store, held)
-    path.parent.mkdir()
-    path.write_bytes(client._encoded(held))
-    return str(path)
+    return str(write_submission(prepared.store, Submission("tiny", "0badcafe", 2, "77", **more)))
 
 
 def test_pilots_begin_with_different_packs_and_know_all(tiny, monkeypatch):
@@ -242,7 +239,7 @@ def test_pilots_begin_with_different_packs_and_know_all(tiny, monkeypatch):
     firsts = []
     for index in range(2):
         monkeypatch.setenv("SLURM_ARRAY_TASK_ID", str(index))
-        jobs = slurm.duty(record, str).jobs
+        jobs = pilots.duty(record, str).jobs
         assert sorted(run.run_id for job in jobs for run in job.runs) == sorted(prepared.plan.run_ids)
         firsts.append(jobs[0].ticket)
     assert len(set(firsts)) == 2
@@ -254,37 +251,37 @@ def test_a_job_of_an_array_trains_its_share_alone(tiny, monkeypatch):
     record = submitted(prepared, shares=(ids[:1], ids[1:]))
     for index, share in enumerate((ids[:1], ids[1:])):
         monkeypatch.setenv("SLURM_ARRAY_TASK_ID", str(index))
-        found = slurm.duty(record, str)
+        found = pilots.duty(record, str)
         assert {run.run_id for job in found.jobs for run in job.runs} == set(share)
 
 
 def test_a_job_whose_plan_is_not_the_stored_one_refuses(tiny):
     record = submitted(tiny())
-    sweep = client.Path("results/sweeps/tiny/sweep.toml")
+    sweep = Path("results/sweeps/tiny/sweep.toml")
     sweep.write_text(sweep.read_text().replace("[8, 16, 32]", "[8, 16, 24]"))
     with pytest.raises(Exception, match="asks for other runs here"):
-        slurm.duty(record, str)
+        pilots.duty(record, str)
 
 
 def test_runs_of_a_machine_that_shows_no_life_are_waited_for_and_those_of_a_living_one_are_not(tiny, monkeypatch):
-    monkeypatch.setattr(slurm, "STORE_SECONDS", 0.05)
+    monkeypatch.setattr(pilots, "STORE_SECONDS", 0.05)
     prepared = tiny()
     record = submitted(prepared)
     run_id = prepared.plan.run_ids[0]
     folder = live(prepared.store, run_id)
     folder.claim(host="elsewhere", now=time.time() - 119.0)  # its lease ends in a second
-    found = slurm.duty(record, str)
+    found = pilots.duty(record, str)
     assert found.elsewhere == (run_id,)
-    assert slurm.freed(found, lambda: 0)
+    assert pilots.freed(found, lambda: 0)
     claim = folder.claim(host="another")
-    found = slurm.duty(record, str)
+    found = pilots.duty(record, str)
     asked = []
 
     def stopping():
         asked.append(claim.beat(time.time() + 1) if not asked else None)
         return 0
 
-    assert not slurm.freed(found, stopping)
+    assert not pilots.freed(found, stopping)
     assert states(prepared.store, [run_id])[run_id].state is State.RUNNING
 
 
@@ -308,7 +305,5 @@ def test_runs_of_a_script_whose_time_nobody_knows_are_one_pilot_or_a_share_each(
         assert sorted(run.run_id for job in held.packs for run in job.runs) == sorted(prepared.plan.run_ids)
     prepared.store.prepare()
     record_plan(prepared)
-    path = client.record_of(prepared.store, client.Submission("mine", "0badcafe", 1))
-    path.parent.mkdir()
-    path.write_bytes(client._encoded(client.Submission("mine", "0badcafe", 1)))
-    assert len(slurm.duty(str(path), str).jobs) == 4
+    path = write_submission(prepared.store, Submission("mine", "0badcafe", 1))
+    assert len(pilots.duty(str(path), str).jobs) == 4

@@ -14,7 +14,8 @@ from scalectl.core.errors import StoreError, UsageError
 from scalectl.core.machine import memory_available, memory_total
 from scalectl.executors import slurm
 from scalectl.executors.local import slots
-from scalectl.executors.slurm import GONE, SlurmError, Submission, Task
+from scalectl.executors.slurm import GONE, SlurmError, Task
+from scalectl.executors.submission import Submission, clear, folder_of, forget, read_submission, record_of, submissions
 from scalectl.store.layout import Store, open_store
 from scalectl.sweep.slurm import Slurm
 
@@ -111,12 +112,12 @@ def test_a_submission_is_written_before_sbatch_and_read_back(store, tmp_path, pl
     held = slurm.submit(store, PILOTS, Slurm(), cpus=1, search=(), python="python", cwd=str(tmp_path))
     assert held.job == "77"
     assert json.loads((tmp_path / "seen").read_text())["tasks"] == 3
-    assert slurm.submissions(store, "ladder") == [held]
-    assert slurm.read_submission(slurm.record_of(store, held)) == (store, held)
-    slurm.forget(store, held)
-    assert slurm.submissions(store, "ladder") == []
-    slurm.clear(store, "ladder")
-    assert list(slurm.folder_of(store, "ladder").iterdir()) == []
+    assert submissions(store, "ladder", "slurm") == [held]
+    assert read_submission(record_of(store, held)) == (store, held)
+    forget(store, held)
+    assert submissions(store, "ladder", "slurm") == []
+    clear(store, "ladder", "slurm")
+    assert list(folder_of(store, "ladder", "slurm").iterdir()) == []
 
 
 def test_without_slurm_the_error_says_where_it_is(store, tmp_path, place):
@@ -127,23 +128,23 @@ def test_without_slurm_the_error_says_where_it_is(store, tmp_path, place):
         "--engine slurm hands jobs to a Slurm cluster",
         "run it on a login node of the cluster, or train here with --engine local",
     ]
-    assert slurm.submissions(store, "ladder") == []
+    assert submissions(store, "ladder", "slurm") == []
 
 
 def test_what_sbatch_says_against_a_job_is_the_error(store, tmp_path, place):
     place("sbatch", "echo 'sbatch: error: invalid partition specified: gpux' >&2; exit 1")
     with pytest.raises(UsageError, match=r"^sbatch refused the job: invalid partition specified: gpux\n"):
         slurm.submit(store, PILOTS, Slurm(), cpus=1, search=(), python="python", cwd=str(tmp_path))
-    assert slurm.submissions(store, "ladder") == []
+    assert submissions(store, "ladder", "slurm") == []
 
 
 @pytest.mark.parametrize("text", ["", "[1]", '{"sweep": "ladder"}', '{"sweep": "../x", "token": "0badcafe"}'])
 def test_a_record_that_is_none_is_refused(store, text):
-    path = slurm.record_of(store, PILOTS)
+    path = record_of(store, PILOTS)
     path.parent.mkdir(parents=True)
     path.write_text(text)
-    with pytest.raises(StoreError, match="not the record of a Slurm job"):
-        slurm.read_submission(path)
+    with pytest.raises(StoreError, match="not the record of a cluster's job"):
+        read_submission(path)
 
 
 HELD = Submission("ladder", "0badcafe", 3, job="77")
