@@ -137,7 +137,8 @@ class ScriptReader:
         """The folder in which the command runs, and the files of it that are code: arguments and [run] code."""
         beside = Folder(os.path.dirname(os.path.abspath(self.draft.path)))
         named = [part for i, part in enumerate(command) if not placeholders(part) and (i or os.sep in part)]
-        folders = [folder for folder in (beside, Folder.cwd()) if any(_is_file(folder / part) for part in named)]
+        own = [part for part in named if not os.path.isabs(part)]  # an interpreter is everywhere
+        folders = [folder for folder in (beside, Folder.cwd()) if any(_is_file(folder / part) for part in own)]
         folder = folders[0] if folders else beside
         if command and not placeholders(command[0]) and not self.program(command[0], folder):
             return folder, ()

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import sys
 import textwrap
 
 import pytest
@@ -11,7 +12,7 @@ from scalectl.core.errors import SweepFileError
 from scalectl.core.run import CommandRun, flat, record, restore
 from scalectl.sweep.command import Finished, expected_seconds
 from scalectl.sweep.plan import expand
-from scalectl.sweep.spec import parse_sweep
+from scalectl.sweep.spec import load, parse_sweep
 
 SWEEP = """\
 name = "mine"
@@ -209,6 +210,18 @@ def test_a_script_that_reads_its_parameters_as_json_need_not_name_them(parsed, t
     (tmp_path / "plain.py").write_text("import sys")
     named = parsed(text.replace('"{out}"', '"{out}", "{params}"'))
     assert '{{"depth": 2, "seed": 0, "steps": 100, "width": 16}}' in named.commands[0].run.command
+
+
+def test_a_script_is_found_where_it_was_swept_from_also_by_the_stored_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train.py").write_text("pass")
+    (tmp_path / "stored").mkdir()
+    for python in ("python", sys.executable):
+        for path in ("a.toml", "stored/a.toml"):
+            command = f'command = ["{python}", "train.py", "{{x}}"]'
+            (tmp_path / path).write_text(f'name = "a"\n[run]\n{command}\n[params]\nx = 1\n')
+        ids = [expand(load(tmp_path / path)).run_ids for path in ("a.toml", "stored/a.toml")]
+        assert ids[0] == ids[1]
 
 
 def test_the_plan_says_what_only_the_script_can_know(planned):
