@@ -45,7 +45,7 @@ Results = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 Changes = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the file.")]
 MaxRuns = Annotated[int | None, typer.Option(help="Allow a grid of more than 100,000 runs.")]
-Engine = Annotated[str, typer.Option(metavar="local|slurm", help="Where it trains: here, or as jobs of a cluster.")]
+Engine = Annotated[str, typer.Option(metavar="local|slurm|ray", help="Where it trains: here, or on a cluster.")]
 Target = Annotated[
     str | None,
     typer.Argument(metavar="[TARGET]", help="A sweep, ref:NAME, or a CSV / Parquet file [default: the last sweep]."),
@@ -123,14 +123,18 @@ def plan(
     from scalectl.commands.sweep import prepare, probed
     from scalectl.report import document, plan_screen, terminal
 
-    on_slurm = _engine(engine) == "slurm"
+    _engine(engine)
     prepared = prepare(file, results, changes or (), max_runs=max_runs)
     if probe:
         prepared = probed(prepared, _line, asked=True)
-    if on_slurm:
+    if engine == "slurm":
         from scalectl.commands import pilots, slurm
 
         view = command.view(prepared, slurm.view(prepared, slurm.fleet(prepared, pilots.wanted(prepared))))
+    elif engine == "ray":
+        from scalectl.commands import pilots, ray
+
+        view = command.view(prepared, ray=ray.view(prepared, ray.fleet(prepared, pilots.wanted(prepared))))
     else:
         view = command.view(prepared)
     if as_json:
@@ -157,9 +161,8 @@ def sweep(
     """Make the results match the plan: train what is missing."""
     from scalectl.commands import sweep as command
 
-    on_slurm = _engine(engine) == "slurm"
-    if on_slurm and detach:
-        raise typer.BadParameter("--detach is for this machine; jobs of a cluster go on by themselves")
+    if _engine(engine) == "slurm" and detach:
+        raise typer.BadParameter("--detach is for this machine and for Ray; jobs of Slurm go on by themselves")
     if retry not in (None, "failed"):
         raise typer.BadParameter(f"{retry!r} is not known; use --retry failed")
     prepared = command.prepare(file, results, changes or (), max_runs=max_runs, retry_failed=retry == "failed")
@@ -168,14 +171,16 @@ def sweep(
         _line(f"warning: {damaged}; the run is trained again")
     if prepared.edited:
         _line(f"warning: {prepared.edited}")
-    if on_slurm:
+    if engine == "slurm":
         _sweep_on_slurm(prepared, retry=retry == "failed", max_runs=max_runs)
+    if engine == "ray" and not detach:
+        _sweep_on_ray(prepared, retry=retry == "failed", max_runs=max_runs)
     if not prepared.jobs and not prepared.orphans:
         command.record_plan(prepared)
         console.print(look.text(_nothing_to_do(prepared)))
         raise typer.Exit(75 if prepared.elsewhere else 1 if prepared.waiting else 0)
     if detach:
-        for line in _detached(prepared, file, results, retry, changes or (), max_runs):
+        for line in _detached(prepared, file, results, retry, changes or (), max_runs, engine):
             console.print(look.text(line))
         raise typer.Exit
     for holder, job in prepared.orphans:
@@ -213,23 +218,20 @@ def _conclude(prepared: Prepared, halted: Halted | None, stopped: signal.Signals
 
 
 def _engine(name: str) -> str:
-    if name not in ("local", "slurm"):
-        raise typer.BadParameter(f"--engine {name!r} is not known; use local or slurm")
+    if name not in ("local", "slurm", "ray"):
+        raise typer.BadParameter(f"--engine {name!r} is not known; use local, slurm or ray")
     return name
 
 
 def _sweep_on_slurm(prepared: Prepared, *, retry: bool, max_runs: int | None) -> NoReturn:
     """Hand a sweep to a cluster and follow it; to leave it is not to stop it."""
-    from scalectl.commands import slurm
+    from scalectl.commands import pilots, slurm
     from scalectl.commands import sweep as command
     from scalectl.commands.pilots import Said
 
+    held = slurm.fleet(prepared, pilots.wanted(prepared))
+    prepared = _following(prepared, held.tasks * held.slots)
     console, look = _stdout()
-    prepared = slurm.following(prepared)
-    if not prepared.jobs:
-        command.record_plan(prepared)
-        console.print(look.text(_nothing_to_do(prepared)))
-        raise typer.Exit(1 if prepared.waiting else 0)
     name = prepared.sweep.name
     progress = command.progress(prepared, *_console(sys.stderr))
     signals = _Signals(lambda count: progress.say("Leaving: the jobs go on.") if count == 1 else None)
@@ -247,15 +249,58 @@ def _sweep_on_slurm(prepared: Prepared, *, retry: bool, max_runs: int | None) ->
     _conclude(prepared, halted)
 
 
+def _sweep_on_ray(prepared: Prepared, *, retry: bool, max_runs: int | None) -> NoReturn:
+    """Train a sweep on a Ray cluster; to leave it is to stop it."""
+    from scalectl.commands import pilots, ray
+    from scalectl.commands import sweep as command
+    from scalectl.commands.pilots import Said
+
+    held = ray.fleet(prepared, pilots.wanted(prepared))
+    prepared = _following(prepared, held.pilots * held.slots)
+    cluster = ray.join(prepared)
+    progress = command.progress(prepared, *_console(sys.stderr))
+    # after joining: Ray has handlers of its own
+    signals = _Signals(lambda count: progress.say(_stopping(count, len(progress.running))))
+    halted = None
+    try:
+        with progress:
+            for event in ray.watch(prepared, cluster, lambda: signals.count, retry=retry, max_runs=max_runs):
+                if isinstance(event, Said):
+                    progress.say(event.text, event.style)
+                else:
+                    halted = command.tell(progress, event) or halted
+    finally:
+        cluster.close()
+    _conclude(prepared, halted, signals.first)
+
+
+def _following(prepared: Prepared, slots: int) -> Prepared:
+    """The sweep as one that a cluster trains; ends here if it has nothing to train."""
+    from scalectl.commands import pilots
+    from scalectl.commands import sweep as command
+
+    prepared = pilots.following(prepared, slots)
+    if prepared.jobs:
+        return prepared
+    command.record_plan(prepared)
+    console, look = _stdout()
+    console.print(look.text(_nothing_to_do(prepared)))
+    raise typer.Exit(1 if prepared.waiting else 0)
+
+
 @app.command(hidden=True)
 def pilot(
     record: Annotated[str, typer.Argument(metavar="RECORD.json", help="Of the submission, in the sweep's folder.")],
+    parent: Annotated[int | None, typer.Option(hidden=True, help="Process to die with.")] = None,
 ) -> None:
     """Train what a sweep has left, as a job of a cluster."""
     from scalectl.commands import pilots
     from scalectl.commands import sweep as command
+    from scalectl.core.family import die_with
     from scalectl.executors.submission import AGAIN
 
+    if parent is not None:
+        die_with(parent)
     signals = _Signals(lambda count: _line("Stopping: the runs checkpoint.") if count == 1 else None)
     halted = None
     while True:
@@ -282,13 +327,14 @@ def _detached(
     retry: str | None,
     changes: Sequence[str],
     max_runs: int | None,
+    engine: str,
 ) -> tuple[str, str]:
     from scalectl.commands.background import detach
     from scalectl.core.units import duration
 
     arguments = [file, *(f"--set={change}" for change in changes)]
     arguments += [f"--results={results}"] * (results is not None) + [f"--retry={retry}"] * (retry is not None)
-    arguments += [f"--max-runs={max_runs}"] * (max_runs is not None)
+    arguments += [f"--max-runs={max_runs}"] * (max_runs is not None) + [f"--engine={engine}"] * (engine != "local")
     started, name = detach(prepared, arguments), prepared.sweep.name
     runs = sum(len(job.runs) for job in (*prepared.jobs, *(job for _, job in prepared.orphans)))
     return (

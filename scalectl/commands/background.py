@@ -19,8 +19,9 @@ from scalectl.core.errors import ScalectlError, UsageError
 from scalectl.core.job import State
 from scalectl.executors.adopted import signal_process
 from scalectl.executors.local import CHECKPOINT_SECONDS
+from scalectl.executors.submission import forget, submissions
 from scalectl.store.files import writing
-from scalectl.store.keepers import forget_dead, keepers
+from scalectl.store.keepers import forget_dead, keepers, kept
 from scalectl.store.layout import Store
 from scalectl.store.live import Holder, host_identity, live, process_start, states
 from scalectl.store.sweeps import load_sweep
@@ -94,7 +95,8 @@ def detach(prepared: Prepared, arguments: Sequence[str]) -> Started:
 def stop(named: str | None, results: str | None, say: Callable[[str], None]) -> Stopped:
     """End whatever trains runs of a sweep on this host: orchestrators and workers without one checkpoint first.
 
-    Jobs of a cluster are cancelled, wherever they run; they checkpoint too.
+    Jobs of a cluster are cancelled, wherever they run; they checkpoint too. An orchestrator of Ray elsewhere sees that
+    the record of its pilots is gone.
 
     Args: say: told what is waited for.
     Raises: NothingMatched if there is no such sweep.
@@ -115,6 +117,13 @@ def stop(named: str | None, results: str | None, say: Callable[[str], None]) -> 
         signal_process(pid, started, signal.SIGTERM)
     if asked:
         say("Stopping: the runs checkpoint")
+    near = {held.token for held in own if held.host == here}
+    far = [held for held in submissions(store, name, "ray") if held.token not in near and kept(store, name, held.token)]
+    for submission in far:
+        forget(store, submission)
+    deadline = time.monotonic() + CHECKPOINT_SECONDS
+    while any(kept(store, name, held.token) for held in far) and time.monotonic() < deadline:
+        time.sleep(LOOK_SECONDS)
     left = _wait(asked, CHECKPOINT_SECONDS)
     for pid, started in left:
         signal_process(pid, started, signal.SIGKILL)
@@ -123,7 +132,7 @@ def stop(named: str | None, results: str | None, say: Callable[[str], None]) -> 
     holders = [held for held in _holders(store, run_ids) if held.alive(here, time.time())]
     hosts = sorted({held.host.split("/")[0] for held in holders})
     counts = Counter(held.state for held in found.values())
-    return Stopped(name, len(asked) + len(jobs), len(left), dict(counts), tuple(hosts))
+    return Stopped(name, len(asked) + len(jobs) + len(far), len(left), dict(counts), tuple(hosts))
 
 
 def _holders(store: Store, run_ids: Sequence[str]) -> list[Holder]:

@@ -17,6 +17,7 @@ from scalectl.core.errors import ScalectlError
 from scalectl.core.job import State
 from scalectl.executors.drive import Halted
 from scalectl.executors.executor import Beat, Event, JobOver, RunEnded
+from scalectl.executors.ray import PILOT
 from scalectl.executors.submission import read_submission
 from scalectl.store.layout import Store
 from scalectl.store.live import Standing, host_identity, live, states
@@ -25,7 +26,7 @@ from scalectl.store.sweeps import load_sweep
 
 STORE_SECONDS = 1.0  # between looks at the store
 START_SECONDS = 30.0  # of a pilot before it trains: Python, torch, data from a network disk; ours
-INDEX = {"slurm": "SLURM_ARRAY_TASK_ID", "ray": "SCALECTL_PILOT"}  # the variable that tells a pilot its place
+INDEX = {"slurm": "SLURM_ARRAY_TASK_ID", "ray": PILOT}  # the variable that tells a pilot its place
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,14 @@ def wanted(prepared: Prepared) -> frozenset[str]:
     """Runs that a sweep asks for and that are not settled, those that somebody trains included."""
     asked = [planned.run_id for planned in prepared.todo] + [planned.run_id for planned in prepared.commands]
     return frozenset((*asked, *prepared.elsewhere))
+
+
+def following(prepared: Prepared, slots: int) -> Prepared:
+    """The sweep with all that a cluster trains, running ones included, as what there is to do here.
+
+    Args: slots: runs or packs at once on the cluster.
+    """
+    return replace(narrowed(prepared, wanted(prepared), slots), elsewhere=())
 
 
 class Board:

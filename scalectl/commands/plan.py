@@ -13,7 +13,7 @@ from scalectl.commands.target import shared_facts
 from scalectl.core import units
 from scalectl.core.job import CommandJob
 from scalectl.core.run import SEED, RunConfig
-from scalectl.report.views import PlanGroup, PlanView, SlurmView
+from scalectl.report.views import PlanGroup, PlanView, RayView, SlurmView
 from scalectl.store.sweeps import list_sweeps, load_sweep
 from scalectl.sweep.block import HORIZONS
 from scalectl.sweep.pack import makespan, pack, pack_memory
@@ -27,8 +27,8 @@ class _Share(NamedTuple):
     rows: int
 
 
-def view(prepared: Prepared, slurm: SlurmView | None = None) -> PlanView:
-    """The plan as facts to render; slurm: the jobs that it takes on a cluster."""
+def view(prepared: Prepared, slurm: SlurmView | None = None, ray: RayView | None = None) -> PlanView:
+    """The plan as facts to render; slurm: the jobs that it takes on a cluster; ray: the pilots, likewise."""
     packs = prepared.packs
     seconds: dict[str, float] = {}
     shares: dict[str, float] = {}
@@ -87,6 +87,7 @@ def view(prepared: Prepared, slurm: SlurmView | None = None) -> PlanView:
         convention=next(iter(sized), "non_embedding"),
         script=bool(sized),
         slurm=slurm,
+        ray=ray,
     )
 
 

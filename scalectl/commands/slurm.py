@@ -9,10 +9,10 @@ import os
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from scalectl.commands import pilots
-from scalectl.commands.pilots import START_SECONDS, Board, Said, wanted
+from scalectl.commands.pilots import START_SECONDS, Board, Said
 from scalectl.commands.sweep import Prepared, check_budget, narrowed, record_plan
 from scalectl.core.errors import ScalectlError
 from scalectl.core.job import AnyJob
@@ -95,12 +95,6 @@ def view(prepared: Prepared, held: Fleet) -> SlurmView:
         gpus=asked.gpus,
         partition=asked.partition,
     )
-
-
-def following(prepared: Prepared) -> Prepared:
-    """The sweep with all that jobs of a cluster train, running ones included, as what there is to do here."""
-    held = fleet(prepared, wanted(prepared))
-    return replace(narrowed(prepared, wanted(prepared), held.tasks * held.slots), elsewhere=())
 
 
 def _tasks(store: Store, name: str) -> list[Task]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import secrets
 import signal
 import time
 
 MARK = "SCALECTL_FAMILY"  # what a member adds to it, behind a dot, marks a family within the family
+PR_SET_PDEATHSIG = 1  # prctl(2)
 ROUNDS = 50  # a process that forks while it is looked for is found in a later round; ours
 
 
@@ -83,3 +85,10 @@ def mark_of(pid: int) -> str:
     except OSError:
         return ""
     return held[0].decode().partition("=")[2] if held else ""
+
+
+def die_with(parent: int) -> None:
+    """Ask the kernel to end this process when the thread of its parent that started it ends; now, if it has ended."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 from pathlib import Path
 
+MEMORY = "SCALECTL_MEMORY"  # the variable that tells a pilot on Ray how many bytes it was given
 _CPU = Path("/proc/cpuinfo")
 _MEMORY = Path("/proc/meminfo")
 _COUNTERS = Path("/proc/vmstat")
@@ -112,4 +113,5 @@ def _limits() -> list[int]:
     """What the container and the job of a cluster may take [bytes], each where there is one."""
     group = _GROUP.read_text().strip() if _GROUP.exists() else "max"
     job = os.environ.get("SLURM_MEM_PER_NODE", "")  # MiB; sbatch(1)
-    return [int(held) << shift for held, shift in ((group, 0), (job, 20)) if held.isdecimal()]
+    pilot = os.environ.get(MEMORY, "")
+    return [int(held) << shift for held, shift in ((group, 0), (job, 20), (pilot, 0)) if held.isdecimal()]

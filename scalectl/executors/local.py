@@ -30,6 +30,7 @@ EXIT_SECONDS = 2.0  # from a worker's last word to its exit code, before it is k
 GRACE_SECONDS = 10.0  # between asking a worker to end and killing it, if it does not answer
 CHECKPOINT_SECONDS = 120.0  # for one that answers that it checkpoints; ours: 10 GB of parameters on a slow disk
 FULL_SECONDS = 15.0  # before a device whose memory others hold is tried again; ours
+CPUS = "SCALECTL_CPUS"  # the variable that tells a pilot on Ray how many cores it was given
 DEVICE_ERRORS = 2  # of a slot, before it is closed
 
 # glibc gives tensors above 128 KiB fresh pages from the kernel at every step; kept in the heap they cost nothing.
@@ -59,7 +60,7 @@ class Slot:
 def slots(device: str = "auto", count: int | None = None) -> tuple[Slot, ...]:
     """The slots of this machine: one per GPU where there are any, else one per core that this process may use.
 
-    In a job of Slurm these are the cores of the job.
+    In a job of Slurm, or a pilot on Ray, these are the cores of the job.
 
     Args: device: auto, cpu or cuda; count: at most so many.
     """
@@ -68,7 +69,7 @@ def slots(device: str = "auto", count: int | None = None) -> tuple[Slot, ...]:
         found = [Slot(f"cuda:{index}") for index in gpus]
     else:
         found = [Slot("cpu", cpu) for cpu in sorted(os.sched_getaffinity(0))]
-        granted = int(os.environ.get("SLURM_CPUS_ON_NODE", len(found)))
+        granted = int(os.environ.get(CPUS) or os.environ.get("SLURM_CPUS_ON_NODE") or len(found))
         if granted < len(found):  # a cluster that counts cores and pins nobody: others may have the first ones
             found = [Slot("cpu")] * granted
     return tuple(found[:count])

@@ -11,7 +11,7 @@ from scalectl.core.units import counted
 from scalectl.report.cells import SHORT_ID, label, short_names, show
 from scalectl.report.look import Look
 from scalectl.report.table import BETWEEN, MOST_COLUMNS, Align, Cell, Column, Row, paragraph, table
-from scalectl.report.views import PlanGroup, PlanView, SlurmView, StatusView
+from scalectl.report.views import PlanGroup, PlanView, RayView, SlurmView, StatusView
 from scalectl.report.words import (
     ADVICE,
     CONTEXT,
@@ -50,6 +50,9 @@ def plan_lines(view: PlanView, look: Look) -> Lines:
             lines += paragraph(f"{trained} {factor}", look)
         if view.slurm is not None:
             lines += paragraph(f"on Slurm: {slurm_jobs(view.slurm)}", look, hanging=2)
+        if view.ray is not None:
+            said = f"on Ray: at most {ray_pilots(view.ray)}, as many as the cluster has room for"
+            lines += paragraph(said, look, hanging=2)
     else:
         done = f"Nothing to do: {view.done}/{view.runs} done."
         done += f"  Next:  scalectl fit {view.name}" if view.done == view.runs else ""
@@ -65,6 +68,14 @@ def plan_lines(view: PlanView, look: Look) -> Lines:
     if view.advice:
         lines += paragraph(f"advice: {view.advice}", look, hanging=2, style=ADVICE)
     return lines
+
+
+def ray_pilots(view: RayView) -> str:
+    """Pilots of a Ray cluster, and what each takes."""
+    held = [counted(view.gpus, "GPU")] * (view.gpus > 0) + [counted(view.cpus, "core")]
+    held += [f"{units.size(view.memory)} of memory"] if view.memory is not None else []
+    held += [f"{amount} {name}" for name, amount in view.resources.items()]
+    return f"{counted(view.pilots, 'pilot')} with {', '.join(held)}{' each' if view.pilots > 1 else ''}"
 
 
 def slurm_jobs(view: SlurmView) -> str:

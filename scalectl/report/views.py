@@ -173,6 +173,23 @@ class SlurmView:
 
 
 @dataclass(frozen=True)
+class RayView:
+    """The pilots on a Ray cluster that a sweep asks for.
+
+    pilots: at most; slots: runs or packs at once in each; cpus, gpus, memory [bytes], resources: of each; address: of
+    the cluster.
+    """
+
+    pilots: int
+    slots: int
+    cpus: int
+    gpus: int
+    memory: int | None
+    resources: Mapping[str, int]
+    address: str
+
+
+@dataclass(frozen=True)
 class PlanView:
     """A plan before it runs.
 
@@ -180,7 +197,7 @@ class PlanView:
     packs it trains in; shapes, measured: distinct ones among them, and how many have a speed that was measured here and
     not estimated from shapes; dropped: constraint and number of runs it drops; warnings: one sentence each; advice: on
     precision; lengths: keys of the cells that say how long a run is; script: whether the runs are somebody's script;
-    slurm: the jobs that `--engine slurm` asks for.
+    slurm: the jobs that `--engine slurm` asks for; ray: the pilots of `--engine ray`.
     """
 
     name: str
@@ -206,6 +223,7 @@ class PlanView:
     lengths: tuple[str, ...] = ()
     script: bool = False
     slurm: SlurmView | None = None
+    ray: RayView | None = None
 
     @property
     def runs(self) -> int:

@@ -20,8 +20,11 @@ _PREFIX = "keeper."
 
 
 @contextlib.contextmanager
-def keeping(store: Store, name: str) -> Iterator[None]:
-    """Be found as an orchestrator of a sweep while the body runs. On a full disk it goes on unfound."""
+def keeping(store: Store, name: str) -> Iterator[str]:
+    """Be found as an orchestrator of a sweep while the body runs, which is given the token in the name of its file.
+
+    On a full disk it goes on unfound.
+    """
     token = secrets.token_hex(8)
     path = store.sweep_folder(name) / f"{_PREFIX}{token}"
     forget_dead(store, name)
@@ -29,7 +32,7 @@ def keeping(store: Store, name: str) -> Iterator[None]:
     with contextlib.suppress(BudgetRefused, StoreError):
         atomic_write(path, json.dumps(asdict(holder)).encode())
     try:
-        yield
+        yield token
     finally:
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)
@@ -48,6 +51,11 @@ def dead_keepers(store: Store, name: str) -> list[Path]:
     """Files of orchestrators that were killed on this host."""
     here, now = host_identity(), time.time()
     return [path for path, held in keepers(store, name).items() if held.host == here and not held.alive(here, now)]
+
+
+def kept(store: Store, name: str, token: str) -> bool:
+    """Whether the file of an orchestrator is there."""
+    return (store.sweep_folder(name) / f"{_PREFIX}{token}").exists()
 
 
 def keepers(store: Store, name: str) -> dict[Path, Holder]:

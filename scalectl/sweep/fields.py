@@ -75,6 +75,8 @@ BOUNDS = {
     "runtime.threads": AT_LEAST_ONE,
     "budget.device_hours": POSITIVE,
     "slurm.cpus": AT_LEAST_ONE,
+    "ray.cpus": AT_LEAST_ONE,
+    "ray.pilots": AT_LEAST_ONE,
     "slurm.jobs": AT_LEAST_ONE,
     "slurm.max_array": AT_LEAST_ONE,
 }

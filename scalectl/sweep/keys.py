@@ -13,13 +13,14 @@ from scalectl.sweep.block import DERIVED, Block
 from scalectl.sweep.command import COUNTS, CommandBlock
 from scalectl.sweep.fields import Field, fields_of
 from scalectl.sweep.locate import Path
+from scalectl.sweep.ray import Ray
 from scalectl.sweep.slurm import Slurm
 from scalectl.sweep.sweep import Budget, OnError, Runtime
 from scalectl.tasks import TASKS
 
 SCIENCE = ("model", "data", "train")
 SCRIPT = ("run", "params")
-TABLES = (*SCIENCE, "eval", *SCRIPT, "constraints", "runtime", "budget", "on_error", "slurm", "block")
+TABLES = (*SCIENCE, "eval", *SCRIPT, "constraints", "runtime", "budget", "on_error", "slurm", "ray", "block")
 TITLE = ("name", "question")
 TOP = (*TITLE, *TABLES)
 RUN = {
@@ -52,6 +53,7 @@ def known_keys() -> dict[str, tuple[str, ...]]:
     found["budget"] |= dict.fromkeys(Budget.__dataclass_fields__)
     found["on_error"] |= dict.fromkeys(OnError.__dataclass_fields__)
     found["slurm"] |= dict.fromkeys(Slurm.__dataclass_fields__)
+    found["ray"] |= dict.fromkeys(Ray.__dataclass_fields__)
     return {table: tuple(keys) for table, keys in found.items()}
 
 

@@ -36,6 +36,7 @@ from scalectl.sweep.tables import (
     budget_of,
     constraints_of,
     evaluation_of,
+    ray_of,
     slurm_of,
     table_of,
     tables_of,
@@ -124,6 +125,7 @@ class _Reader:
         on_error = table_of(self.draft, tables, "on_error", fields_of(OnError, "on_error"))
         budget = budget_of(self.draft, tables)
         slurm = slurm_of(self.draft, tables)
+        ray = ray_of(self.draft, tables)
         evaluation, held_out = evaluation_of(self.draft, tables)
         built: list[Block] = []
         scripts: list[CommandBlock] = []
@@ -155,6 +157,7 @@ class _Reader:
             budget=budget,
             on_error=OnError(**on_error),
             slurm=slurm,
+            ray=ray,
             notes=(*self.notes, *self.script.notes),
             search=self.script.folders or self.members.search,
         )

@@ -10,6 +10,7 @@ from scalectl.core.expression import Expression
 from scalectl.core.run import SEED
 from scalectl.sweep.block import HORIZONS, SHAPE, Cell, Grid
 from scalectl.sweep.command import CommandCell
+from scalectl.sweep.ray import Ray
 from scalectl.sweep.slurm import Slurm
 
 
@@ -88,6 +89,7 @@ class Sweep:
     budget: Budget = Budget()
     on_error: OnError = OnError()
     slurm: Slurm = field(default_factory=Slurm)
+    ray: Ray = field(default_factory=Ray)
     notes: tuple[str, ...] = ()
     search: tuple[str, ...] = ()
     commands: tuple[CommandCell, ...] = ()

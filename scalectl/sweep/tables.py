@@ -17,7 +17,10 @@ from scalectl.sweep.draft import Draft, Entry, Tables
 from scalectl.sweep.fields import Field, fields_of
 from scalectl.sweep.keys import SCIENCE, TABLES, TOP, columns_of, known_keys
 from scalectl.sweep.locate import Path, snippet
-from scalectl.sweep.slurm import FORMS, Slurm
+from scalectl.sweep.ray import FORMS as RAY_FORMS
+from scalectl.sweep.ray import RESOURCE, Ray
+from scalectl.sweep.slurm import FORMS as SLURM_FORMS
+from scalectl.sweep.slurm import Slurm
 from scalectl.sweep.sweep import Budget, Constraint
 
 HELD_OUT_TOKENS = 65_536  # default of eval.tokens; ours: a standard error near 0.5 % of the loss of text
@@ -147,12 +150,8 @@ def budget_of(draft: Draft, tables: Mapping[str, Mapping[str, Entry]]) -> Budget
 def slurm_of(draft: Draft, tables: Mapping[str, Mapping[str, Entry]]) -> Slurm:
     """[slurm]; what becomes an option of sbatch is a value to a shell and to sbatch, and never more."""
     before = len(draft.problems)
-    found = table_of(draft, tables, "slurm", fields_of(Slurm, "slurm"))
+    found = _formed(draft, tables, "slurm", fields_of(Slurm, "slurm"), SLURM_FORMS)
     entries = tables["slurm"]
-    for key, (pattern, remedy) in FORMS.items():
-        if key in entries and isinstance(found[key], str) and re.fullmatch(pattern, found[key]) is None:
-            what = f"slurm.{key}: {shown(found[key])} is not {remedy.partition(',')[0]}"
-            draft.problem(entries[key].path, what, remedy.partition(", ")[2])
     for index, line in enumerate(found["setup"]):
         if not line.replace("\t", " ").isprintable():
             what = f"slurm.setup[{index}]: {shown(line)} is not one line of a shell script"
@@ -162,6 +161,34 @@ def slurm_of(draft: Draft, tables: Mapping[str, Mapping[str, Entry]]) -> Slurm:
         what = f"slurm.time: {shown(slurm.time)} ends within the {slurm.grace} seconds that slurm.signal leaves"
         draft.problem(entries["time"].path, what, 'ask for more time, or write signal = "USR1@30"')
     return slurm
+
+
+def ray_of(draft: Draft, tables: Mapping[str, Mapping[str, Entry]]) -> Ray:
+    """[ray], its address no more than a place and its resources no more than names and amounts."""
+    before = len(draft.problems)
+    found = _formed(draft, tables, "ray", fields_of(Ray, "ray"), RAY_FORMS)
+    pattern, remedy = RESOURCE
+    for index, text in enumerate(found["resources"]):
+        if re.fullmatch(pattern, text) is None:
+            what = f"ray.resources[{index}]: {shown(text)} is not {remedy.partition(',')[0]}"
+            draft.problem((*tables["ray"]["resources"].path, index), what, remedy.partition(", ")[2])
+    return Ray(**found) if len(draft.problems) == before else Ray()
+
+
+def _formed(
+    draft: Draft,
+    tables: Mapping[str, Mapping[str, Entry]],
+    table: str,
+    fields: Mapping[str, Field],
+    forms: Mapping[str, tuple[str, str]],
+) -> dict[str, Any]:
+    """Checked values of a cluster's table, texts also against their forms: what they match, and what that is."""
+    found = table_of(draft, tables, table, fields)
+    for key, (pattern, remedy) in forms.items():
+        if key in tables[table] and isinstance(found[key], str) and re.fullmatch(pattern, found[key]) is None:
+            what = f"{table}.{key}: {shown(found[key])} is not {remedy.partition(',')[0]}"
+            draft.problem(tables[table][key].path, what, remedy.partition(", ")[2])
+    return found
 
 
 def evaluation_of(draft: Draft, tables: Mapping[str, Mapping[str, Entry]]) -> tuple[Evaluation, int]:

@@ -10,7 +10,6 @@ The script runs in a process group of its own and dies with this process. Its fo
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import json
 import os
@@ -26,6 +25,7 @@ import psutil
 
 from scalectl.core import family, machine
 from scalectl.core.errors import BudgetRefused, ScalectlError, StoreBusy
+from scalectl.core.family import die_with
 from scalectl.core.job import CommandJob, Placement, State
 from scalectl.core.names import escaped
 from scalectl.core.rows import HELD_OUT, LOSS, Row
@@ -47,7 +47,6 @@ LIFE_SECONDS = 1.0  # of computing that count as a sign of life of a script that
 MESSAGE = 300  # characters of a script's last words in a message
 LAST_WORDS = 20_000  # bytes of what it printed in which they are looked for
 KILLED = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT)  # as 128 + n a shell's words for its child
-PR_SET_PDEATHSIG = 1  # prctl(2)
 BEGUN = b"  attempt "  # in the log, where what an attempt printed begins
 
 Tell = Callable[[Mapping[str, Any]], None]
@@ -375,10 +374,8 @@ def _die_with(parent: int) -> Callable[[], None]:
     """What a child does before it becomes the script: it dies with its parent, and hears Ctrl-C like any other."""
 
     def prepare() -> None:
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        die_with(parent)
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-        if os.getppid() != parent:
-            os._exit(1)
 
     return prepare
 

@@ -11,7 +11,6 @@ feed the progress display.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import importlib
 import json
 import os
@@ -23,6 +22,7 @@ from typing import Any
 
 from scalectl.core import fault
 from scalectl.core.errors import DeviceError, ScalectlError
+from scalectl.core.family import die_with
 from scalectl.core.job import AnyJob, CommandJob, Job, Placement
 from scalectl.core.run import CommandRun, RunConfig, record, restore
 from scalectl.core.source import code_digest
@@ -33,8 +33,6 @@ from scalectl.store.layout import Store, open_store
 from scalectl.store.live import NOBODY, Keeper, process_start
 from scalectl.tasks import TASKS
 from scalectl.train.provenance import command_of
-
-PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 def encode(job: AnyJob) -> str:
@@ -58,13 +56,6 @@ def decode(line: str) -> AnyJob:
     if isinstance(runs[0], CommandRun):
         return CommandJob(runs[0], Placement(**placement), seconds)
     return Job(tuple(run for run in runs if isinstance(run, RunConfig)), Placement(**placement), seconds)
-
-
-def die_with(parent: int) -> None:
-    """Ask the kernel to end this process when its parent does; end now if that has already happened."""
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        os._exit(1)
 
 
 class _Stop:

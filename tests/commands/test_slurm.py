@@ -76,8 +76,17 @@ def called(tmp_path, name):
     return [line for line in lines if line.startswith(f"{name} ")]
 
 
+def fleet(prepared):
+    return slurm.fleet(prepared, pilots.wanted(prepared))
+
+
+def following(prepared):
+    held = fleet(prepared)
+    return pilots.following(prepared, held.tasks * held.slots)
+
+
 def followed(prepared, stopping=lambda: 0, **more):
-    events = list(slurm.watch(slurm.following(prepared), stopping, **more))
+    events = list(slurm.watch(following(prepared), stopping, **more))
     said = [event.text.strip() for event in events if isinstance(event, Said)]
     return said, [event for event in events if isinstance(event, Halted)]
 
@@ -132,7 +141,7 @@ def test_plan_says_how_many_jobs_of_what_time(scalectl, tmp_path):
 def test_an_engine_that_is_not_known_and_a_machine_without_slurm_are_said(scalectl, tmp_path):
     (tmp_path / "tiny.toml").write_text(SWEEP + BLOCK)
     wrong = scalectl("sweep", "tiny.toml", "--engine", "slrm", cwd=tmp_path, code=2)
-    assert "--engine 'slrm' is not known; use local or slurm" in wrong.stderr
+    assert "--engine 'slrm' is not known; use local, slurm or ray" in wrong.stderr
     none = scalectl("sweep", "tiny.toml", "--engine", "slurm", cwd=tmp_path, code=2, PATH="/nowhere")
     assert none.stderr.splitlines() == [
         "error: sbatch is not on PATH",
@@ -163,7 +172,7 @@ def test_a_cancelled_job_is_said_and_not_submitted_again_until_asked(tiny, clust
 def test_a_job_that_fails_at_its_start_ends_the_sweep_with_its_last_words(tiny, cluster, tmp_path):
     prepared = tiny()
     cluster(["77_0|RUNNING|None|n1"], ["77_0|FAILED|NonZeroExitCode|n1"])
-    events = slurm.watch(slurm.following(prepared), lambda: 0)
+    events = slurm.watch(following(prepared), lambda: 0)
     next(events)
     held = submissions(prepared.store, "tiny", "slurm")[0]
     log_of(prepared.store, held, 0).write_text("module: not found\npython: No module named torch\n\n")
@@ -221,10 +230,6 @@ def test_a_node_that_goes_down_under_a_job_is_named(tiny, cluster, tmp_path):
     cluster(["77_0|RUNNING|None|n1"], ["77_0|PENDING|BeginTime|"], ["77_0|CANCELLED|None|"])
     said, _ = followed(tiny())
     assert said[2] == "job 77_0 lost its node n1 (down*) and is queued again (BeginTime)"
-
-
-def fleet(prepared):
-    return slurm.fleet(prepared, pilots.wanted(prepared))
 
 
 def submitted(prepared, **more):
