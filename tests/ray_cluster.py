@@ -36,11 +36,14 @@ class RayCluster:
 
     def start(self):
         self.start_node("head", "--head", f"--port={self.port}", "--include-dashboard=false", "--temp-dir", self.folder)
+        self.start_other()
+
+    def start_other(self):
         self.start_node("other", f"--address={self.environment['RAY_ADDRESS']}")
 
     def start_node(self, name, *arguments):
         log = self.folder / f"{name}.out"
-        with log.open("ab") as out:
+        with log.open("wb") as out:
             self.nodes[name] = subprocess.Popen(
                 [
                     sys.executable, "-m", "ray.scripts.scripts", "start", *map(str, arguments), "--num-cpus=1",

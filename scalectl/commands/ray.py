@@ -167,12 +167,13 @@ class _Crew:
         """Start all pilots and follow them until the last has ended."""
         self.nodes = {node.id: node.address for node in self.cluster.nodes()}
         self.trouble, asked, stopped = "", 0, False
+        self.watched.clear()
         deadline = float("inf")
         for index in range(submission.tasks):
             self._start(submission, index, _Watched(self.board.progress()))
         while self.cluster.tasks:
             yield from self.board.look()
-            yield from self._lost_nodes()
+            yield from self._nodes(submission)
             for ended in self.cluster.ended():
                 yield from self._ended(submission, ended, again=not asked)
             if not record_of(self.store, submission).exists() and not stopped:
@@ -197,12 +198,19 @@ class _Crew:
         name = f"{submission.name}-{index}"
         self.cluster.start(index, name, ["pilot", str(record)], self.prepared.sweep.search, log)
 
-    def _lost_nodes(self) -> Iterator[Said]:
-        """Nodes that have left since the last look."""
+    def _nodes(self, submission: Submission) -> Iterator[Said]:
+        """Nodes that have left since the last look, and those that have joined, for which there are more pilots."""
         now = {node.id: node.address for node in self.cluster.nodes()}
-        for node in self.nodes.keys() - now.keys():
-            yield Said(f"  node {self.nodes[node]} ({node[:6]}) is gone", "red")
-        self.nodes = now
+        before, self.nodes = self.nodes, now
+        for node in before.keys() - now.keys():
+            yield Said(f"  node {before[node]} ({node[:6]}) is gone", "red")
+        for node in now.keys() - before.keys():
+            yield Said(f"  node {now[node]} ({node[:6]}) has joined")
+        if now.keys() - before.keys() and self.board.left():
+            wanted = fleet(self.prepared, self.board.left(), self.cluster.room()).pilots
+            going = len(self.cluster.tasks)
+            for index in range(len(self.watched), len(self.watched) + wanted - going):
+                self._start(submission, index, _Watched(self.board.progress()))
 
     def _ended(self, submission: Submission, ended: Ended, *, again: bool) -> Iterator[Halted | Said]:
         """Say how a pilot ended, and start another in its place if it died."""

@@ -17,7 +17,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -222,7 +222,7 @@ def connect(asked: Ray, cores: int) -> Cluster:
     """
     authenticate()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # of this process; what it finds wrong, the error says
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # of this process: what goes wrong, an exception says
     try:
         import ray as client
     except ImportError:
@@ -235,13 +235,27 @@ def connect(asked: Ray, cores: int) -> Cluster:
     if address != "auto" and not _reachable(address):
         raise _silent(address, "nobody listens there")
     try:
-        client.init(address=address, namespace="scalectl", log_to_driver=False, logging_level=logging.CRITICAL)
+        with _silenced():
+            client.init(address=address, namespace="scalectl", log_to_driver=False, logging_level=logging.CRITICAL)
     except (ConnectionError, RuntimeError, ValueError, OSError, client.exceptions.RayError) as error:
         said = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise _silent(address, " ".join(said)[:300]) from None
     with contextlib.suppress(AttributeError):  # what its workers say stands in their logs; stdout is for results
         client._private.worker._worker_logs_enabled = False
     return Cluster(client, asked, cores)
+
+
+@contextlib.contextmanager
+def _silenced() -> Iterator[None]:
+    """Without what Ray's C++ writes to standard error, such as the log level that it was told."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _silent(address: str, said: str) -> UsageError:

@@ -275,6 +275,24 @@ def test_pilots_that_do_not_end_when_asked_are_ended_by_force(fake, mine, tmp_pa
 
 
 @pytest.mark.slow
+def test_a_node_that_joins_gets_a_pilot(fake, mine, tmp_path):
+    prepared = mine("", ("pause = 0.01", "pause = 0.05"))
+    fake.nodes_held.pop()
+
+    def join():
+        in_flight(tmp_path)
+        fake.nodes_held = [*fake.nodes_held, fake.node("c3" * 8, "10.0.0.3")]
+
+    joiner = threading.Thread(target=join)
+    joiner.start()
+    said, halted = followed(prepared)
+    joiner.join()
+    assert (said[1:], halted) == (["node 10.0.0.3 (c3c3c3) has joined"], [])
+    assert len(fake.tasks) == 2
+    assert whole(tmp_path)
+
+
+@pytest.mark.slow
 def test_pilots_that_wait_for_room_when_all_is_done_do_not_begin(fake, mine, tmp_path):
     fake.slots = 1
     prepared = mine()

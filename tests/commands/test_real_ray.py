@@ -1,0 +1,154 @@
+"""Twelve runs through a real Ray cluster of two nodes on this machine, undisturbed, and with what befalls workers."""
+
+import re
+import signal
+import subprocess
+import sys
+
+import pandas as pd
+import psutil
+import pytest
+from cluster import wait_for
+from ray_cluster import MISSING, RayCluster
+from support import SWEEP, environment, trainers
+
+from scalectl.store.layout import open_store
+from scalectl.store.live import live
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(MISSING, reason="needs ray (pip install 'scalectl[ray]')")]
+
+BLOCK = """\
+[runtime]
+checkpoint_seconds = 0.5
+"""
+
+
+@pytest.fixture(scope="module")
+def ray():
+    made = RayCluster()
+    try:
+        made.start()
+        yield made
+    finally:
+        made.stop()
+
+
+@pytest.fixture
+def lab(tmp_path, ray):
+    """`lab.write(steps)` writes a sweep of twelve runs; `lab.sweep()` starts it on the cluster."""
+
+    class Lab:
+        folder = tmp_path
+        started = None
+
+        def write(self, steps):
+            text = SWEEP.replace("steps = 30", f"steps = {steps}").replace("[0, 1]", "[0, 1, 2, 3]") + BLOCK
+            (tmp_path / "tiny.toml").write_text(text.replace("every = 10", "every = 50"))
+
+        def sweep(self, *more):
+            with (tmp_path / "out").open("a") as log:
+                self.started = subprocess.Popen(
+                    [sys.executable, "-m", "scalectl.cli", "sweep", "tiny.toml", "--engine", "ray", *more],
+                    cwd=tmp_path, env=environment(**ray.environment), stdout=log, stderr=log,
+                )  # fmt: skip
+
+        def said(self):
+            return " ".join((tmp_path / "out").read_text().split())
+
+        def hears(self, pattern, seconds=200):
+            wait_for(lambda: re.search(pattern, self.said()) or self.started.poll() is not None, seconds)
+            assert re.search(pattern, self.said()), self.said()
+
+        def under_way(self):
+            """Both pilots train, and there are checkpoints."""
+            store = open_store(tmp_path / "results")
+
+            def found():
+                claimed = {held.pid for run_id in store.in_flight() if (held := live(store, run_id).holder())}
+                return len(claimed & trainers(tmp_path).keys()) == 2 and any(tmp_path.glob("results/live/*/checkpoint"))
+
+            wait_for(found, 200)
+
+    lab = Lab()
+    yield lab
+    if lab.started is not None and lab.started.poll() is None:
+        lab.started.kill()
+        lab.started.wait()
+    wait_for(lambda: not trainers(tmp_path))
+
+
+def measured(folder):
+    """Every held-out loss, once."""
+    frame = pd.read_parquet(folder / "results/runs")
+    assert not frame.duplicated(["run_id", "step", "split", "metric"]).any()
+    kept = frame[(frame["split"] == "held-out") & (frame["metric"] == "loss")]
+    return kept.set_index(["run_id", "step"])["value"].sort_index()
+
+
+def test_twelve_runs_through_a_real_cluster_finish_though_a_worker_is_killed(lab, ray, scalectl):
+    lab.write(600)
+    lab.sweep()
+    lab.under_way()
+    ray.workers("other")[0].kill()
+    lab.hears("pilot . died with its worker; another takes its place")
+    assert lab.started.wait(300) == 0, lab.said()
+    assert "Finished: 12 done." in lab.said()
+    assert measured(lab.folder).index.get_level_values("run_id").nunique() == 12
+    again = scalectl("sweep", "tiny.toml", "--engine", "ray", cwd=lab.folder, RAY_ADDRESS="127.0.0.1:1")
+    assert again.stdout == "Nothing to do: 12/12 done.  Next:  scalectl fit tiny\n"
+
+
+def test_a_killed_worker_a_killed_node_and_a_killed_orchestrator_are_recovered(lab, ray, scalectl, tmp_path):
+    lab.write(2500)
+    lab.sweep()
+    lab.under_way()
+    ray.workers("head")[0].kill()
+    lab.hears("pilot . died with its worker; another takes its place")
+    lab.under_way()
+    lab.started.kill()  # the pilots end with it
+    wait_for(lambda: not trainers(tmp_path))
+    lab.started.wait()
+    lab.sweep()
+    lab.under_way()
+    ray.kill_node("other")
+    lab.hears("node [0-9.]+ \\([0-9a-f]{6}\\) is gone")
+    lab.hears("pilot . lost its node; another takes its place")
+    wait_for(lambda: len(trainers(tmp_path)) == 1)
+    lab.started.send_signal(signal.SIGINT)
+    assert lab.started.wait(60) == 130, lab.said()
+    assert not trainers(tmp_path)
+    lab.sweep()
+    lab.hears("1 pilot with 1 core on Ray")
+    ray.start_other()
+    lab.hears("node [0-9.]+ \\([0-9a-f]{6}\\) has joined")
+    lab.under_way()
+    assert lab.started.wait(500) == 0, lab.said()
+    assert "Finished: 12 done." in lab.said()
+    quiet = tmp_path / "quiet"
+    quiet.mkdir()
+    (quiet / "tiny.toml").write_text((lab.folder / "tiny.toml").read_text())
+    scalectl("sweep", "tiny.toml", cwd=quiet)
+    pd.testing.assert_series_equal(measured(lab.folder), measured(quiet), rtol=1e-4)
+
+
+def test_stopping_once_and_stop_checkpoint_and_stopping_twice_ends_what_hangs(lab, ray, scalectl, tmp_path):
+    lab.write(2500)
+    lab.sweep("--detach")
+    assert lab.started.wait(120) == 0, lab.said()
+    lab.under_way()
+    stopped = scalectl("stop", "tiny", cwd=tmp_path, code=0)
+    assert "paused" in stopped.stdout
+    assert not trainers(tmp_path)
+    lab.sweep()
+    lab.under_way()
+    hung = [process for name in ("head", "other") for process in ray.processes(name) if "pilot" in process.cmdline()]
+    assert len(hung) == 2
+    for process in hung:
+        process.suspend()
+    lab.started.send_signal(signal.SIGINT)
+    lab.hears("Stopping: ")
+    lab.started.send_signal(signal.SIGINT)
+    assert lab.started.wait(60) == 130, lab.said()
+    psutil.wait_procs(hung, 30)
+    wait_for(lambda: not trainers(tmp_path))
+    assert "lost" in lab.said()
