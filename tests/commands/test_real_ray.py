@@ -128,7 +128,7 @@ def test_a_killed_worker_a_killed_node_and_a_killed_orchestrator_are_recovered(l
     quiet.mkdir()
     (quiet / "tiny.toml").write_text((lab.folder / "tiny.toml").read_text())
     scalectl("sweep", "tiny.toml", cwd=quiet)
-    pd.testing.assert_series_equal(measured(lab.folder), measured(quiet), rtol=1e-4)
+    pd.testing.assert_series_equal(measured(lab.folder), measured(quiet), check_exact=True)
 
 
 def test_stopping_once_and_stop_checkpoint_and_stopping_twice_ends_what_hangs(lab, ray, scalectl, tmp_path):

@@ -143,7 +143,10 @@ def test_an_id_does_not_depend_on_how_the_file_says_it():
         run_id(lr='{ rule = "0.08 / d_model" }'),
         run_id(tokens="650"),
         run_id(more="weight_decay = 0.1\nseed = 0"),
-        run_id(more='[runtime]\nmicro_batch = 1\n[on_error]\nretries = 9\n[slurm]\naccount = "x"\n[eval]\nevery = 3'),
+        run_id(
+            more='[runtime]\nmicro_batch = 1\n[on_error]\nretries = 9\n[slurm]\naccount = "x"\n'
+            "[ray]\npilots = 3\n[eval]\nevery = 3"
+        ),
     }
     assert len(same) == 1
 

@@ -294,6 +294,18 @@ MALFORMED = {
         changed(more='[slurm]\ncontainer = "--writable"\n'),
         [(17, 'slurm.container: "--writable" is not a container image', "docker")],
     ),
+    "an address of Ray that is none of its head": (
+        changed(more='[ray]\naddress = "ray://head:10001"\n'),
+        [(17, 'ray.address: "ray://head:10001" is not the address of a cluster', "HOST:PORT")],
+    ),
+    "a resource of Ray without an amount": (
+        changed(more='[ray]\nresources = ["fast", "a100=0"]\n'),
+        [(17, 'ray.resources[1]: "a100=0" is not a resource of the cluster', "a100=2")],
+    ),
+    "no pilots": (
+        changed(more="[ray]\npilots = 0\n"),
+        [(17, "ray.pilots: 0 is too small; it has to be at least 1", None)],
+    ),
     "an unknown key in a block": (
         changed(more="[[block]]\ntrain.lrr = 3\n"),
         [(17, "[train] lrr is not a known key", "did you mean lr?")],
