@@ -105,6 +105,9 @@ class Cluster:
         )
         return done.stdout if done.returncode == 0 else ""
 
+    def jobs(self, state):
+        return sorted(self.ask("squeue", "--noheader", "--array", f"--states={state}", "--format=%i").split())
+
     def steps(self):
         """The processes that watch over jobs, and all that they started."""
         mine = f"{self.folder}/"

@@ -1,16 +1,14 @@
 """Twelve runs through a real Ray cluster of two nodes on this machine, undisturbed, and with what befalls workers."""
 
-import re
 import signal
-import subprocess
-import sys
 
 import pandas as pd
 import psutil
 import pytest
 from cluster import wait_for
+from lab import Lab, measured
 from ray_cluster import MISSING, RayCluster
-from support import SWEEP, environment, trainers
+from support import trainers
 
 from scalectl.store.layout import open_store
 from scalectl.store.live import live
@@ -33,56 +31,25 @@ def ray():
         made.stop()
 
 
+class RayLab(Lab):
+    def under_way(self):
+        """Both pilots train, and there are checkpoints."""
+        store = open_store(self.folder / "results")
+
+        def found():
+            claimed = {held.pid for run_id in store.in_flight() if (held := live(store, run_id).holder())}
+            training = len(claimed & trainers(self.folder).keys()) == 2
+            return training and any(self.folder.glob("results/live/*/checkpoint"))
+
+        wait_for(found, 200)
+
+
 @pytest.fixture
 def lab(tmp_path, ray):
-    """`lab.write(steps)` writes a sweep of twelve runs; `lab.sweep()` starts it on the cluster."""
-
-    class Lab:
-        folder = tmp_path
-        started = None
-
-        def write(self, steps):
-            text = SWEEP.replace("steps = 30", f"steps = {steps}").replace("[0, 1]", "[0, 1, 2, 3]") + BLOCK
-            (tmp_path / "tiny.toml").write_text(text.replace("every = 10", "every = 50"))
-
-        def sweep(self, *more):
-            with (tmp_path / "out").open("a") as log:
-                self.started = subprocess.Popen(
-                    [sys.executable, "-m", "scalectl.cli", "sweep", "tiny.toml", "--engine", "ray", *more],
-                    cwd=tmp_path, env=environment(**ray.environment), stdout=log, stderr=log,
-                )  # fmt: skip
-
-        def said(self):
-            return " ".join((tmp_path / "out").read_text().split())
-
-        def hears(self, pattern, seconds=200):
-            wait_for(lambda: re.search(pattern, self.said()) or self.started.poll() is not None, seconds)
-            assert re.search(pattern, self.said()), self.said()
-
-        def under_way(self):
-            """Both pilots train, and there are checkpoints."""
-            store = open_store(tmp_path / "results")
-
-            def found():
-                claimed = {held.pid for run_id in store.in_flight() if (held := live(store, run_id).holder())}
-                return len(claimed & trainers(tmp_path).keys()) == 2 and any(tmp_path.glob("results/live/*/checkpoint"))
-
-            wait_for(found, 200)
-
-    lab = Lab()
+    lab = RayLab(tmp_path, "ray", BLOCK, ray.environment)
     yield lab
-    if lab.started is not None and lab.started.poll() is None:
-        lab.started.kill()
-        lab.started.wait()
+    lab.end()
     wait_for(lambda: not trainers(tmp_path))
-
-
-def measured(folder):
-    """Every held-out loss, once."""
-    frame = pd.read_parquet(folder / "results/runs")
-    assert not frame.duplicated(["run_id", "step", "split", "metric"]).any()
-    kept = frame[(frame["split"] == "held-out") & (frame["metric"] == "loss")]
-    return kept.set_index(["run_id", "step"])["value"].sort_index()
 
 
 def test_twelve_runs_through_a_real_cluster_finish_though_a_worker_is_killed(lab, ray, scalectl):
