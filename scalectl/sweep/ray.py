@@ -7,14 +7,15 @@ from dataclasses import dataclass
 
 _NAME = r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,127}"
 _HOST = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,252}|\[[0-9A-Fa-f:]{2,45}\]"
-_RESOURCE = rf"(?P<name>{_NAME})(?:=(?P<amount>[1-9]\d{{0,8}}))?"
+_OWN = "CPU|GPU|memory|object_store_memory"  # resources with keys of their own, or none that a pilot asks for
+_RESOURCE = rf"(?P<name>(?!(?:{_OWN})(?:=|$)){_NAME})(?:=(?P<amount>[1-9]\d{{0,8}}))?"
 
 # A key: what its value has to match, and what that is, before the comma as a noun.
 FORMS = {
     "address": (rf"auto|(?:{_HOST}):\d{{1,5}}", 'the address of a cluster, "auto" or HOST:PORT of its head'),
     "memory": (r"[1-9]\d{0,8}[KMGT]?", 'an amount of memory, such as "16G"'),
 }
-RESOURCE = (_RESOURCE, 'a resource of the cluster, such as "a100" or "a100=2"')
+RESOURCE = (_RESOURCE, 'a resource of the cluster, such as "a100" or "a100=2"; cpus, gpus and memory are keys of [ray]')
 
 
 @dataclass(frozen=True)

@@ -302,6 +302,10 @@ MALFORMED = {
         changed(more='[ray]\nresources = ["fast", "a100=0"]\n'),
         [(17, 'ray.resources[1]: "a100=0" is not a resource of the cluster', "a100=2")],
     ),
+    "cores as a resource of Ray by its own name": (
+        changed(more='[ray]\nresources = ["CPUs", "CPU=4"]\n'),
+        [(17, 'ray.resources[1]: "CPU=4" is not a resource of the cluster', "cpus, gpus and memory are keys of [ray]")],
+    ),
     "no pilots": (
         changed(more="[ray]\npilots = 0\n"),
         [(17, "ray.pilots: 0 is too small; it has to be at least 1", None)],
