@@ -335,10 +335,12 @@ def _detached(
     arguments = [file, *(f"--set={change}" for change in changes)]
     arguments += [f"--results={results}"] * (results is not None) + [f"--retry={retry}"] * (retry is not None)
     arguments += [f"--max-runs={max_runs}"] * (max_runs is not None) + [f"--engine={engine}"] * (engine != "local")
-    started, name = detach(prepared, arguments), prepared.sweep.name
+    local, name = engine == "local", prepared.sweep.name
+    started = detach(prepared, arguments, hours=local or not prepared.sweep.ray.gpus)
     runs = sum(len(job.runs) for job in (*prepared.jobs, *(job for _, job in prepared.orphans)))
+    where = f"in the background, about {duration(prepared.seconds)}" if local else "on Ray, from the background"
     return (
-        f"Process {started.pid} trains {runs} runs in the background, about {duration(prepared.seconds)}.",
+        f"Process {started.pid} trains {runs} runs {where}.",
         f"Next:  scalectl status {name} --watch    scalectl stop {name}",
     )
 

@@ -54,13 +54,13 @@ class Stopped:
     elsewhere: tuple[str, ...]
 
 
-def detach(prepared: Prepared, arguments: Sequence[str]) -> Started:
+def detach(prepared: Prepared, arguments: Sequence[str], *, hours: bool = True) -> Started:
     """Start the sweep in a process of its own that outlives the terminal, and wait until it is at work.
 
-    Args: arguments: of `scalectl sweep` for it.
+    Args: arguments: of `scalectl sweep` for it; hours: as in `check_budget`.
     Raises: ScalectlError, with its last line, if it ended without getting that far; BudgetRefused.
     """
-    check_budget(prepared)
+    check_budget(prepared, hours=hours)
     prepared.store.prepare()
     record_plan(prepared)
     log = prepared.store.sweep_folder(prepared.sweep.name) / LOG
@@ -115,14 +115,14 @@ def stop(named: str | None, results: str | None, say: Callable[[str], None]) -> 
     asked = {(held.pid, held.started) for held in (*own, *orphans) if held.host == here}
     for pid, started in asked:
         signal_process(pid, started, signal.SIGTERM)
-    if asked:
-        say("Stopping: the runs checkpoint")
     near = {held.token for held in own if held.host == here}
     far = [held for held in submissions(store, name, "ray") if held.token not in near and kept(store, name, held.token)]
     for submission in far:
         forget(store, submission)
+    if asked or far:
+        say("Stopping: the runs checkpoint")
     deadline = time.monotonic() + CHECKPOINT_SECONDS
-    while any(kept(store, name, held.token) for held in far) and time.monotonic() < deadline:
+    while (silent := [held for held in far if kept(store, name, held.token)]) and time.monotonic() < deadline:
         time.sleep(LOOK_SECONDS)
     left = _wait(asked, CHECKPOINT_SECONDS)
     for pid, started in left:
@@ -132,7 +132,7 @@ def stop(named: str | None, results: str | None, say: Callable[[str], None]) -> 
     holders = [held for held in _holders(store, run_ids) if held.alive(here, time.time())]
     hosts = sorted({held.host.split("/")[0] for held in holders})
     counts = Counter(held.state for held in found.values())
-    return Stopped(name, len(asked) + len(jobs) + len(far), len(left), dict(counts), tuple(hosts))
+    return Stopped(name, len(asked) + len(jobs) + len(far) - len(silent), len(left), dict(counts), tuple(hosts))
 
 
 def _holders(store: Store, run_ids: Sequence[str]) -> list[Holder]:
