@@ -88,7 +88,8 @@ def watch(
 
     Args: stopping: 1 to let the pilots checkpoint and end, 2 to end them; retry: also train runs that failed before;
     max_runs: as `scalectl sweep` was told.
-    Raises: BudgetRefused before anything starts; StoreError.
+    Raises: BudgetRefused before anything starts; StoreError; ScalectlError if the cluster no longer answers; UsageError
+    if no node has room for a pilot any more.
     """
     store, name = prepared.store, prepared.sweep.name
     check_budget(prepared, hours=not prepared.sweep.ray.gpus)
@@ -105,10 +106,14 @@ def watch(
 
 @dataclass
 class _Watched:
-    """A pilot as it was started: where the sweep stood then, and how often in a row it died without progress."""
+    """A pilot as it was started.
+
+    progress: of the sweep by then; deaths: how often in a row it died without any; said: size of its log [bytes].
+    """
 
     progress: tuple[int, int]
-    deaths: int = 0
+    deaths: int
+    said: int
 
 
 @dataclass
@@ -130,7 +135,11 @@ class _Crew:
         attempts = 0
         submission: Submission | None = None
         try:
-            while self.board.left() and not stopping():
+            while not stopping():
+                if not self.board.left() and pilots.freed(self.prepared, stopping):  # of a node that is gone
+                    yield from self.board.look()
+                if not self.board.left():
+                    return
                 held = fleet(self.prepared, self.board.left(), self.cluster.room())
                 submission = Submission(
                     self.prepared.sweep.name, self.token, held.pilots, retry=self.retry,
@@ -170,7 +179,7 @@ class _Crew:
         self.watched.clear()
         deadline = float("inf")
         for index in range(submission.tasks):
-            self._start(submission, index, _Watched(self.board.progress()))
+            self._start(submission, index)
         while self.cluster.tasks:
             yield from self.board.look()
             yield from self._nodes(submission)
@@ -180,8 +189,8 @@ class _Crew:
                 stopped = True
                 yield Said("  Stopping: the sweep was stopped from another machine")
             held = {*self.cluster.tasks.values()}
-            if not self.board.left() and not self.board.running:  # those that have begun end by themselves
-                self.cluster.cancel({i for i in held if not log_of(self.store, submission, i).exists()})
+            if self._over:  # those that have begun end by themselves
+                self.cluster.cancel({i for i in held if self._said(submission, i) == self.watched[i].said})
             level = 2 if time.monotonic() > deadline else max(min(stopping(), 2), int(stopped))
             if level > asked:
                 self.cluster.cancel(held, force=level == 2)
@@ -192,8 +201,18 @@ class _Crew:
         if stopped:
             yield Halted("the sweep was stopped from another machine", 1)
 
-    def _start(self, submission: Submission, index: int, watched: _Watched) -> None:
-        self.watched[index] = watched
+    @property
+    def _over(self) -> bool:
+        """Whether nothing is left to train, and nobody trains."""
+        return not self.board.left() and not self.board.running
+
+    def _said(self, submission: Submission, index: int) -> int:
+        """How much a pilot has said, every start of it [bytes]; each begins with a line."""
+        log = log_of(self.store, submission, index)
+        return log.stat().st_size if log.exists() else 0
+
+    def _start(self, submission: Submission, index: int, deaths: int = 0) -> None:
+        self.watched[index] = _Watched(self.board.progress(), deaths, self._said(submission, index))
         record, log = record_of(self.store, submission).absolute(), log_of(self.store, submission, index).absolute()
         name = f"{submission.name}-{index}"
         self.cluster.start(index, name, ["pilot", str(record)], self.prepared.sweep.search, log)
@@ -202,15 +221,17 @@ class _Crew:
         """Nodes that have left since the last look, and those that have joined, for which there are more pilots."""
         now = {node.id: node.address for node in self.cluster.nodes()}
         before, self.nodes = self.nodes, now
-        for node in before.keys() - now.keys():
+        for node in sorted(before.keys() - now.keys()):
             yield Said(f"  node {before[node]} ({node[:6]}) is gone", "red")
-        for node in now.keys() - before.keys():
+        if before.keys() - now.keys() and not self.cluster.fits():
+            yield Said(f"  no node is left that has {self.cluster.lacks()}; the pilots wait for one", "red")
+        for node in sorted(now.keys() - before.keys()):
             yield Said(f"  node {now[node]} ({node[:6]}) has joined")
-        if now.keys() - before.keys() and self.board.left():
-            wanted = fleet(self.prepared, self.board.left(), self.cluster.room()).pilots
+        if now.keys() - before.keys() and self.board.left() and (room := self.cluster.fits()):
+            wanted = fleet(self.prepared, self.board.left(), room).pilots
             going = len(self.cluster.tasks)
             for index in range(len(self.watched), len(self.watched) + wanted - going):
-                self._start(submission, index, _Watched(self.board.progress()))
+                self._start(submission, index)
 
     def _ended(self, submission: Submission, ended: Ended, *, again: bool) -> Iterator[Halted | Said]:
         """Say how a pilot ended, and start another in its place if it died."""
@@ -224,13 +245,12 @@ class _Crew:
             return
         why = ended.why or f"was killed by {signal.Signals(-(ended.code or 0)).name}"
         watched = self.watched[ended.index]
-        now = self.board.progress()
-        deaths = 1 if now > watched.progress else watched.deaths + 1
-        if not again:
+        deaths = 1 if self.board.progress() > watched.progress else watched.deaths + 1
+        if not again or self._over:
             yield Said(f"  {pilot} {why}", "red")
         elif deaths > self.retries:
             self.trouble = f"{pilot} {why} {counted(deaths, 'time')} in a row"
             yield Said(f"  {self.trouble}", "red")
         else:
             yield Said(f"  {pilot} {why}; another takes its place", "red")
-            self._start(submission, ended.index, _Watched(now, deaths))
+            self._start(submission, ended.index, deaths)

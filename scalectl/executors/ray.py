@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import secrets
 import signal
 import socket
@@ -25,12 +26,15 @@ from typing import Any
 import scalectl
 from scalectl.core.errors import ScalectlError, UsageError
 from scalectl.core.machine import MEMORY
+from scalectl.core.names import shown
 from scalectl.executors.local import CPUS
-from scalectl.sweep.ray import Ray
+from scalectl.sweep.ray import FORMS, Ray
 
 PILOT = "SCALECTL_PILOT"  # the variable that tells a pilot its place among the others
 REACH_SECONDS = 5.0  # for the port of a cluster's head to open; ours
 LOOK_SECONDS = 0.2
+OTHER_VERSION = "Version mismatch: "  # how Ray begins what it says of it
+ADDRESS = "RAY_ADDRESS"
 AUTH_MODE, TOKEN, TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
 
 
@@ -133,18 +137,24 @@ class Cluster:
             ) from None
         return [Node(held["NodeID"], held["NodeManagerAddress"], held["Resources"]) for held in found]
 
-    def room(self) -> int:
-        """Pilots at once on its nodes, if nobody else takes them.
+    def fits(self) -> int:
+        """Pilots at once on its nodes, if nobody else takes them."""
+        wanted = self.resources.items()
+        return sum(int(min(node.resources.get(name, 0.0) // held for name, held in wanted)) for node in self.nodes())
 
-        Raises: UsageError if no node has what one pilot takes.
-        """
+    def lacks(self) -> str:
+        """What a pilot takes that no node has, or no node has together, in words."""
         nodes, wanted = self.nodes(), self.resources
-        found = sum(int(min(node.resources.get(name, 0.0) // held for name, held in wanted.items())) for node in nodes)
+        lacks = [name for name, held in wanted.items() if all(node.resources.get(name, 0.0) < held for node in nodes)]
+        return " and ".join(_amount(name, wanted[name]) for name in lacks or wanted)
+
+    def room(self) -> int:
+        """Pilots at once on its nodes. Raises: UsageError if no node has what one pilot takes."""
+        found = self.fits()
         if found:
             return found
-        lacks = [name for name, held in wanted.items() if all(node.resources.get(name, 0.0) < held for node in nodes)]
         raise UsageError(
-            f"no node of the cluster has {' and '.join(_amount(name, wanted[name]) for name in lacks or wanted)}",
+            f"no node of the cluster has {self.lacks()}",
             where=f"Ray at {self.address}",
             remedy="ask for less in [ray], or start a node that has it",
         )
@@ -231,15 +241,27 @@ def connect(asked: Ray, cores: int) -> Cluster:
             where="--engine ray hands pilots to a Ray cluster",
             remedy="pip install 'scalectl[ray]', in the version of the cluster, or train here with --engine local",
         ) from None
-    address = os.environ.get("RAY_ADDRESS") or "auto" if asked.address == "auto" else asked.address
+    address = asked.address
+    if address == "auto":
+        address = os.environ.get(ADDRESS) or "auto"
+        pattern, remedy = FORMS["address"]
+        if re.fullmatch(pattern, address) is None:
+            what, _, allowed = remedy.partition(", ")
+            raise UsageError(f"{shown(address)} is not {what}", where=ADDRESS, remedy=f"set it to {allowed}")
     if address != "auto" and not _reachable(address):
         raise _silent(address, "nobody listens there")
     try:
         with _silenced():
             client.init(address=address, namespace="scalectl", log_to_driver=False, logging_level=logging.CRITICAL)
     except (ConnectionError, RuntimeError, ValueError, OSError, client.exceptions.RayError) as error:
-        said = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise _silent(address, " ".join(said)[:300]) from None
+        said = " ".join(str(error).split())[:300]
+        if said.startswith(OTHER_VERSION):
+            raise UsageError(
+                f"the Ray cluster has another version: {said.removeprefix(OTHER_VERSION).strip()}",
+                where="--engine ray joins it as one of its processes",
+                remedy="pip install 'ray==VERSION', that of the cluster, under its version of Python",
+            ) from None
+        raise _silent(address, said) from None
     with contextlib.suppress(AttributeError):  # what its workers say stands in their logs; stdout is for results
         client._private.worker._worker_logs_enabled = False
     return Cluster(client, asked, cores)
@@ -290,7 +312,8 @@ def _pilot(command: list[str], search: list[str], cwd: str, log: str, given: dic
     kept = {name: held for name, held in os.environ.items() if not name.startswith("RAY_")}
     environment = {**kept, **given, "PYTHONPATH": ":".join(filter(None, paths))}
     try:
-        with open(log, "ab") as out:
+        with open(log, "ab", buffering=0) as out:
+            out.write(f"started on {socket.gethostname()}\n".encode())
             process = subprocess.Popen(
                 [sys.executable, "-m", "scalectl.cli", *command, "--parent", str(os.getpid())],
                 cwd=cwd,

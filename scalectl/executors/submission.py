@@ -24,7 +24,7 @@ from scalectl.store.layout import Store, open_store
 
 AGAIN = 10  # exit code of a pilot that was told to end and leaves work
 LOG_BYTES = 4000  # of a log's end, in which its last line is looked for
-Cluster = Literal["slurm", "ray"]
+Engine = Literal["slurm", "ray"]
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Submission:
     retry: bool = False
     max_runs: int | None = None
     shares: tuple[tuple[str, ...], ...] = ()
-    engine: Cluster = "slurm"
+    engine: Engine = "slurm"
 
     @property
     def name(self) -> str:
@@ -51,7 +51,7 @@ class Submission:
         return f"{self.sweep}.{self.token}"
 
 
-def folder_of(store: Store, sweep: str, engine: Cluster) -> Path:
+def folder_of(store: Store, sweep: str, engine: Engine) -> Path:
     """Folder of what a sweep submitted to a cluster."""
     return store.inside("sweeps", store.sweep_folder(sweep).name, engine)
 
@@ -92,7 +92,7 @@ def read_submission(path: Path) -> tuple[Store, Submission]:
     return store, found
 
 
-def submissions(store: Store, sweep: str, engine: Cluster) -> list[Submission]:
+def submissions(store: Store, sweep: str, engine: Engine) -> list[Submission]:
     """What was submitted for a sweep and is not forgotten."""
     found = (_decoded(path) for path in sorted(folder_of(store, sweep, engine).glob("*.json")))
     return [held for held in found if held is not None]
@@ -104,7 +104,7 @@ def forget(store: Store, submission: Submission) -> None:
         record_of(store, submission).unlink(missing_ok=True)
 
 
-def clear(store: Store, sweep: str, engine: Cluster) -> None:
+def clear(store: Store, sweep: str, engine: Engine) -> None:
     """Remove scripts and logs of forgotten submissions."""
     folder = folder_of(store, sweep, engine)
     kept = {path.stem for path in folder.glob("*.json")}

@@ -22,7 +22,7 @@ from scalectl.core.errors import UsageError
 from scalectl.core.job import State
 from scalectl.executors.drive import Halted
 from scalectl.executors.submission import Submission, log_of, submissions, write_submission
-from scalectl.store.live import states
+from scalectl.store.live import live, states
 
 MINE = f"""\
 name = "mine"
@@ -299,6 +299,53 @@ def test_pilots_that_wait_for_room_when_all_is_done_do_not_begin(fake, mine, tmp
     followed(prepared)
     assert whole(tmp_path)
     assert [task.process is None for task in fake.tasks] == [False, True]
+
+
+@pytest.mark.slow
+def test_a_pilot_that_waits_to_take_the_place_of_another_when_all_is_done_does_not_begin(fake, mine, tmp_path):
+    prepared = mine("", ("pause = 0.01", "pause = 0.05"))
+
+    def kill():
+        in_flight(tmp_path, 2)
+        fake.slots = 1
+        fake.kill(fake.tasks[1])
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    followed(prepared)
+    killer.join()
+    assert whole(tmp_path)
+    assert [task.process is None for task in fake.tasks] == [False, False, True]
+
+
+def test_when_no_node_is_left_that_has_room_the_wait_is_said(fake, mine, tmp_path):
+    prepared = mine()
+    remote = fake.remote
+
+    def remote_and_gone(function):  # its pilots go on, so that the sweep has an end
+        fake.nodes_held = []
+        return remote(function)
+
+    fake.remote = remote_and_gone
+    said, halted = followed(prepared)
+    assert said[1:] == [
+        "node 10.0.0.1 (a1a1a1) is gone",
+        "node 10.0.0.1 (b2b2b2) is gone",
+        "no node is left that has 1 core; the pilots wait for one",
+    ]
+    assert halted == []
+    assert whole(tmp_path)
+
+
+def test_runs_of_a_node_that_is_gone_are_waited_for(fake, mine):
+    prepared = mine("[ray]\npilots = 1\n", ("[1, 2, 3, 4]", "[1]"))
+    prepared.store.prepare()
+    live(prepared.store, prepared.plan.run_ids[0]).claim(host="gone", now=time.time() - 118.0)  # for two seconds more
+    prepared = prepare("mine.toml", "results")
+    assert prepared.elsewhere == prepared.plan.run_ids
+    said, halted = followed(prepared)
+    assert (said, halted) == (["1 pilot with 1 core on Ray at 10.0.0.1:6379"], [])
+    assert found_states(prepared) == [State.DONE]
 
 
 @pytest.mark.slow

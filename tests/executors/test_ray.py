@@ -1,5 +1,6 @@
 """What a cluster is asked for, how it is joined and what its answers mean, with a module `ray` of our own."""
 
+import json
 import os
 import signal
 import socket
@@ -125,6 +126,30 @@ def test_the_address_is_that_of_the_file_then_of_the_environment_and_no_cluster_
     assert fake.joined["log_to_driver"] is False
 
 
+@pytest.mark.parametrize("address", ["ray://10.0.0.1:10001", "local", "10.0.0.1", "10.0.0.1:6379\n"])
+def test_an_address_in_the_environment_that_is_none_of_a_head_is_refused(fake, monkeypatch, address):
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(UsageError) as caught:
+        ray.connect(Ray(), 1)
+    assert lines(caught) == [
+        f"{json.dumps(address)} is not the address of a cluster",
+        "RAY_ADDRESS",
+        'set it to "auto" or HOST:PORT of its head',
+    ]
+    assert fake.joined is None
+
+
+def test_a_cluster_of_another_version_is_not_called_silent(fake):
+    fake.refuses = RuntimeError("Version mismatch: The cluster was started with:\n    Ray: 2.55.0\n    Python: 3.12")
+    with pytest.raises(UsageError) as caught:
+        ray.connect(Ray(), 1)
+    assert lines(caught) == [
+        "the Ray cluster has another version: The cluster was started with: Ray: 2.55.0 Python: 3.12",
+        "--engine ray joins it as one of its processes",
+        "pip install 'ray==VERSION', that of the cluster, under its version of Python",
+    ]
+
+
 @pytest.mark.parametrize(
     ("asked", "cores", "room"),
     [
@@ -190,7 +215,8 @@ def test_a_pilot_is_told_what_it_was_given_and_nothing_of_the_cluster(fake, tmp_
     (tmp_path / "token").touch(0o600)
     cluster = another(tmp_path, monkeypatch, PROBE, Ray(memory="1G"))
     assert until_ended(cluster) == [Ended(0, 0)]
-    said = (tmp_path / "log").read_text()
+    first, said = (tmp_path / "log").read_text().splitlines()
+    assert first == f"started on {socket.gethostname()}"
     assert said.startswith("['SCALECTL_CPUS', 'SCALECTL_MEMORY', 'SCALECTL_PILOT'] ['pilot', 'x.json', '--parent', '")
 
 
