@@ -40,6 +40,7 @@ def arrow_field(column: Column, *, nullable: bool) -> pa.Field:
 
 
 RUN_SCHEMA = pa.schema([arrow_field(column, nullable=False) for column in RUN_COLUMNS])
+FEW_ROWS = 100_000  # a list of so many takes less time than the import of pandas
 INDEX_FIELDS = tuple(arrow_field(column, nullable=True) for column in INDEX_COLUMNS)
 
 
@@ -155,8 +156,10 @@ def _array(column: pa.ChunkedArray) -> np.ndarray[Any, Any]:
         return np.array(column.to_pylist(), dtype=object if column.null_count else bool)
     if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
         return np.asarray(column.to_numpy(zero_copy_only=False))
+    if column.null_count and len(column) <= FEW_ROWS:
+        return np.array(column.to_pylist(), dtype=np.float64)  # None becomes NaN
     if column.null_count:
-        column = column.cast(pa.float64()).fill_null(np.nan)
+        column = column.cast(pa.float64()).fill_null(np.nan)  # pyarrow.compute imports pandas too
     if not len(column):
         return np.empty(0, dtype=np.int64 if pa.types.is_integer(column.type) else np.float64)
     return np.array(np.from_dlpack(pa.concat_arrays(column.chunks)))
