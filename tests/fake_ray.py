@@ -88,6 +88,7 @@ class FakeRay(types.ModuleType):
         self.tasks = []
         self.joined = None
         self.left = False
+        self.answers = True  # its head, to who knocks
         self.refuses = None
         self.nodes_held = [self.node("a1" * 8), self.node("b2" * 8)]
 

@@ -32,6 +32,8 @@ from scalectl.sweep.ray import FORMS, Ray
 
 PILOT = "SCALECTL_PILOT"  # the variable that tells a pilot its place among the others
 REACH_SECONDS = 5.0  # for the port of a cluster's head to open; ours
+# Without a head, before the sweep ends. Source: ours; after 60 s Ray ends this process, without a word.
+SILENT_SECONDS = 20.0
 LOOK_SECONDS = 0.2
 OTHER_VERSION = "Version mismatch: "  # how Ray begins what it says of it
 ADDRESS = "RAY_ADDRESS"
@@ -118,6 +120,7 @@ class Cluster:
         self.asked = asked
         self.cores = cores
         self.tasks: dict[Any, int] = {}
+        self.lost = False
 
     @property
     def resources(self) -> dict[str, float]:
@@ -127,15 +130,24 @@ class Cluster:
 
     def nodes(self) -> list[Node]:
         """The nodes that live. Raises: ScalectlError if the cluster does not answer."""
+        deadline = time.monotonic() + SILENT_SECONDS
+        while not _reachable(self.address):  # Ray itself would wait, deaf to signals
+            if time.monotonic() > deadline:
+                raise self._gone("its head is gone")
+            time.sleep(LOOK_SECONDS)
         try:
             found = [held for held in self.client.nodes() if held["Alive"]]
         except self.client.exceptions.RayError as error:
-            raise ScalectlError(
-                f"the Ray cluster no longer answers: {str(error).partition(chr(10))[0]}",
-                where="--engine ray",
-                remedy="repeat the command; the runs go on from their checkpoints",
-            ) from None
+            raise self._gone(str(error).partition("\n")[0]) from None
         return [Node(held["NodeID"], held["NodeManagerAddress"], held["Resources"]) for held in found]
+
+    def _gone(self, said: str) -> ScalectlError:
+        self.lost = True
+        return ScalectlError(
+            f"the Ray cluster no longer answers: {said}",
+            where=f"Ray at {self.address}",
+            remedy="start it and repeat the command; the runs go on from their checkpoints",
+        )
 
     def fits(self) -> int:
         """Pilots at once on its nodes, if nobody else takes them."""
@@ -213,8 +225,9 @@ class Cluster:
             self.client.cancel(task, force=force)
 
     def close(self) -> None:
-        """Leave the cluster; what it still trains for us ends."""
-        self.client.shutdown()
+        """Leave the cluster; what it still trains for us ends, with this process if the cluster is gone."""
+        if not self.lost:  # else it would be waited for
+            self.client.shutdown()
 
 
 def _amount(name: str, held: float) -> str:

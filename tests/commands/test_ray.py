@@ -18,8 +18,9 @@ from support import REPOSITORY, SWEEP
 from scalectl.commands import background, pilots, ray
 from scalectl.commands.pilots import Said
 from scalectl.commands.sweep import prepare
-from scalectl.core.errors import UsageError
+from scalectl.core.errors import ScalectlError, UsageError
 from scalectl.core.job import State
+from scalectl.executors import ray as client
 from scalectl.executors.drive import Halted
 from scalectl.executors.submission import Submission, log_of, submissions, write_submission
 from scalectl.store.live import live, states
@@ -45,6 +46,7 @@ def fake(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "ray", module)
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     monkeypatch.setattr(pilots, "STORE_SECONDS", 0.02)
+    monkeypatch.setattr(client, "_reachable", lambda address: module.answers)
     yield module
     module.shutdown()
     wait_for(lambda: not scripts())
@@ -335,6 +337,32 @@ def test_when_no_node_is_left_that_has_room_the_wait_is_said(fake, mine, tmp_pat
     ]
     assert halted == []
     assert whole(tmp_path)
+
+
+def test_a_cluster_that_loses_its_head_ends_the_sweep_and_the_same_command_goes_on(fake, mine, tmp_path, monkeypatch):
+    prepared = mine("[ray]\npilots = 1\n", ("[1, 2, 3, 4]", "[1]"))
+    remote = fake.remote
+
+    def remote_and_gone(function):
+        fake.answers = False
+        return remote(function)
+
+    fake.remote = remote_and_gone
+    monkeypatch.setattr(client, "SILENT_SECONDS", 0.3)
+    with pytest.raises(ScalectlError) as caught:
+        followed(prepared)
+    assert str(caught.value).splitlines() == [
+        "the Ray cluster no longer answers: its head is gone",
+        "Ray at 10.0.0.1:6379",
+        "start it and repeat the command; the runs go on from their checkpoints",
+    ]
+    assert not fake.left  # Ray would wait for it
+    assert submissions(prepared.store, "mine", "ray") == []
+    fake.shutdown()
+    fake.remote, fake.answers = remote, True
+    prepared = prepare("mine.toml", "results")
+    followed(prepared)
+    assert found_states(prepared) == [State.DONE]
 
 
 def test_runs_of_a_node_that_is_gone_are_waited_for(fake, mine):

@@ -35,6 +35,8 @@ def home(tmp_path, monkeypatch):
 def fake(monkeypatch):
     module = FakeRay()
     monkeypatch.setitem(sys.modules, "ray", module)
+    reachable = ray._reachable
+    monkeypatch.setattr(ray, "_reachable", lambda address: address == "10.0.0.1:6379" or reachable(address))
     yield module
     module.shutdown()
 
