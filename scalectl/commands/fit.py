@@ -32,7 +32,7 @@ from scalectl.fit.select import choose
 from scalectl.fit.summary import Summary
 from scalectl.laws import Law, default_laws, law_on, reads, tie, varying
 from scalectl.report.views import Answer, BestCell, BestView, FitView, Flops, PredictView
-from scalectl.store.points import columns_points, is_export, load_points, places, read_columns, settings, vary
+from scalectl.store.points import columns_points, is_export, load_points, ordered, places, read_columns, settings, vary
 from scalectl.tasks import TASKS
 
 UNUSABLE = ("not converged",)  # a status whose numbers nobody should use; the command then exits 1
@@ -268,7 +268,7 @@ def thinned(points: Points, most: int) -> Points:
         raise UsageError(f"--rows {most} is not a number of rows", remedy="1000 is the default, 0 takes all")
     if not most or len(points) <= most:
         return points
-    order = np.lexsort([points.axis(axis) for axis in reversed(points.axes())])
+    order = ordered([points.axis(axis) for axis in points.axes()])
     kept = np.sort(order[np.linspace(0, len(order) - 1, most).round().astype(np.int64)])
     said = f"{len(points):,} rows: {most:,} of them are fitted, spread evenly over {' and '.join(points.axes())}"
     return replace(points.take(kept), notes=(*points.notes, f"{said}; --rows 0 takes all"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -332,9 +332,20 @@ def mapped_points(
 
 def _same_rows(axes: Mapping[str, Floats]) -> int:
     """Rows that equal an earlier one on every axis."""
-    table = np.stack(list(axes.values()))
-    ordered = table[:, np.lexsort(table)]
-    return int((ordered[:, 1:] == ordered[:, :-1]).all(0).sum())
+    columns = list(axes.values())
+    order = ordered(columns)
+    same = np.ones(len(order) - 1, dtype=bool)
+    for column in columns:
+        same &= np.diff(column[order]) == 0
+    return int(same.sum())
+
+
+def ordered(columns: Sequence[Floats]) -> npt.NDArray[np.int64]:
+    """Rows in the order of the first column, then the next, and so on, (n,); one sort where the first has no ties."""
+    first = np.argsort(columns[0], kind="stable")
+    if np.diff(columns[0][first]).all():
+        return first
+    return np.lexsort(columns[::-1])
 
 
 def is_export(columns: Iterable[str]) -> bool:
@@ -413,7 +424,9 @@ def vary(points: Points, names: Iterable[str] | None = None, within: str | None 
     Returns: names in the order of the columns.
     """
     hidden = names is None and bool(points.unnamed)
-    names = settings(points) if names is None else names
+    names = settings(points) if names is None else tuple(names)
+    if not names and not hidden:
+        return ()
     cells = [places(points)]
     for column in COUNTS:
         counted = _axis(points.columns, column)
@@ -692,6 +705,9 @@ def _budgets(place: npt.NDArray[np.int64], D: Floats) -> npt.NDArray[np.int64]:
     """Labels of the budgets at each place: every one begins at its smallest D, so that close ones do not chain."""
     order = np.lexsort([D, place])
     labels = np.zeros(len(D), dtype=np.int64)
+    if np.diff(place[order]).all():
+        labels[order] = np.arange(len(D))
+        return labels
     at, least, label = -1, 0.0, -1
     for row, here, tokens in zip(order.tolist(), place[order].tolist(), D[order].tolist(), strict=True):
         if here != at or tokens > least * (1 + _SAME_D):

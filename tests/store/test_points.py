@@ -13,7 +13,7 @@ from scalectl.core.errors import NothingMatched, UsageError
 from scalectl.core.job import State
 from scalectl.core.rows import Points, Row
 from scalectl.core.run import record
-from scalectl.store.points import load_points, places, table_points, vary
+from scalectl.store.points import load_points, ordered, places, table_points, vary
 from scalectl.store.sweeps import save_sweep
 
 WIDTHS = (8, 16, 32)
@@ -471,3 +471,15 @@ def test_the_chinchilla_table_gives_240_points_in_file_order():
     np.testing.assert_array_equal(points.L, frame["loss"])
     np.testing.assert_allclose(points.D, frame["Training FLOP"] / (6 * frame["Model Size"]), rtol=1e-15)
     assert points.derived == "D"
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_rows_are_ordered_column_by_column_with_ties_and_without(ties):
+    rng = np.random.default_rng(0)
+    columns = [
+        rng.integers(0, 5, 200).astype(float) if ties else rng.random(200),
+        rng.integers(0, 3, 200),
+        rng.random(200),
+    ]
+    table = [tuple(row) for row in np.stack(columns, 1)[ordered(columns)].tolist()]
+    assert table == sorted(table)
