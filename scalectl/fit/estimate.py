@@ -390,10 +390,12 @@ def find_starts(problem: Problem, weights: Floats) -> Floats:
     grids = _grids(problem)
     dimensions = sum(len(grid) > 1 for grid in grids)
     many = dimensions > SEVERAL
-    count = STARTS if dimensions <= FEW else MORE_STARTS if not many else MOST_STARTS * dimensions
+    score = problem.law.measures == "score"  # a step or a straight end of its curve is a basin of its own
+    few = dimensions <= FEW and not score
+    count = STARTS if few else MORE_STARTS if not many else MOST_STARTS * dimensions
     index = _trials([len(grid) for grid in grids], MORE_TRIALS if many else TRIALS)
     if not many:
-        z, missed = _tried(*_thinned(problem, weights), grids, index, 0)
+        z, missed = _tried(*_thinned(problem, weights), grids, index, ROBUST_PASSES if score else 0)
         return z[_distinct(index, missed, count)]
     # Basins of a law with breaks are needles that no trial hits: what lies anywhere is followed a little as well.
     anywhere = _beside(problem, index[: ANYWHERE * dimensions**2], grids, np.random.default_rng(0))

@@ -17,10 +17,17 @@ from scalectl.laws.law import Law, Parameter, Theta, exact
 
 # A score that goes from end to end within a fiftieth of a nat is a step. Ours.
 STEEPEST = 50.0
-STEEP_GRID = (0.3, 0.6, 1.2, 2.5, 5.0, 10.0, 20.0)
-# The middle of the rise may lie outside of the losses, by as much as these span: small models see one end of it. Ours.
-MIDDLE_GRID = tuple(float(x) for x in np.linspace(-1.0, 2.0, 16))
-GAMMA_GRID = tuple(float(x) for x in np.geomspace(0.02, 20.0, 40))
+STEEP_GRID = (0.3, 0.6, 1.2, 2.5, 5.0, 10.0, 20.0, STEEPEST)
+# The middle of the rise may lie outside of the losses, by as much as these span: small models see one end of it.
+# Inside, places are as close as a step needs, which is a good curve only between the right two losses. Ours.
+MIDDLE_GRID = (
+    *(float(x) for x in np.linspace(-1.0, -0.2, 5)),
+    *(float(x) for x in np.linspace(0.0, 1.0, 31)),
+    *(float(x) for x in np.linspace(1.2, 2.0, 5)),
+)
+# An exponential that bends by less is a line, whose best ε and k grow without end as γ falls. Ours.
+STRAIGHTEST = 1e-3
+GAMMA_GRID = tuple(float(x) for x in np.geomspace(STRAIGHTEST, 20.0, 50))
 
 WEAK = "add models of higher loss, or hold the end that is known, such as chance: --fix NAME=VALUE"
 STRONG = "add models of lower loss, or hold the end that is known: --fix NAME=VALUE"
@@ -89,7 +96,7 @@ SCORE_EXPONENTIAL = Law(
     parameters=(
         Parameter("epsilon", "linear", 0.0, np.inf, helped=WEAK),
         Parameter("k", "log", 0.0, np.inf, exponent="gamma", helped=ACROSS),
-        Parameter("gamma", "linear", 0.0, STEEPEST, grid=GAMMA_GRID, helped=ACROSS),
+        Parameter("gamma", "linear", STRAIGHTEST, STEEPEST, grid=GAMMA_GRID, helped=ACROSS),
     ),
     needs=3,
     predict=_exponential,
