@@ -29,7 +29,9 @@ from scalectl.laws import Law, where
 STARTS = 8  # basins followed from the grid; every published surface tried needs one. Ours.
 MORE_STARTS = 24  # where more than FEW parameters are nonlinear
 MOST_STARTS = 48  # for each of them where more than SEVERAL are
-ANYWHERE = 16  # for each pair of them: more starts, without regard to how far off they are
+# More starts, without regard to how far off they are: for each pair of them, and at least. With half as many of a law
+# with one break 2 of 200 fits ended above the best of 500 random starts, by up to 3.5 %. Ours.
+ANYWHERE, LEAST_ANYWHERE = 16, 512
 FEW, SEVERAL = 2, 3
 TRIALS = 1024  # grid points with their linear parts solved, before the best are followed. Ours.
 MORE_TRIALS = 4096
@@ -47,7 +49,7 @@ FIRST_STEPS = 60
 FIRST_TURNS, TURNS = ((16, 150),), ((8, 300), (4, 600))
 # Before the last turns places like the best one but for some parameters are followed, until FAILED looks find nothing
 # better: optima of a law with breaks differ by one of them. Ours.
-LOOKS, FAILED, AROUND, MOVED, AGREED = 8, 2, 192, 0.8, 0.7
+LOOKS, FAILED, AROUND, MOVED = 8, 2, 192, 0.8
 DRAW_STEPS = 200  # the same for a resampled fit; with 60 of them 6 % of the draws of a flat law stopped short. Ours.
 WIDE_STEPS = 45  # before the last stage; a start far off, followed too briefly, crawls in the last one. Ours.
 STAGE = 8.0  # ratio of one Huber width to the next. Ours: the product of stages and steps per stage is flat around it.
@@ -290,15 +292,13 @@ def find_optima(problem: Problem, weights: Floats) -> Minimum:
 
 
 def _looked_about(problem: Problem, ended: Minimum, weights: Floats) -> Minimum:
-    """With the optima found from places like the best one, unless most starts have led to that already."""
+    """With the optima found from places like the best one; that most starts have led to it says nothing."""
     rng = np.random.default_rng(0)
-    failed, first = 0, len(ended.z)
+    failed = 0
     for _ in range(LOOKS):
         values = np.where(np.isfinite(ended.local.value), ended.local.value, np.inf)
         best = int(np.argmin(values))
-        near = values <= values[best] * (1 + SAME_OPTIMUM) + rounding(problem, weights)
-        agreed = len(values) == first and near.mean() > AGREED
-        if failed == FAILED or agreed or not values[best] > rounding(problem, weights):
+        if failed == FAILED or not values[best] > rounding(problem, weights):
             break
         found = search(problem, look_again(problem, ended.z[best], weights, rng), weights, KEPT // 2)
         failed = 0 if np.nanmin(found.local.value) < values[best] * (1 - SAME_OPTIMUM) else failed + 1
@@ -398,7 +398,7 @@ def find_starts(problem: Problem, weights: Floats) -> Floats:
         z, missed = _tried(*_thinned(problem, weights), grids, index, ROBUST_PASSES if score else 0)
         return z[_distinct(index, missed, count)]
     # Basins of a law with breaks are needles that no trial hits: what lies anywhere is followed a little as well.
-    anywhere = _beside(problem, index[: ANYWHERE * dimensions**2], grids, np.random.default_rng(0))
+    anywhere = _beside(problem, index[: max(LEAST_ANYWHERE, ANYWHERE * dimensions**2)], grids, np.random.default_rng(0))
     index = np.concatenate([anywhere, index])
     z, missed = _tried(*_thinned(problem, weights), grids, index, ROBUST_PASSES)
     return np.concatenate([z[_distinct(index, missed, count)], z[: len(anywhere)]])
