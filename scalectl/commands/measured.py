@@ -311,8 +311,8 @@ def of_sweep(request: Request, asked: Asked, target: Target) -> Gathered:
                 place = part.axis(asked.axis)
             else:
                 raise UsageError(f"these runs have no {asked.axis}", remedy=f"--axis {' or '.join(part.axes())}")
-            if asked.axis == "N" and part.D is not None:
-                _refuse_lengths(part.axis("N"), part.D)
+            if asked.axis in ("N", "D") and part.N is not None and part.D is not None:
+                _refuse_pooling(asked.axis, part.axis("N"), part.axis("D"))
             series.append(
                 Series(
                     task=task,
@@ -379,12 +379,15 @@ def _geometric(sizes: Floats, losses: Floats) -> Floats:
     return np.asarray(means[index])
 
 
-def _refuse_lengths(sizes: Floats, tokens: Floats) -> None:
-    index = np.unique(sizes, return_inverse=True)[1]
-    spans = [np.ptp(tokens[index == k]) / tokens[index == k].min() for k in range(index.max() + 1)]
+def _refuse_pooling(axis: Axis, sizes: Floats, tokens: Floats) -> None:
+    """Runs of several lengths at one size are no seeds of it, nor runs of several sizes at one length."""
+    (along, other), name = ((sizes, tokens), "D") if axis == "N" else ((tokens, sizes), "N")
+    index = np.unique(along, return_inverse=True)[1]
+    spans = [np.ptp(other[index == k]) / other[index == k].min() for k in range(index.max() + 1)]
     if max(spans) > 0.02:  # whole steps differ by less (store.points)
         raise UsageError(
-            "D varies at one N among these runs", remedy="--axis D or C, or pick one with --where 'D == ...'"
+            f"{name} varies at one {axis} among these runs",
+            remedy=f"--axis {name} or C, or pick one with --where '{name} == ...'",
         )
 
 
