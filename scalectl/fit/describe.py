@@ -164,7 +164,8 @@ def identified(fitted: Fit, profiles: Mapping[str, Interval], intervals: Mapping
 
 
 def _determined(fitted: Fit, name: str, profiled: Interval, resampled: Interval | None) -> bool:
-    if resampled is None or name in fitted.at_bound or fitted.status in (Status.FLAT, Status.STALLED):
+    open_ones = (*fitted.at_bound, *fitted.loose)
+    if resampled is None or name in open_ones or fitted.status is Status.STALLED:
         return False
     parameter = fitted.law.parameter(name)
     if parameter.place:

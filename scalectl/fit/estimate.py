@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from scalectl.core.errors import FitError, UsageError
 from scalectl.core.rows import Floats, Points
-from scalectl.core.units import counted
+from scalectl.core.units import counted, listed
 from scalectl.fit.newton import ENOUGH, Local, Minimum, blocked, minimise
 from scalectl.fit.objective import Huber, Objective
 from scalectl.fit.problem import Problem, pose
@@ -55,6 +55,7 @@ WIDE_STEPS = 45  # before the last stage; a start far off, followed too briefly,
 STAGE = 8.0  # ratio of one Huber width to the next. Ours: the product of stages and steps per stage is flat around it.
 ROUNDING = 1e-14  # of a log residual: some fifty times the spacing of float64 beside 1. Ours.
 FLAT = 1e-10  # square of the ratio of singular values of the scaled residual slopes: five digits are left. Ours.
+LOOSE = 1e-3  # share of a parameter in a direction along which nothing changes, from which on it is open. Ours.
 
 
 # Squares of losses and of axes have to stay inside float64; no loss, count or budget comes near. Ours.
@@ -77,8 +78,9 @@ class Fit:
     theta: parameters in natural units; value: the objective as published (sum for Huber and LAD, mean for the squares);
     gradient_norm: largest |Σ ψ(r) ∂r| per point over the centred coordinates that no bound blocks, where ψ runs from
     -1 to 1 for Huber and LAD and is the residual itself for the squares; starts, starts_at_optimum: how many, and how
-    many reached the best objective within 1e-6; at_bound: parameters that ended at a bound; fixed: those that were not
-    fitted; weights: how often each point counts.
+    many reached the best objective within 1e-6; at_bound: parameters that ended at a bound; loose: those that can
+    change, together, without changing what the law says of the points; fixed: those that were not fitted; weights: how
+    often each point counts.
     """
 
     law: Law
@@ -92,6 +94,7 @@ class Fit:
     status: Status
     advice: str
     at_bound: tuple[str, ...] = ()
+    loose: tuple[str, ...] = ()
     fixed: Mapping[str, float] = field(default_factory=dict)
     weights: Floats | None = None
 
@@ -227,7 +230,9 @@ def fit(
     at_bound = tuple(name for name, flag in zip(problem.free, held, strict=True) if flag)
     scale = objective.width if np.isfinite(objective.width) else 1.0
     gradient = float(np.abs(np.where(held, 0.0, local.slope[0])).max(initial=0.0) * scale / w.sum())
-    status = _status(bool(ended.settled[best]), bool(at_bound), problem.slopes(z[None])[0][~held])
+    inside = [name for name, flag in zip(problem.free, held, strict=True) if not flag]
+    loose = tuple(name for name, flag in zip(inside, _loose(problem.slopes(z[None])[0][~held]), strict=True) if flag)
+    status = _status(bool(ended.settled[best]), at_bound, loose)
     theta = dict(zip(law.names, map(float, problem.natural(z[None])[0]), strict=True))
     return Fit(
         law=law,
@@ -239,8 +244,9 @@ def fit(
         starts=len(ended.z),
         starts_at_optimum=int(reached.sum()),
         status=status,
-        advice=_advice(status, at_bound, theta),
+        advice=_advice(status, at_bound, loose, theta),
         at_bound=at_bound,
+        loose=loose,
         fixed=fix,
         weights=weights,
     )
@@ -580,27 +586,36 @@ def _at(z: Floats, problem: Problem) -> Any:
     return (z <= problem.low + 1e-9 * span) | (z >= problem.high - 1e-9 * span)
 
 
-def _status(settled: bool, bounded: bool, slopes: Floats) -> Status:
-    if bounded:
-        return Status.AT_BOUND
-    # From the slopes, not from the Hessian: an absolute-value objective is flat between two kinks wherever it ends.
+def _loose(slopes: Floats) -> Any:
+    """Which of the parameters (q,), slopes (q, n), take part in a direction along which the residuals do not change.
+
+    From the slopes, not from the Hessian: an absolute-value objective is flat between two kinks wherever it ends.
+    """
     scaled = slopes / np.maximum(np.linalg.norm(slopes, axis=1, keepdims=True), 1e-300)
-    values = np.linalg.eigvalsh(scaled @ scaled.T)
-    if values[0] < FLAT * values[-1]:
+    values, directions = np.linalg.eigh(scaled @ scaled.T)
+    flat = values < FLAT * values.max(initial=0.0)
+    return (np.abs(directions[:, flat]) > LOOSE).any(axis=1)
+
+
+def _status(settled: bool, at_bound: Sequence[str], loose: Sequence[str]) -> Status:
+    if at_bound:
+        return Status.AT_BOUND
+    if loose:
         return Status.FLAT
     return Status.CONVERGED if settled else Status.STALLED
 
 
-def _advice(status: Status, at_bound: tuple[str, ...], theta: Mapping[str, float]) -> str:
+def _advice(status: Status, at_bound: Sequence[str], loose: Sequence[str], theta: Mapping[str, float]) -> str:
     if status is Status.AT_BOUND:
-        names = " and ".join(at_bound)
-        if at_bound == ("E",):
+        names = listed(at_bound)
+        if list(at_bound) == ["E"]:
             return "no floor is visible in these points (E ends at 0): fit the law without one, or add larger sizes"
         if any(name in ("alpha", "beta") and theta[name] < 1e-6 for name in at_bound):
             return f"the loss does not fall along an axis ({names} ends at 0): look at the learning rate per size"
         return f"{names} ended at a bound: these points do not determine it"
     if status is Status.FLAT:
-        return "several sets of parameters fit these points equally well: add other sizes or token budgets"
+        several = f"several values of {listed(loose)}"
+        return f"{several} fit these points equally well: add other sizes or token budgets"
     if status is Status.STALLED:
         return "the optimiser stopped short of an optimum: look for outliers or a wrong unit"
     return ""
