@@ -46,7 +46,15 @@ class Cleaned:
         return sum(held.size for held in self.removed)
 
 
-def run(named: str | None, results: str | None, policy: Policy, *, older: float = 0.0, dry: bool = False) -> Cleaned:
+def run(
+    named: str | None,
+    results: str | None,
+    policy: Policy,
+    *,
+    older: float = 0.0,
+    parameters: bool = False,
+    dry: bool = False,
+) -> Cleaned:
     """Remove checkpoints, and what killed processes left.
 
     A run without its checkpoint starts again when a sweep asks for it; the log of a failed run stays. What a living
@@ -54,7 +62,8 @@ def run(named: str | None, results: str | None, policy: Policy, *, older: float 
 
     Args: named: a sweep, to clean only after its runs; None for the whole store; policy: stale for runs that are
     finished or that no sweep asks for any more, failed for failed ones too, all for every run that nobody trains;
-    older: days since the run's last sign of life; dry: only say what would go.
+    older: days since the run's last sign of life, or since its parameters were kept; parameters: also final ones of
+    finished runs, which cannot be judged on anything new then; dry: only say what would go.
     Raises: NothingMatched if there is no such sweep or store.
     """
     store = results_store(results)
@@ -81,7 +90,20 @@ def run(named: str | None, results: str | None, policy: Policy, *, older: float 
             continue
         if size:
             removed.append(Removed(run_id, why, size))
+    if parameters:
+        removed += _parameters(store, only, older, dry=dry)
     return Cleaned(tuple(removed), kept, busy, dry)
+
+
+def _parameters(store: Store, only: set[str] | None, older: float, *, dry: bool) -> Iterator[Removed]:
+    """Final parameters that were kept; what a script kept stays."""
+    for path in sorted(store.kept.glob("*/parameters")):
+        run_id, status = path.parent.name, path.lstat()
+        if (only is None or run_id in only) and time.time() - status.st_mtime >= older * DAY:
+            if not dry:
+                path.unlink()
+                path.parent.rmdir()
+            yield Removed(run_id, "final parameters", status.st_size)
 
 
 def _why(state: State, wanted: bool, policy: Policy) -> str:

@@ -112,7 +112,8 @@ class Prepared:
         live = {run_id: LIVE_ROW_BYTES * rows[run_id] + NUMBER_BYTES * numbers[run_id] for run_id in rows}
         flying = sorted((sum(live[run.run_id] for run in job.runs) for job in self.packs), reverse=True)
         files = FILE_BYTES * (len(rows) + len(self.commands))
-        return ROW_BYTES * sum(rows.values()) + files + sum(flying[: self.places])
+        parameters = NUMBER_BYTES * sum(p.n["total"] for p in self.todo) if self.sweep.runtime.keep else 0
+        return ROW_BYTES * sum(rows.values()) + files + parameters + sum(flying[: self.places])
 
 
 def prepare(
@@ -153,6 +154,7 @@ def prepare(
         recompute=runtime.recompute,
         compile=runtime.compile,
         graph=runtime.graph,
+        keep=runtime.keep,
     )
     at = here(todo, sweep.runtime, placement)
     elsewhere = tuple(run_id for run_id, state in found.items() if state is State.RUNNING)

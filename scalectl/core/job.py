@@ -45,7 +45,7 @@ class Placement:
     threads, none for any; branch: whether runs that are equal up to their cooldown train it once; rows: the most models
     in one step, None for no limit; graph: whether a step is recorded once and replayed, None where it pays (on a GPU);
     recompute: whether blocks are computed again in the backward pass, for less memory; compile: whether blocks are
-    compiled.
+    compiled; keep: whether the final parameters of a run that is done stay in the store.
     """
 
     device: str = "cpu"
@@ -59,6 +59,7 @@ class Placement:
     graph: bool | None = None
     recompute: bool = False
     compile: bool = False
+    keep: bool = False
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 runs/ID.parquet    one immutable file per ended run
 index.parquet      derived: one row per run
 live/ID/           while a run trains: rows, checkpoint, log, claim
-kept/ID/           what a script kept in its own folder, where its sweep asks for it
+kept/ID/           final parameters, or what a script kept in its own folder, where its sweep asks for it
+evals/SET/         ID.parquet: what a finished run was judged on afterwards, one file a run
 sweeps/NAME/       sweep.toml and plan.parquet; rows.parquet and rows.json, derived (`compact`)
 quarantine/        damaged run files, moved out of the way of readers
 """
@@ -78,9 +79,27 @@ class Store:
         """Folder of a run in flight, whether or not it exists."""
         return self.inside("live", checked_name(run_id, "run id"))
 
+    @property
+    def kept(self) -> Path:
+        """Folder of what runs leave beside their numbers."""
+        return self.inside("kept")
+
     def kept_folder(self, run_id: str) -> Path:
-        """Where the own folder of a script's run stays, whether or not it exists."""
+        """Where what a run leaves beside its numbers stays, whether or not it exists."""
         return self.inside("kept", checked_name(run_id, "run id"))
+
+    def parameters(self, run_id: str) -> Path:
+        """Final parameters of a run, whether or not they were kept."""
+        return self.kept_folder(run_id) / "parameters"
+
+    @property
+    def evaluations(self) -> Path:
+        """Folder of the sets that finished runs were judged on afterwards."""
+        return self.inside("evals")
+
+    def evaluation_file(self, name: str, run_id: str) -> Path:
+        """What a set said of a run, whether or not it exists."""
+        return self.inside("evals", checked_name(name, "set"), f"{checked_name(run_id, 'run id')}.parquet")
 
     def sweep_folder(self, name: str) -> Path:
         """Folder of a sweep, whether or not it exists."""

@@ -24,7 +24,7 @@ class Runtime:
     equal up to their cooldown train it once; threads: of each worker, None ("auto") for one, and more for wide models
     once cores are left over; more than one may change last bits; recompute: whether blocks are computed
     again in the backward pass, for less memory; compile: whether blocks are compiled; graph: whether a step is recorded
-    once and replayed, None ("auto") on GPUs.
+    once and replayed, None ("auto") on GPUs; keep: whether final parameters stay in the store, for evaluations to come.
     """
 
     micro_batch: int | None = None
@@ -36,6 +36,7 @@ class Runtime:
     recompute: bool = False
     compile: bool = False
     graph: bool | None = None
+    keep: bool = False
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from scalectl.store.layout import Store
 from scalectl.store.live import NOBODY, Claim, Keeper, Live
 from scalectl.store.writer import write_run
 from scalectl.tasks import TASKS
-from scalectl.train import checkpoint
+from scalectl.train import checkpoint, parameters
 from scalectl.train.device import admitted, crowded, device_failed, free_bytes, out_of_memory, row_bytes
 from scalectl.train.loop import Ended, Progress, Split, Trainer
 from scalectl.train.peak import LEAST_SECONDS, peak_flops
@@ -237,6 +237,8 @@ class Attempt:
             self.histories = {run_id: held for run_id, held in self.histories.items() if run_id in following.values()}
         for event in events:
             if isinstance(event, Ended):
+                if event.theta is not None:  # before the run file, which says that all of a run is there
+                    parameters.save(self.store, event.run_id, event.theta)
                 self._end(event.run_id, event.state, event.step, event.message, event.device_seconds)
 
     def _take_over(self, split: Split) -> None:

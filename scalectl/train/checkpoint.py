@@ -1,24 +1,16 @@
-"""A run's progress on disk: tensors and plain numbers, read back with `weights_only` so that a file can run no code.
-
-A file is MAGIC, the SHA-256 of the rest, then what torch wrote: torch reads a flipped bit without a word.
-"""
+"""A run's progress on disk (`train.sealed`)."""
 
 from __future__ import annotations
-
-import hashlib
-import io
-
-import torch
 
 from scalectl.core.errors import StoreError
 from scalectl.store.live import Live
 from scalectl.train import scaling
 from scalectl.train.loop import Progress
 from scalectl.train.population import Row
+from scalectl.train.sealed import Broken, seal, unseal
 
 VERSION = 2  # 2 added the loss scale, of fp16 alone
 MAGIC = b"scalectl-checkpoint\n"
-_DIGEST = hashlib.sha256().digest_size
 
 
 class DamagedCheckpoint(StoreError):
@@ -40,11 +32,7 @@ def save(live: Live, progress: Progress) -> None:
         "device_seconds": progress.device_seconds,
         "split": progress.split,
     }
-
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    payload = buffer.getvalue()
-    live.save_checkpoint(MAGIC + hashlib.sha256(payload).digest() + payload)
+    live.save_checkpoint(seal(MAGIC, content))
 
 
 def load(live: Live) -> Progress | None:
@@ -54,16 +42,11 @@ def load(live: Live) -> Progress | None:
     """
     if not live.checkpoint.exists():
         return None
-    data = live.checkpoint.read_bytes()
-    head, payload = data[: len(MAGIC) + _DIGEST], data[len(MAGIC) + _DIGEST :]
-    if head != MAGIC + hashlib.sha256(payload).digest():
-        raise _damaged(live, "its digest does not match")
     try:
-        held = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
-        version = held["version"]
-    except Exception as error:  # torch raises many kinds on a hostile file
-        raise _damaged(live, type(error).__name__) from error
-    if version > VERSION:
+        held = unseal(MAGIC, live.checkpoint.read_bytes())
+    except Broken as error:
+        raise _damaged(live, str(error)) from error
+    if held["version"] > VERSION:
         raise StoreError(
             f"the checkpoint of run {live.run_id} was written by a newer scalectl",
             where=str(live.checkpoint),

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
+from torch import Tensor
+
 from scalectl.core import fault
 from scalectl.core.job import Job, State
 from scalectl.core.rows import LOSS, TRAIN, Row
@@ -35,13 +37,17 @@ class Split(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """A run left the pack for good: done, or diverged with the reason. device_seconds: as of Progress."""
+    """A run left the pack for good: done, or diverged with the reason.
+
+    device_seconds: as of Progress; theta: final parameters (P,) of a run that is done, where they are to be kept.
+    """
 
     run_id: str
     state: State
     step: int
     message: str
     device_seconds: float = 0.0
+    theta: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -256,6 +262,8 @@ class Trainer:
                 splits += [Split(branch.run_id, seat.run_id, seat.step) for branch in branches]
                 places += [(held, k) for held in (seat, *branches)]
             else:
+                if self.job.placement.keep and end.state is State.DONE:
+                    end = end._replace(theta=self.engine.row(k).theta)
                 splits += [Split(run.run_id, seat.run_id, end.step) for run in seat.followers]
                 told += [end._replace(run_id=run.run_id) for run in seat.followers]
                 told.append(end._replace(device_seconds=seat.device_seconds))
