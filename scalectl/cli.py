@@ -829,6 +829,47 @@ def bring(
 
 
 @app.command()
+def evaluate(
+    name: Name = None,
+    source: Annotated[
+        str | None, typer.Option("--on", metavar="SOURCE", help="As data.source: python-packages, text:PATH, ...")
+    ] = None,
+    called: Annotated[str | None, typer.Option("--as", metavar="SET", help="What the data are called.")] = None,
+    tokens: Annotated[
+        float | None, typer.Option(help="Held-out tokens of it to judge on [default: as many as in training].")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(metavar="cpu|cuda:INDEX", help="[default: a GPU if there is one]")
+    ] = None,
+    everything: Everything = False,
+    results: Results = None,
+    as_json: Json = False,
+) -> None:
+    """Judge finished runs on further data, without training them again."""
+    from scalectl.commands import evaluate as command
+    from scalectl.core.units import count, counted
+    from scalectl.report import document
+
+    most = None if tokens is None else int(tokens)
+    found = command.run(
+        name, results, _line, source=source, name=called, tokens=most, device=device, everything=everything
+    )
+    if as_json:
+        print(document.document("evaluate", found))
+        return
+    console, look = _stdout()
+    before = f", {found.known} before" if found.known else ""
+    low, high = (f"{loss:.3f}" for loss in found.losses)
+    span = low if low == high else f"{low} … {high}"
+    data = f"{count(found.tokens)} held-out tokens of {found.source}"
+    console.print(look.text(f"{counted(found.judged, 'run')} judged{before}: {found.set}/loss {span} on {data}"))
+    if found.without:
+        what = f"{counted(found.without, 'run')} kept no parameters ([runtime] keep = true keeps them)"
+        console.print(look.text(what), style="yellow")
+    console.print(look.text(f"Next:  scalectl fit {found.sweep} --metric {found.set}/loss"))
+
+
+@app.command()
 def export(
     name: Name = None,
     output: Annotated[str | None, typer.Option("--output", "-o", help="A .parquet or .csv file.")] = None,
@@ -927,6 +968,9 @@ def clean(
         ),
     ] = "stale",
     older: Annotated[float, typer.Option(metavar="DAYS", help="Only what nobody has touched for so long.")] = 0.0,
+    parameters: Annotated[
+        bool, typer.Option("--parameters", help="Also what [runtime] keep = true kept of finished runs.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, and remove nothing.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -937,7 +981,7 @@ def clean(
 
     if policy not in get_args(command.Policy):
         raise typer.BadParameter(f"--checkpoints {policy!r} is not known; use {', '.join(get_args(command.Policy))}")
-    found = command.run(name, results, policy, older=older, dry=dry_run)  # type: ignore[arg-type]
+    found = command.run(name, results, policy, older=older, parameters=parameters, dry=dry_run)  # type: ignore[arg-type]
     if as_json:
         print(document.document("clean", found))
         return

@@ -58,6 +58,7 @@ def bring(
             f"{counted(runs, 'run')} of {held} are none of its sweep file here; --all shows them too"
             for held, runs in merged.further.items()
         ]
+        notes += [f"{counted(merged.judged, 'evaluation')} on further data"] * (merged.judged > 0)
         return Imported(merged.sweeps, len(merged.copied), len(merged.known), (*notes, *map(str, merged.damaged)))
     if not os.path.isfile(source):
         raise NothingMatched(f"no file or folder {escaped(source)}")

@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from scalectl.core.errors import BudgetRefused, StoreError
 from scalectl.core.rows import STORE_VERSION
 from scalectl.store import schema
+from scalectl.store.evaluations import evaluations
 from scalectl.store.files import atomic_write
 from scalectl.store.index import Stamp, stamps
 from scalectl.store.layout import Store
@@ -40,7 +41,7 @@ _TAIL = 8  # bytes at the end of a Parquet file: the length of its footer, and a
 
 
 class _Span(NamedTuple):
-    """Where the rows of a run lie. stamp: of its file when they were copied."""
+    """Where the rows of a run lie, those of its evaluations last. stamp: of its files when they were copied."""
 
     start: int
     stop: int
@@ -92,7 +93,8 @@ def load_rows(
             start, stop, _ = span
             continue
         try:
-            loose[run_id] = read_run(store.run_file(run_id)).table
+            judged = [held.table for held in evaluations(store, run_id)]
+            loose[run_id] = pa.concat_tables([read_run(store.run_file(run_id)).table, *judged])
         except FileNotFoundError:
             continue
         except DamagedRun as error:
@@ -165,9 +167,7 @@ def _read(store: Store, sweep: str) -> _Compacted:
         if digest != _digest(about) or about["version"] != STORE_VERSION or about["footer"] != _footer(rows):
             return _Compacted()
         table = pq.ParquetFile(rows, page_checksum_verification=True, read_dictionary=_TEXTS).read()
-        spans = {
-            run_id: _Span(start, stop, (stamp[0], stamp[1])) for run_id, (start, stop, stamp) in about["spans"].items()
-        }
+        spans = {run_id: _Span(start, stop, tuple(stamp)) for run_id, (start, stop, stamp) in about["spans"].items()}
         return _Compacted(table.cast(schema.RUN_SCHEMA), spans)
     except (OSError, pa.ArrowException, ValueError, KeyError, TypeError, AttributeError):
         return _Compacted()

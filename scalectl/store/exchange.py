@@ -20,7 +20,8 @@ from scalectl.core.rows import HELD_OUT, INDEX_COLUMNS, LOSS, Row
 from scalectl.core.run import ID_DIGITS
 from scalectl.store import schema
 from scalectl.store.compact import load_rows
-from scalectl.store.files import atomic_write
+from scalectl.store.evaluations import check_name, evaluated, evaluated_sets, what_is
+from scalectl.store.files import atomic_write, writing
 from scalectl.store.index import refresh
 from scalectl.store.layout import Store, checked_name, open_store
 from scalectl.store.points import Mask, is_export, mapped_points, read_columns
@@ -36,8 +37,8 @@ if TYPE_CHECKING:
 class Merge:
     """What importing a store did.
 
-    copied, known, damaged: runs; sweeps: names that were added or grew; further: of those that were here, the runs that
-    the sweep file here does not ask for, shown with --all.
+    copied, known, damaged: runs; judged: evaluations on further data that were added; sweeps: names that were added or
+    grew; further: of those that were here, the runs that the sweep file here does not ask for, shown with --all.
     """
 
     copied: tuple[str, ...]
@@ -45,6 +46,7 @@ class Merge:
     sweeps: tuple[str, ...]
     damaged: tuple[Damaged, ...]
     further: Mapping[str, int]
+    judged: int = 0
 
 
 def export(store: Store, name: str, *, long: bool = False) -> pd.DataFrame:
@@ -227,13 +229,35 @@ def import_store(store: Store, source: str | Path) -> Merge:
             where=str(other.root),
             remedy="nothing was copied; find out which side is right and remove the other side's files",
         )
+    further_files = _further_evaluations(store, other)
     store.prepare()
-    for path, target in missing:
+    for path, target in (*missing, *further_files):
+        with writing(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
         atomic_write(target, path.read_bytes())
     merged = {name: _merge_sweep(store, other, name) for name in reversed(list_sweeps(other))}
     grown = tuple(name for name, runs in merged.items() if runs != 0)
     further = {name: runs for name, runs in merged.items() if runs}
-    return Merge(tuple(target.stem for _, target in missing), tuple(known), grown, tuple(damaged), further)
+    copied = tuple(target.stem for _, target in missing)
+    return Merge(copied, tuple(known), grown, tuple(damaged), further, len(further_files))
+
+
+def _further_evaluations(store: Store, other: Store) -> list[tuple[Path, Path]]:
+    """Evaluations of another store that are missing here, each with its place.
+
+    Raises: UsageError if a set has a name that stands for other data here.
+    """
+    found = []
+    for name in evaluated_sets(other):
+        about = what_is(other, name)
+        if about is None:
+            continue
+        check_name(store, name, about)
+        for path in sorted((other.evaluations / name).glob("[!.]*.parquet")):
+            other.inside("evals", name, path.name)
+            if evaluated(other, name, path.stem) is not None and evaluated(store, name, path.stem) is None:
+                found.append((path, store.evaluation_file(name, path.stem)))
+    return found
 
 
 def _merge_sweep(store: Store, other: Store, name: str) -> int | None:

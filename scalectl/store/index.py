@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -18,9 +18,10 @@ from scalectl.core.errors import BudgetRefused, NothingMatched, StoreError, Usag
 from scalectl.core.names import shown
 from scalectl.core.rows import INDEX_COLUMNS, STORE_VERSION
 from scalectl.store import schema
+from scalectl.store.evaluations import evaluated_sets, evaluations
 from scalectl.store.files import atomic_write
 from scalectl.store.layout import Store
-from scalectl.store.reader import Damaged, DamagedRun, RunMeta, quarantined, read_run, set_aside
+from scalectl.store.reader import Damaged, DamagedRun, RunFile, RunMeta, quarantined, read_run, set_aside
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,7 +33,7 @@ _MIXED = b"scalectl.mixed"
 # An index written with other columns or by another version is rebuilt, not converted.
 _THIS_LAYOUT = json.dumps([STORE_VERSION, [(column.name, column.type) for column in INDEX_COLUMNS]]).encode()
 
-Stamp = tuple[int, int]  # (mtime [ns], size [bytes]) of a run file
+Stamp = tuple[int, ...]  # mtime [ns] and size [bytes] of a run file, then of each of its evaluations
 
 
 @dataclass(frozen=True)
@@ -139,25 +140,34 @@ def find_run(store: Store, prefix: str) -> str:
 
 
 def stamps(store: Store) -> dict[str, Stamp]:
-    """Time and size of every run file, by the name it claims."""
+    """Time and size of every run file and of its evaluations, by the name it claims."""
+    found = dict(_stamped(store, "runs"))
+    for name in evaluated_sets(store):
+        for run_id, stamp in _stamped(store, "evals", name):
+            if run_id in found:
+                found[run_id] += stamp
+    return found
+
+
+def _stamped(store: Store, *folder: str) -> Iterator[tuple[str, Stamp]]:
+    """The files of runs in a folder."""
+    path = store.inside(*folder)
     try:
-        entries = list(os.scandir(store.runs))
+        entries = list(os.scandir(path))
     except FileNotFoundError:
-        return {}
+        return
     except OSError as error:
-        raise StoreError("the store cannot be read", where=f"{store.runs}: {error.strerror}") from error
-    found = {}
+        raise StoreError("the store cannot be read", where=f"{path}: {error.strerror}") from error
     for entry in entries:
         if entry.name.startswith(".") or not entry.name.endswith(".parquet"):
             continue
         if entry.is_symlink():
-            store.inside("runs", entry.name)
+            store.inside(*folder, entry.name)
         try:
             status = entry.stat()
         except OSError:  # moved away by another process just now, or a link that leads nowhere
             continue
-        found[entry.name.removesuffix(".parquet")] = (status.st_mtime_ns, status.st_size)
-    return found
+        yield entry.name.removesuffix(".parquet"), (status.st_mtime_ns, status.st_size)
 
 
 def _stored(store: Store) -> pa.Table | None:
@@ -181,7 +191,7 @@ def _update(store: Store, known: dict[str, Any], rows: list[dict[str, Any]]) -> 
             held.append({name: value for name, value in before[run_id].items() if value is not None})
         else:
             try:
-                held.append(_row(read_run(store.runs / f"{run_id}.parquet").meta))
+                held.append(_row(read_run(store.runs / f"{run_id}.parquet").meta, evaluations(store, run_id)))
             except FileNotFoundError:
                 continue
             except DamagedRun as error:
@@ -210,8 +220,10 @@ def _fields(table: pa.Table) -> bytes:
     return json.dumps([(field.name, str(field.type)) for field in table.schema]).encode()
 
 
-def _row(meta: RunMeta) -> dict[str, Any]:
-    return {**meta.columns, "run_id": meta.run_id, "state": str(meta.state), "message": meta.message, **meta.final}
+def _row(meta: RunMeta, judged: Iterable[RunFile]) -> dict[str, Any]:
+    later = {metric: value for held in judged for metric, value in held.meta.final.items()}
+    about = {"run_id": meta.run_id, "state": str(meta.state), "message": meta.message}
+    return {**meta.columns, **about, **later, **meta.final}
 
 
 def _ordered(table: pa.Table) -> pa.Table:

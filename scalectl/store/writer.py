@@ -71,6 +71,12 @@ def write_file(
     return path
 
 
+def run_content(run_id: str, rows: Iterable[Row], config: Mapping[str, Any], provenance: Mapping[str, Any]) -> bytes:
+    """The bytes of a file with these measurements of a run that is done. Raises: ValueError, as `write_run`."""
+    held = [schema.exact(row) for row in rows]
+    return _content(run_id, _table(run_id, held), held, State.DONE, config, {}, provenance, "")
+
+
 def measurements(table: pa.Table) -> pa.Table:
     """Return the rows of a run without their times: what two trainings of one run must agree on."""
     return table.drop_columns(["seconds"])

@@ -24,7 +24,7 @@ from scalectl.core import fault
 from scalectl.core.errors import DeviceError, ScalectlError
 from scalectl.core.family import die_with
 from scalectl.core.job import AnyJob, CommandJob, Job, Placement
-from scalectl.core.run import CommandRun, RunConfig, record, restore
+from scalectl.core.run import CommandRun, Run, RunConfig, record, restore
 from scalectl.core.source import code_digest
 from scalectl.models import MODELS
 from scalectl.optim import OPTIMIZERS
@@ -35,6 +35,17 @@ from scalectl.tasks import TASKS
 from scalectl.train.provenance import command_of
 
 
+def restored(data: Mapping[str, Any]) -> Run:
+    """A run from its record, with the members of every family that there is."""
+    options = {
+        "model": {name: model.options for name, model in MODELS.items()},
+        "task": {name: task.options for name, task in TASKS.items()},
+        "optim": {name: optimizer.options for name, optimizer in OPTIMIZERS.items()},
+        "schedule": {name: schedule.options for name, schedule in SCHEDULES.items()},
+    }
+    return restore(data, options)
+
+
 def encode(job: AnyJob) -> str:
     """A job as one JSON line."""
     runs = [record(run) for run in job.runs]
@@ -43,15 +54,9 @@ def encode(job: AnyJob) -> str:
 
 def decode(line: str) -> AnyJob:
     """The job of a line."""
-    options = {
-        "model": {name: model.options for name, model in MODELS.items()},
-        "task": {name: task.options for name, task in TASKS.items()},
-        "optim": {name: optimizer.options for name, optimizer in OPTIMIZERS.items()},
-        "schedule": {name: schedule.options for name, schedule in SCHEDULES.items()},
-    }
     data = json.loads(line)
     placement = {**data["placement"], **{name: tuple(data["placement"][name]) for name in ("search", "cores")}}
-    runs = [restore(run, options) for run in data["runs"]]
+    runs = [restored(run) for run in data["runs"]]
     seconds = data.get("seconds", 0.0)  # an orchestrator that was started before an edit does not say it
     if isinstance(runs[0], CommandRun):
         return CommandJob(runs[0], Placement(**placement), seconds)

@@ -38,6 +38,7 @@ tokens = 480
 
 [runtime]
 checkpoint_seconds = 0.05
+keep = true
 """
 WITHOUT_TORCH = (
     "import sys\nsys.argv = ['scalectl', *sys.argv[1:]]\nfrom scalectl.cli import main\n"
@@ -125,6 +126,21 @@ def test_what_is_reported_is_the_model(swept, scalectl):
     text = scalectl("report", "own", cwd=swept).stdout
     assert "own_models:GatedConvolution" in text
     assert "width" in text
+
+
+def test_a_kept_model_is_judged_again_as_long_as_its_code_is_what_it_was(swept, scalectl, tmp_path):
+    folder = tmp_path / "moved"
+    shutil.copytree(swept, folder)
+    again = ["evaluate", "own", "--tokens", 480, "--as", "again"]
+    assert "has no Python source" in scalectl(*again, cwd=folder, code=2).stderr
+    source = (REPOSITORY / "tests/own_models.py").read_text()
+    (folder / "own_models.py").write_text(source)
+    assert "6 runs judged" in scalectl(*again, cwd=folder).stdout
+    index = pd.read_parquet(folder / "results/index.parquet")
+    assert index["again/loss"].tolist() == pytest.approx(index["held-out/loss"].tolist(), rel=1e-6)
+    (folder / "own_models.py").write_text(source + "# edited\n")
+    other = scalectl("evaluate", "own", "--tokens", 960, "--as", "other", cwd=folder, code=2)
+    assert "the source of own_models:GatedConvolution changed" in other.stderr
 
 
 def test_a_plan_leaves_torch_to_another_process(scalectl, tmp_path):

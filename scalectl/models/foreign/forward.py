@@ -29,7 +29,7 @@ class Opened:
     def __init__(self, model: Foreign, seed: int, folders: Sequence[str]) -> None:
         now = fingerprint(model.name, folders)
         if now != model.fingerprint:
-            raise ValueError(f"the source of {model.name} changed since the plan; plan the sweep again")
+            raise ValueError(f"the source of {model.name} changed since the plan")
         self.module = built(load(model.name, folders), vars(model.options), seed)
 
     def initial_values(self) -> dict[str, Tensor]:
