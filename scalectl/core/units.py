@@ -93,6 +93,14 @@ def rounded(value: float, decimals: int) -> str:
     return f"{round(value, decimals):.{max(0, decimals)}f}"
 
 
+def figures(value: float, digits: int = 3) -> str:
+    """The value with so many significant digits, written as in a table of estimates: 12800, 1.16e+13."""
+    if not math.isfinite(value) or value == 0:
+        return f"{value:g}"
+    short = float(f"{value:.{digits}g}")
+    return rounded(short, digits - 1 - math.floor(math.log10(abs(short))))
+
+
 def estimate(value: float, low: float, high: float) -> tuple[str, str, str]:
     """Value and bounds to the digits that the interval supports.
 

@@ -240,7 +240,8 @@ def _moved(fit: Summary) -> str:
     if not moved:
         return f"; without {them} no parameter moves by {100 * MOVED:.0f} %"
     pair = ", ".join(
-        f"{GREEK.get(name, name)} {value:.3g}, not {fit.params[name]:.3g}" for name, value in moved.items()
+        f"{GREEK.get(name, name)} {units.figures(value)}, not {units.figures(fit.params[name])}"
+        for name, value in moved.items()
     )
     return f"; without {them} {pair}"
 

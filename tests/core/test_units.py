@@ -53,6 +53,14 @@ def test_durations_read_like_a_clock(seconds: float, text: str) -> None:
     assert units.duration(seconds) == text
 
 
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(12846, "12800"), (-2410.3, "-2410"), (1.16e13, "1.16e+13"), (0.0453, "0.0453"), (99.96, "100"), (0.0, "0")],
+)
+def test_a_few_figures_are_written_as_a_table_of_estimates_writes_them(value: float, text: str) -> None:
+    assert units.figures(value) == text
+
+
 @given(SIZES, SIZES)
 def test_rounding_never_narrows_an_interval_and_widens_it_by_at_most_a_tenth_on_either_side(a: float, b: float) -> None:
     low, high = min(a, b), max(a, b)
