@@ -8,6 +8,10 @@ Source: Hoffmann et al. 2022, arXiv 2203.15556, sections 3.1 to 3.3.
 
 The first two see no law; what their own shape does to the exponent is measured on losses that the fitted law gives at
 the same places, free of noise, where the right answer is known.
+
+Of nominal 95 % intervals of a so many hold the truth (bench/coverage.py): on six isoFLOP budgets, 100 data sets,
+parabolas .98, joint fit .97 over sizes, .96 over runs, .92 over residuals; on curves of twenty lengths at twelve sizes,
+50 data sets, envelope .58, parabolas .82, joint fit 1.00, .96, .92: what few sizes do to an envelope is no noise.
 """
 
 from __future__ import annotations

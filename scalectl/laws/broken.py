@@ -3,6 +3,9 @@
 Source: BNSL, Caballero et al. 2022 (arXiv 2210.14891), equation 1: a is E, b is A, c_0 is α. Left of the first break
 the exponent is α, right of break i it has grown by c_i, and f_i is how many e-folds of X the change takes. Exponents
 may be negative: curves that rise, and fall again, are among them.
+
+Of nominal 95 % intervals over sizes | runs | residuals so many hold the truth (200 data sets, lowest parameter of each,
+one break, 20 sizes x 3 seeds over six decades, noise alone, bench/coverage.py): 1.00 | .96 | .89.
 """
 
 from __future__ import annotations

@@ -4,6 +4,9 @@ Source: Muennighoff et al. 2023 (arXiv 2305.16264). With U distinct tokens avail
 each D/U_D times; D' = U_D (1 + R_D (1 - exp(-(D/U_D - 1) / R_D))). U_N = min(N, N*(U_D)) are the parameters that such
 data feed best, N* = G (G U_D)^(β/α) with G = (α A / (β B))^(1 / (α + β)), and N' = U_N (1 + R_N (1 - exp(-(N/U_N - 1) /
 R_N))). R_D and R_N are the paper's R*_D and R*_N.
+
+Of nominal 95 % intervals over sizes | runs | residuals so many hold the truth (200 data sets, lowest parameter of each,
+5 sizes x 3 amounts of text x 4 repeats up to 50, noise alone, bench/coverage.py): 1.00 | .96 | .88.
 """
 
 from __future__ import annotations

@@ -2,6 +2,9 @@
 
 Source: M4 of Alabdulmohsin et al. 2022 (arXiv 2209.06640): ε_0 is L0, ε_∞ is E, β is A, c is -α, and its α, which says
 how the curve leaves chance, is δ. For δ = 0 it is a power law above a floor, for δ = 1 a logistic curve of ln X.
+
+Of nominal 95 % intervals over sizes | runs | residuals so many hold the truth (200 data sets, lowest parameter of each,
+20 sizes x 3 seeds over six decades, noise alone, bench/coverage.py): 1.00 | .94 | .91.
 """
 
 from __future__ import annotations

@@ -2,6 +2,9 @@
 
 Sources: Bhagia et al. 2024 (arXiv 2412.04403), S = a / (1 + exp(-k (L - L0))) + b, with the sign of k turned, so that
 k > 0 where a score falls with the loss; Gadre et al. 2024 (arXiv 2403.08540), error = ε - k exp(-γ L).
+
+Of nominal 95 % intervals over runs | residuals so many hold the truth (200 data sets, lowest parameter of each, 40
+runs, noise alone, bench/coverage.py): sigmoid .96 | .89, exponential .96 | .92.
 """
 
 from __future__ import annotations

@@ -1,6 +1,9 @@
 """Shape instead of size: L = E + A/width^α + B/depth^β + G/D^γ.
 
 Source: McLeish et al. 2025 (Gemstones, arXiv 2502.06857), a law of model width, depth and tokens.
+
+Of nominal 95 % intervals over sizes | runs | residuals so many hold the truth (200 data sets, lowest parameter of each,
+6 widths x 4 depths x 3 amounts of tokens, noise alone, bench/coverage.py): 1.00 | .96 | .88.
 """
 
 from __future__ import annotations
