@@ -14,13 +14,26 @@ from scalectl.commands.target import changed_note, find_target
 from scalectl.core.errors import FitError, NothingMatched, UsageError
 from scalectl.core.names import shown
 from scalectl.core.rows import Floats
+from scalectl.core.units import count
 from scalectl.emergence.artefact import Hinge, Twin, artefact, broken
 from scalectl.emergence.curve import Floor, by_run, curve_of, mean_by
-from scalectl.emergence.detector import ALPHA, BREAK, FLAT, LEAST_GAIN, SMOOTH, Verdict, detect, discoveries, unable
+from scalectl.emergence.detector import (
+    ALPHA,
+    BREAK,
+    FLAT,
+    LEAST_GAIN,
+    NON_MONOTONE,
+    SMOOTH,
+    Verdict,
+    detect,
+    discoveries,
+    unable,
+)
 from scalectl.emergence.threshold import WILSON, first_above, wilson
 from scalectl.report.views import Place, TaskView, ThresholdView
 
 LEVEL = 0.9  # of the interval of a midpoint (emergence.md)
+RISEN = 4.0  # scatters of its log by which a loss rises that is said to. Ours.
 
 
 def run(request: Request, asked: Asked) -> ThresholdView:
@@ -148,12 +161,16 @@ def _losses(members: Sequence[Series], axis: Axis, rng: np.random.Generator) -> 
         means = mean_by(index, series.score[known])
         gain = 1 - float(means[-1] / means[0])
         jumps = bends and float(q_values[k]) <= ALPHA and gain >= LEAST_GAIN
+        label = BREAK if jumps else SMOOTH if gain >= LEAST_GAIN else FLAT
+        rises = _rise(place, means, hinge.scatter)
+        if rises:
+            label, jumps, because = NON_MONOTONE, False, rises
         first = int(np.searchsorted(np.log10(place), hinge.knot + 1e-9))
         views.append(
             TaskView(
                 task=series.task,
                 family=series.family,
-                label=BREAK if jumps else SMOOTH if gain >= LEAST_GAIN else FLAT,
+                label=label,
                 flagged=jumps,
                 bracket=(float(place[first - 1]), float(place[first])) if jumps else None,
                 midpoint=None,
@@ -179,6 +196,17 @@ def _losses(members: Sequence[Series], axis: Axis, rng: np.random.Generator) -> 
             )
         )
     return views
+
+
+def _rise(place: Floats, loss: Floats, scatter: float) -> str:
+    """Where a loss rises, in words; empty if it does not by more than LEAST_GAIN and RISEN scatters of its log."""
+    lowest = np.minimum.accumulate(loss)
+    top = int(np.argmax(loss / lowest))
+    bottom = int(np.argmax(loss == lowest[top]))
+    risen = float(np.log(loss[top] / lowest[top]))
+    if risen <= max(np.log1p(LEAST_GAIN), RISEN * scatter):
+        return ""
+    return f"it rises from {loss[bottom]:.3g} at {count(place[bottom])} to {loss[top]:.3g} at {count(place[top])}"
 
 
 def _twin(series: Series, verdict: Verdict, axis: Axis, rng: np.random.Generator) -> tuple[Twin | None, str]:
@@ -207,11 +235,20 @@ def _twin(series: Series, verdict: Verdict, axis: Axis, rng: np.random.Generator
             name=series.twin_name,
             positions=[mean(np.prod(series.positions, axis=0))] if series.positions else (),  # of each run
             items=curve.items if len(place) == len(curve.place) else None,
-            jump=int(np.searchsorted(place, curve.place[first_above(curve, verdict.phi)])) if verdict.flagged else None,
+            jump=_span(verdict) if verdict.flagged else None,
         )
     except FitError as error:
         return None, error.what
     return twin, ""
+
+
+def _span(verdict: Verdict) -> tuple[float, float]:
+    """Between which places a score jumps: the bracket and the interval of the midpoint."""
+    curve, where = verdict.curve, verdict.threshold
+    first = first_above(curve, verdict.phi)
+    ends = [float(curve.place[max(0, first - 1)]), float(curve.place[first])]
+    ends += [] if where is None else [end for end in where.interval if np.isfinite(end)]
+    return min(ends), max(ends)
 
 
 def _view(held: Verdict, axis: Axis, twin: Twin | None, why: str) -> TaskView:

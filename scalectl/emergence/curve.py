@@ -63,6 +63,12 @@ class Curve:
         return "losses" if self.inverse else "sizes"
 
     @property
+    def extent(self) -> str:
+        """How many places there are, in words."""
+        one = "loss" if self.inverse else "size"
+        return f"1 {one}" if len(self.place) == 1 else f"{len(self.place)} {self.noun}"
+
+    @property
     def fewest_seeds(self) -> int | None:
         """Runs at the place with the fewest, None where seeds are not known."""
         return min(map(len, self.seeds)) if self.seeds else None

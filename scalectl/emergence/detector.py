@@ -28,7 +28,7 @@ from scalectl.emergence.shapes import (
     linear,
     smooth,
 )
-from scalectl.emergence.threshold import Success, Threshold, first_above, success, threshold
+from scalectl.emergence.threshold import Success, Threshold, above_floor, first_above, success, threshold
 
 INSUFFICIENT, FLAT, SMOOTH = "insufficient", "flat", "smooth"
 COMPATIBLE = "emergent (compatible with a smooth law)"
@@ -203,7 +203,7 @@ def _look(curve: Curve, rng: np.random.Generator) -> _Seen:
     gain = float(fitted[-1] - fitted[0]) if len(fitted) else np.nan
     phi = float(dispersion(score, items)[0])
     if len(curve.place) < FEWEST_PLACES:
-        few = f"{len(curve.place)} {curve.noun}; a break takes at least {FEWEST_PLACES}"
+        few = f"{curve.extent}; a break takes at least {FEWEST_PLACES}"
         return _Seen(curve, gain, phi, label=INSUFFICIENT, why=few)
     if np.ptp(curve.score) == 0:
         return _Seen(curve, gain, phi, label=FLAT, why=f"every score is {curve.score[0]:.3g}")
@@ -294,7 +294,7 @@ def _judge(held: _Seen, q_values: tuple[float, float] | None, level: float) -> V
         else:
             where = threshold(curve, held.phi, level)
             seeds = success(curve, where)
-            label, why = _jump(curve, where, seeds, q_smooth)
+            label, why = _jump(curve, held.phi, where, seeds, q_smooth)
             where, why = _seeded(curve, where, why)
     return Verdict(curve, label, held.gain, held.phi, tests, q, q_smooth, where, seeds, why)
 
@@ -314,9 +314,12 @@ def _gate(held: _Seen, families: Families, fitted: Best) -> str:
         why = f"before the onset it is {level:.2g}, not within {most:g} of the floor {curve.floor:.2g}"
         return f"{why}, chance; --floor auto is that of the smallest sizes" if curve.floor_from == "chance" else why
     if onset - curve.x[0] < share * (end - onset):
-        return f"it rises over {end - onset:.2g} decades after a plateau of {onset - curve.x[0]:.2g}"
+        return f"it rises over {end - onset:.2g} decades after a plateau of {onset - curve.x[0]:.2g} decades"
     if first_above(curve, held.phi) >= len(curve.x):
-        return f"nowhere is it above the floor of {curve.floor:.2g} by {PLATEAU:g} and its error"
+        somewhere = bool(above_floor(curve, held.phi).any())
+        where = f"at {curve.shown(curve.place[-1])} it is not" if somewhere else "nowhere is it"
+        unsure = f", from {curve.items[-1]:.3g} items" if somewhere else ""
+        return f"{where} above the floor of {curve.floor:.2g} by {PLATEAU:g} and its error{unsure}"
     return ""
 
 
@@ -331,17 +334,22 @@ def rise_of(rises: Rises, index: int, x: Floats) -> tuple[float, float]:
     return middle, float(x[-1])
 
 
-def _jump(curve: Curve, where: Threshold, seeds: Success | None, q_smooth: float) -> tuple[str, str]:
-    above = len(curve.place) - where.first
+def _jump(curve: Curve, phi: float, where: Threshold, seeds: Success | None, q_smooth: float) -> tuple[str, str]:
     if seeds is not None and seeds.split:
         place = curve.shown(curve.place[seeds.split[0]])
         return BIMODAL, f"at {place} seeds are of two kinds (p = {seeds.p_value:.2g}): each jumps by luck of its own"
-    if above == 1:
+    if above_floor(curve, phi).sum() == 1:
         end, bound = ("smallest loss", "an upper") if curve.inverse else ("largest size", "a lower")
         return EDGE, f"only the {end} is above: the threshold is {bound} bound, and no law can be told"
+    label, why = COMPATIBLE, f"absent below, present above; a smooth law rises as fast (q = {q_smooth:.2g})"
     if q_smooth <= ALPHA:
-        return BREAK, f"no smooth law rises so fast (q = {q_smooth:.2g})"
-    return COMPATIBLE, f"absent below, present above; a smooth law rises as fast (q = {q_smooth:.2g})"
+        label, why = BREAK, f"no smooth law rises so fast (q = {q_smooth:.2g})"
+    if above_floor(curve, phi)[: where.first].any():
+        unsure = where.first - 1
+        why += f"; {curve.shown(curve.place[unsure])} is unsure, from {curve.items[unsure]:.3g} items"
+    elif where.bracket[1] < where.interval[0]:
+        why += "; it leaves the floor there, and most of the rise comes later"
+    return label, why
 
 
 def _seeded(curve: Curve, where: Threshold, why: str) -> tuple[Threshold | None, str]:
@@ -352,5 +360,5 @@ def _seeded(curve: Curve, where: Threshold, why: str) -> tuple[Threshold | None,
     if min(near) == 1:
         return None, f"single seed: threshold not identified; {why}"
     if min(near) < NEAR_SEEDS:
-        return where, f"{why}; {min(near)} seeds near the threshold, and it takes {NEAR_SEEDS}"
+        return where, f"{why}; {min(near)} seeds near the threshold, and {NEAR_SEEDS} would tell it from their luck"
     return where, why

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
+import numpy.typing as npt
 
 from scalectl.core.rows import Floats
 from scalectl.emergence.curve import PRIOR, Curve
@@ -70,10 +71,14 @@ def wilson(score: Floats, items: Floats, confidence: float) -> tuple[Floats, Flo
     return np.maximum(0.0, middle - half), np.minimum(1.0, middle + half)  # rounding leaves 0 by 1e-17
 
 
+def above_floor(curve: Curve, phi: float) -> npt.NDArray[np.bool_]:
+    """Whether the lower bound of each place is above the floor by ABOVE, (K,)."""
+    return np.asarray(wilson(curve.score, curve.items / phi, WILSON)[0] > curve.floor + ABOVE)
+
+
 def first_above(curve: Curve, phi: float) -> int:
     """Index of the smallest place from which every lower bound is above the floor by ABOVE; K if there is none."""
-    above = wilson(curve.score, curve.items / phi, WILSON)[0] > curve.floor + ABOVE
-    below = np.flatnonzero(~above)
+    below = np.flatnonzero(~above_floor(curve, phi))
     return int(below[-1]) + 1 if below.size else 0
 
 
@@ -102,7 +107,7 @@ def threshold(curve: Curve, phi: float, level: float) -> Threshold:
     # the spacing of the places about the middle is what a width can be told from
     k = int(np.clip(np.searchsorted(x, half[top]), 1, len(x) - 1))
     spacing = float(x[k] - x[k - 1])
-    if first == len(x) - 1:  # one place above: nobody knows how far the rise goes on
+    if above_floor(curve, phi).sum() == 1:  # the last place alone: nobody knows how far the rise goes on
         return Threshold(bracket, first, math.nan, (float(curve.place[-2]), math.nan), level, spacing, False, near)
     return Threshold(
         bracket, first, 10 ** float(half[top]), interval, level, max(width, spacing), width > spacing, near
@@ -140,7 +145,7 @@ def _width(rises: Rises, index: int, x: Floats) -> float:
 def success(curve: Curve, where: Threshold) -> Success | None:
     """Which seeds have the ability, and whether they are of two kinds near the threshold; None without repeats.
 
-    A seed has it above half-way between the floor and the mean of the places above. Seeds are of two kinds where the
+    A seed has it above half-way between the floor and the highest of the places above. Seeds are of two kinds where the
     best cut leaves less of their spread than it leaves of as many uniform ones, the least favourable of one kind
     (as Hartigan and Hartigan 1985 calibrate the dip).
     """

@@ -39,11 +39,10 @@ def threshold_lines(view: ThresholdView, look: Look) -> Lines:
     head = f"{counted(len(view.tasks), 'curve')}, {len(flagged)} with a jump along {AXES[view.axis]}"
     head += f", N {CONVENTION[view.convention]}" if view.convention and view.axis == "N" else ""
     lines += paragraph(head, look)
-    how = f"binomial, likelihood ratios by parametric bootstrap ({view.draws or 'no'} draws)"
+    how = f"binomial, likelihood ratios by parametric bootstrap ({view.draws} draws)" if view.draws else ""
     if view.measures == "loss":
         how = "a power law against one break, by parametric bootstrap"
-    how += ", false discoveries at most 5 % of a family"
-    lines += paragraph(how, look, style=CONTEXT)
+    lines += paragraph(f"{how}, false discoveries at most 5 % of a family", look, style=CONTEXT) if how else []
     if len(families) == len(view.tasks):  # one task of each
         families = []
         lines += [Text(), *_table(view.tasks, view, look)]
@@ -78,15 +77,17 @@ def _table(tasks: Sequence[TaskView], view: ThresholdView, look: Look) -> Lines:
         Column("label"),
         Column("gain", "decimal"),
         Column("q", "decimal"),
-        Column("above … not above" if view.axis == "loss" else "not above … above", "interval"),
-        Column(f"midpoint {100 * view.level:g} %", "interval"),
+        Column("leaves the floor", "interval"),
+        Column(f"half-way {100 * view.level:g} %", "interval"),
         Column("by the metric"),
     ]
-    if view.measures == "loss":
-        columns[2], columns[5] = Column("loses", "decimal"), Column("")
+    of_loss = view.measures == "loss"
+    if of_loss:
+        columns[2], columns[4] = Column("loses", "decimal"), Column("bends between", "interval")
     shown = [0, 1, 2, 3]
-    shown += [4, 5] * any(task.bracket is not None for task in tasks)
-    shown += [6] * any(task.flagged or task.twin for task in tasks)
+    if any(task.bracket is not None for task in tasks):
+        shown += [4] if of_loss else [4, 5]
+    shown += [6] * any(task.flagged and not of_loss for task in tasks)
     rows: list[Row] = []
     for task in sorted(tasks, key=lambda held: not held.flagged):
         style = ESTIMATE if task.flagged else ""
@@ -97,7 +98,7 @@ def _table(tasks: Sequence[TaskView], view: ThresholdView, look: Look) -> Lines:
             "" if task.q_value is None else _q(task.q_value),
             "" if task.bracket is None else _pair(task.bracket, view.axis),
             "" if task.interval is None else _pair(task.interval, view.axis),
-            {None: "", "metric-driven": "yes", "genuine": "no", "undetermined": "unknown"}[task.artefact],
+            {"metric-driven": "yes", "genuine": "no"}.get(str(task.artefact), "unknown") if task.flagged else "",
         ]
         rows.append([cells[k] for k in shown])
     return table([columns[k] for k in shown], rows, look)
@@ -195,8 +196,8 @@ def _sentences(task: TaskView, view: ThresholdView) -> list[tuple[str, str]]:
                 "",
             )
         )
-    facts = [f"q {task.q_value:.2g} for a line" if task.q_value is not None else ""]
-    facts += [f"q {task.smooth_q_value:.2g} for a smooth law" if task.smooth_q_value is not None else ""]
+    facts = [f"q {task.q_value:.2g} against a line" if task.q_value is not None else ""]
+    facts += [f"{task.smooth_q_value:.2g} against a smooth law" if task.smooth_q_value is not None else ""]
     if view.measures == "loss":
         return [(facts[0], CONTEXT)]
     facts += [f"over-dispersion {task.dispersion:.2g}", f"floor {task.floor:.3g} ({task.floor_from})"]

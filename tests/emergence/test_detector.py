@@ -132,7 +132,7 @@ def test_one_seed_identifies_no_threshold_and_five_do():
         )
         found = detect([curve], rng, draws=100)[0]
         assert found.label == BREAK
-        assert ("3 seeds near the threshold, and it takes 5" in found.because) == (count == 3)
+        assert ("3 seeds near the threshold, and 5 would tell it from their luck" in found.because) == (count == 3)
         assert found.threshold.interval[0] < 10**7.8 < found.threshold.interval[1]
 
 
