@@ -31,7 +31,8 @@ source = "stdlib"                      # Python's own source; or "text:PATH", "p
 # unique_tokens = 1e6                  # repeat this much data
 
 [train]
-tokens = 460800                        # exactly one of tokens, tokens_per_param, flops, steps; each may be a grid
+tokens = 460800                        # exactly one of tokens, tokens_per_param, flops, steps; each may be a grid;
+                                       # tokens_per_param counts all parameters
 batch_tokens = 2304                    # a multiple of context
 lr = {{ rule = "min(0.03, 0.4 / d_model)" }}
 schedule = "wsd"                       # warm-up, stable, decay; or "cosine", "linear", "constant"

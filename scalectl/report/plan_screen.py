@@ -10,7 +10,7 @@ from scalectl.core import units
 from scalectl.core.units import counted
 from scalectl.report.cells import SHORT_ID, label, short_names, show
 from scalectl.report.look import Look
-from scalectl.report.table import BETWEEN, MOST_COLUMNS, Align, Cell, Column, Row, paragraph, table
+from scalectl.report.table import BETWEEN, MOST_COLUMNS, Align, Cell, Column, Row, fits, paragraph, table
 from scalectl.report.views import PlanGroup, PlanView, RayView, SlurmView, StatusView
 from scalectl.report.words import (
     ADVICE,
@@ -156,16 +156,35 @@ def _plan_table(view: PlanView, look: Look) -> Lines:
         shared.append(f"memory up to {units.size(max(group.memory or 0 for group in groups))} a pack")
     elif known["memory"]:
         shared.append("memory per pack")
-    kept = [fact for name, fact in facts.items() if known.get(name, True)]
-    told: list[Row] = []
-    for i, row in enumerate(rows):
-        style = CONTEXT if all(group.done == group.runs for group in row) else ""
-        named = ", ".join(cell_value(row[0].cell, key) for key in varied if key not in lengths)
-        told.append([Cell(text, style) for text in (named, *(texts[i] for _, texts in kept))])
-    return [
-        *paragraph(", ".join(shared), look, style=CONTEXT),
-        *table([Column(cell), *(column for column, _ in kept)], told, look),
+    if "train.tokens_per_param" in varied:
+        shared.append("tokens_per_param of all parameters")
+    names = [", ".join(cell_value(row[0].cell, key) for key in varied if key not in lengths) for row in rows]
+    styles = [CONTEXT if all(group.done == group.runs for group in row) else "" for row in rows]
+    kept = {name: fact for name, fact in facts.items() if known.get(name, True)}
+    columns, told = _side_by_side(cell, names, styles, kept)
+    for name in ("memory", "C"):  # what a narrow terminal can do without
+        if name in kept and not fits(columns, told, look):
+            del kept[name]
+            columns, told = _side_by_side(cell, names, styles, kept)
+            shared = [held for held in shared if held != "memory per pack"]
+            ends = [held(group.flops for group in groups) for held in (min, max)]
+            shared.append(
+                f"memory up to {units.size(max(group.memory or 0 for group in groups))} a pack"
+                if name == "memory"
+                else f"C {' to '.join(dict.fromkeys(units.si(end, 'FLOP') for end in ends))}"
+            )
+    return [*paragraph(", ".join(shared), look, style=CONTEXT), *table(columns, told, look)]
+
+
+def _side_by_side(
+    cell: str, names: Sequence[str], styles: Sequence[str], facts: Mapping[str, tuple[Column, list[str]]]
+) -> tuple[list[Column], list[Row]]:
+    """Columns and rows of a plan's table."""
+    rows: list[Row] = [
+        [Cell(text, style) for text in (name, *(texts[i] for _, texts in facts.values()))]
+        for i, (name, style) in enumerate(zip(names, styles, strict=True))
     ]
+    return [Column(cell), *(column for column, _ in facts.values())], rows
 
 
 def _script_table(view: PlanView, look: Look) -> Lines:
@@ -250,7 +269,7 @@ def _plan_runs(row: Sequence[PlanGroup]) -> str:
 
 
 def _epochs(epochs: float) -> str:
-    return f"{epochs:.2g} epoch{'s' * (epochs != 1)}"
+    return f"{units.figures(epochs, 2) if epochs >= 100 else f'{epochs:.2g}'} epoch{'s' * (epochs != 1)}"
 
 
 def status_lines(view: StatusView, look: Look) -> Lines:

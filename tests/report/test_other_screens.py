@@ -185,6 +185,26 @@ def test_budgets_epochs_and_packs_that_differ_stand_in_the_rows() -> None:
     assert row[header.index("pack")] == "5"
 
 
+def test_a_narrow_plan_leaves_out_memory_and_then_compute_before_it_is_no_table() -> None:
+    view = plan_view()
+    groups = tuple(
+        replace(group, cell={**group.cell, "train.tokens_per_param": 20 + i}, D=1e9 * (i + 1), epochs=180.0 + i, runs=4)
+        for i, group in enumerate(view.groups)
+    )
+    said = {}
+    for width in (110, 80, 66):
+        text = shown(plan_lines(replace(view, groups=groups), Look(width)))
+        assert any(line.split()[:3] == ["8,", "20", "4,"] for line in text.splitlines()), text  # no paragraphs
+        said[width] = " ".join(text.split())
+        assert "(180 epochs)" in said[width]
+        assert "tokens_per_param of all parameters" in said[width]
+    assert [("memory up to" in text, "FLOP to " in text) for text in said.values()] == [
+        (False, False),
+        (True, False),
+        (True, True),
+    ]
+
+
 def test_many_lengths_share_a_row_and_few_have_one_each() -> None:
     view = ladder_view()
     lines = shown(plan_lines(view, Look(80))).splitlines()
