@@ -123,7 +123,8 @@ def _step_name(law: Law, value: float) -> str:
 def choose(summaries: Sequence[Summary]) -> tuple[str, str]:
     """The law to report first and the sentence that says why.
 
-    Laws whose parameters are all identified come first, then the smaller hold-out error, then AICc.
+    Laws whose parameters are all identified come first, then the smaller hold-out error, then AICc: errors that agree
+    to two digits tell no laws apart.
     Raises: FitError for no law.
     """
     if not summaries:
@@ -149,7 +150,8 @@ def choose(summaries: Sequence[Summary]) -> tuple[str, str]:
 
 def _rank(summary: Summary) -> tuple[bool, float, float]:
     error = held_out_error(summary)
-    return not all(summary.identified.values()), math.inf if error is None else error, summary.aicc
+    told = math.inf if error is None else float(f"{error:.1e}")
+    return not all(summary.identified.values()), told, summary.aicc
 
 
 def held_out_error(summary: Summary) -> float | None:

@@ -1,12 +1,14 @@
 """What is held out, and the law that is believed for it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from scalectl.core.rows import Points
 from scalectl.fit.describe import describe
 from scalectl.fit.estimate import fit
-from scalectl.fit.select import MOST_STEPS, held_out_error, holdout, rollout, steps
+from scalectl.fit.select import MOST_STEPS, choose, held_out_error, holdout, rollout, steps
 from scalectl.laws import LAWS, law_on
 
 POWER = law_on("power", ("N",))
@@ -48,6 +50,24 @@ def test_a_rollout_predicts_each_step_from_all_below_it():
 
 def test_an_exact_law_rolls_out_without_error():
     assert max(held.relative_error for held in rollout(fit(POWER, ladder([1e5, 2e5, 4e5, 8e5])))) < 1e-9
+
+
+def test_errors_that_agree_to_two_digits_leave_the_choice_to_the_simpler_law():
+    points = ladder(np.geomspace(1e5, 1e7, 5), bend=0.01)
+    pair = [
+        describe(LAWS[name], points, draws=0, rng=np.random.default_rng(0))[2] for name in ("power", "power+constant")
+    ]
+
+    def with_errors(*errors):
+        held = zip(pair, errors, strict=True)
+        return choose([replace(s, holdout=(replace(s.holdout[0], relative_error=error),)) for s, error in held])[0]
+
+    simpler = min(pair, key=lambda summary: summary.aicc).law
+    other = next(summary.law for summary in pair if summary.law != simpler)
+    errors = {simpler: 0.00301, other: 0.00299}
+    assert with_errors(*(errors[summary.law] for summary in pair)) == simpler
+    errors = {simpler: 0.0032, other: 0.0028}
+    assert with_errors(*(errors[summary.law] for summary in pair)) == other
 
 
 def test_a_summary_holds_the_whole_rollout_and_its_mean_is_what_chooses():
