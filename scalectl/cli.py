@@ -369,9 +369,11 @@ def stop(
 
 
 def _stopping(count: int, running: int) -> str:
+    from scalectl.core.units import counted
+
     if count > 1:
         return "Killed. The runs go on from their last checkpoints."
-    what = f"{running} runs will checkpoint" if running else "no run has begun"
+    what = f"{counted(running, 'run')} will checkpoint" if running else "no run has begun"
     return f"Stopping: {what} (Ctrl-C again to kill)."
 
 

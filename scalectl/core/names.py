@@ -45,13 +45,10 @@ def meant(word: str, known: Iterable[str]) -> str | None:
     if len(word) > 2 * SHOWN:
         return None
     names = list(known)
-    folded = {name.lower(): name for name in names}
+    # whole, and without their table: `lerning` for train.learning and the like
+    folded = {name.rsplit(".", 1)[-1].lower(): name for name in names} | {name.lower(): name for name in names}
     close = difflib.get_close_matches(word.lower(), list(folded), n=1)
-    if close:
-        return folded[close[0]]
-    last = {name.rsplit(".", 1)[-1].lower(): name for name in names}  # `lerning` for train.learning and the like
-    close = difflib.get_close_matches(word.lower(), list(last), n=1)
-    return last[close[0]] if close else None
+    return folded[close[0]] if close else None
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str | None:

@@ -68,7 +68,8 @@ def wilson(score: Floats, items: Floats, confidence: float) -> tuple[Floats, Flo
     z = NormalDist().inv_cdf(confidence)
     middle = (score + z**2 / (2 * items)) / (1 + z**2 / items)
     half = z / (1 + z**2 / items) * np.sqrt(score * (1 - score) / items + z**2 / (4 * items**2))
-    return np.maximum(0.0, middle - half), np.minimum(1.0, middle + half)  # rounding leaves 0 by 1e-17
+    low, high = np.maximum(0.0, middle - half), np.minimum(1.0, middle + half)
+    return np.where(score > 0, low, 0.0), np.where(score < 1, high, 1.0)  # which rounding misses by 1e-17
 
 
 def above_floor(curve: Curve, phi: float) -> npt.NDArray[np.bool_]:

@@ -78,7 +78,7 @@ def law_facts(held: Summary) -> dict[str, Any]:
         "level": held.level,
         "unit": held.unit,
         "draws": held.draws,
-        "identified": held.identified,
+        "identified": held.identified if held.draws else dict.fromkeys(held.identified),  # not judged without draws
         "aicc": held.aicc,
         "holdout": [dataclasses.asdict(part) for part in held.holdout],
         "doubling": held.doubling,

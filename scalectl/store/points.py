@@ -672,6 +672,8 @@ def metrics_listed(names: Iterable[str]) -> str:
             listed.append(f"{', '.join(map(escaped, held))} of {len(splits)} splits, {escaped(splits[0])} the first")
         else:
             listed.append(", ".join(escaped(f"{splits[0]}/{metric}") for metric in held))
+    if not listed:
+        return "none of the runs of its plan has ended; --all reads those of earlier versions of the sweep"
     return f"there are {'; '.join(listed)}"
 
 

@@ -35,6 +35,21 @@ def command(name, folder):
     return READING[name]
 
 
+def test_a_sweep_of_which_no_run_has_ended_says_so_where_a_metric_is_asked_for(trained, scalectl, tmp_path):
+    folder = shutil.copytree(trained, tmp_path / "copy")
+    for path in (folder / "results/runs").iterdir():
+        path.unlink()
+    for metric in ("train/loss", "exact_match"):
+        said = scalectl("fit", "tiny", "--metric", metric, cwd=folder, code=3).stderr
+        assert " has ended" in said, said
+
+
+def test_without_draws_nothing_was_judged_and_json_has_nulls(trained, scalectl):
+    for draws, kinds in ((0, {type(None)}), (100, {bool})):
+        said = json.loads(scalectl("fit", "tiny", "--bootstrap", draws, "--json", cwd=trained).stdout)
+        assert {type(known) for fit in said["fits"] for known in fit["identified"].values()} == kinds
+
+
 def rows_of(folder):
     frame = pd.read_parquet(folder / "results/runs").drop(columns="seconds")
     return frame.sort_values(["run_id", "step", "split", "metric"]).reset_index(drop=True)

@@ -50,6 +50,10 @@ def test_escape_codes_become_visible():
     assert shown(True) == "true"
 
 
+def test_a_last_part_that_is_closer_than_another_whole_name_was_meant():
+    assert meant("dmodel", ["model.tie", "model.d_model", "train.lr"]) == "model.d_model"
+
+
 def test_the_name_that_was_meant_is_found_also_by_its_last_part():
     known = ("model.n_layer", "model.d_model", "train.lr")
     assert meant("n_layr", ["n_layer", "n_head"]) == "n_layer"
