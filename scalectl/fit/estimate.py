@@ -44,7 +44,10 @@ SAME_OPTIMUM = 1e-6  # relative difference of the objective below which two star
 LAST_STEPS = 200  # in the last stage
 # Most starts of a hard problem end nowhere, and slowly: of many, all get a few steps and the best go on; of those that
 # are not at an optimum after FIRST_STEPS in the last stage so many of the best go on for so many steps, turn by turn.
-SCOUT_STEPS, KEPT, KEPT_OF_PAIR = 20, 48, 2  # the last for each pair of nonlinear parameters. Ours.
+SCOUT_STEPS, KEPT, KEPT_OF_PAIR = 20, 96, 2  # the last for each pair of nonlinear parameters. Ours.
+# Scouts within this share of the range of all starts, in every coordinate, are one place, and other places go on first:
+# else the 48 best of 700 can all lie in one basin, whose optimum is not the best. Ours.
+ONE_PLACE = 0.1
 FIRST_STEPS = 60
 FIRST_TURNS, TURNS = ((16, 150),), ((8, 300), (4, 600))
 # Before the last turns places like the best one but for some parameters are followed, until FAILED looks find nothing
@@ -319,7 +322,7 @@ def _looked_about(problem: Problem, ended: Minimum, weights: Floats) -> Minimum:
 def search(problem: Problem, starts: Floats, weights: Floats, kept: int = KEPT) -> Minimum:
     """Local optima from the `kept` most promising of starts (B, q), the best of them followed further."""
     if len(starts) > kept:
-        starts = _scouted(problem, starts, weights)[:kept]
+        starts = _scouted(problem, starts, weights, kept)
     ended = follow(problem, starts, weights, problem.points.L, max_steps=FIRST_STEPS)
     finish(problem, ended, weights, FIRST_TURNS)
     return ended
@@ -348,8 +351,8 @@ def finish(problem: Problem, ended: Minimum, weights: Floats, turns: Sequence[tu
         ended.local.put(rows, further.local)
 
 
-def _scouted(problem: Problem, starts: Floats, weights: Floats) -> Floats:
-    """Where starts are after a few steps, best first."""
+def _scouted(problem: Problem, starts: Floats, weights: Floats, kept: int) -> Floats:
+    """Where `kept` starts are after a few steps: the best of each place, then the best of the others."""
     width = problem.objective.width
     if np.isfinite(width):
         typical = np.median(np.abs(problem.residual(starts)))
@@ -363,7 +366,16 @@ def _scouted(problem: Problem, starts: Floats, weights: Floats) -> Floats:
         max_steps=SCOUT_STEPS,
     ).z
     values = problem.objective.value(problem.residual(z), weights)
-    return np.asarray(z[np.argsort(np.nan_to_num(values, nan=np.inf), kind="stable")])
+    z = np.asarray(z[np.argsort(np.nan_to_num(values, nan=np.inf), kind="stable")])
+    near = ONE_PLACE * np.ptp(starts, axis=0)
+    places: list[int] = []
+    alone = np.ones(len(z), dtype=bool)
+    while len(places) < kept and alone.any():
+        places.append(int(np.argmax(alone)))
+        alone &= ~(np.abs(z - z[places[-1]]) <= near).all(1)
+        alone[places[-1]] = False
+    others = np.setdiff1d(np.arange(len(z)), places)
+    return z[[*places, *others[: kept - len(places)]]]
 
 
 def rounding(problem: Problem, weights: Floats, width: float | None = None) -> Floats:
