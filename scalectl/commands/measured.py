@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ from scalectl.core.expression import full_name, parse
 from scalectl.core.names import did_you_mean, shown
 from scalectl.core.rows import Floats, Points
 from scalectl.core.units import counts
+from scalectl.emergence.curve import MOST_ITEMS
 from scalectl.store.index import refresh
 from scalectl.store.points import (
     OBVIOUS,
@@ -45,11 +46,15 @@ _FAMILY = ("family", "model_family", "model family")
 _ITEMS = ("items", "n_items", "num_items", "n_examples")
 _CHANCE = ("chance", "random_baseline", "random")
 _STEP = ("step", "steps")
-# Words of a name, each whole, that make it a loss; those of _PERPLEXITIES are exp of one.
+# Words of a name, each whole, that make it a loss; those of _PERPLEXITIES are exp of one, those of _UNITS make none of
+# what counts right answers.
 _PERPLEXITIES = frozenset(("ppl", "perplexity", "perplexities"))
 _LOSSES = _PERPLEXITIES.union(
-    ("loss", "losses", "nll", "nats", "bits", "bpb", "bpc", "ce", "xent", "entropy", "crossentropy")
+    ("loss", "losses", "logloss", "nll", "bpb", "bpc", "ce", "xent", "entropy", "crossentropy", "surprisal")
 )
+_UNITS = frozenset(("bits", "nats"))
+_RIGHT = frozenset(("correct", "right", "match", "accuracy", "acc", "score"))
+_IN_BITS = frozenset(("bits", "bpb", "bpc"))
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
 
 MOST_PLACES = 24  # along the steps of a run; ours: neighbours say the same, and a thousand take minutes
@@ -75,7 +80,8 @@ class Asked:
 class Series:
     """The measurements of one task in one family, each array of shape (n,); None for what is not known.
 
-    twin: -log p, of a column of that name; positions: accuracies of the places of an answer.
+    twin: -log p [nats], of a column of that name, and first as it stands there; positions: accuracies of the places of
+    an answer.
     """
 
     task: str
@@ -105,7 +111,8 @@ def _words(name: str) -> frozenset[str]:
 
 
 def _is_loss(name: str) -> bool:
-    return not _LOSSES.isdisjoint(_words(name))
+    words = _words(name)
+    return not _LOSSES.isdisjoint(words) or (not _UNITS.isdisjoint(words) and _RIGHT.isdisjoint(words))
 
 
 def _is_perplexity(name: str) -> bool:
@@ -187,7 +194,6 @@ def of_table(request: Request, asked: Asked, target: Target) -> Gathered:
             return None if name is None else as_numbers(columns[name][mine], name, "S")
 
         known_chance = np.full(int(mine.sum()), number) if number is not None else of(chance)
-        continuous = None if twin is None else _loss_of(twin, of(twin))
         series.append(
             Series(
                 task=pair[1] or score,
@@ -197,10 +203,12 @@ def of_table(request: Request, asked: Asked, target: Target) -> Gathered:
                 items=of(items),
                 chance=known_chance,
                 seed=None if seed is None else columns[seed][mine],
-                twin=continuous,
+                twin=of(twin),
                 twin_name=twin or "",
             )
         )
+    series, read_as = _with_twins_read(series)
+    notes += read_as
     if published is not None and published.table.note:
         notes.append(published.table.note)
     return Gathered(series, notes, measures=measures)
@@ -247,18 +255,59 @@ def _text(columns: Columns, name: str | None, n: int) -> npt.NDArray[Any]:
     return np.array(["" if value is None or value != value else str(value) for value in columns[name]], dtype=object)
 
 
-def _loss_of(name: str, values: Floats | None) -> Floats | None:
-    """-log p of a twin: a log-probability is below 0, an accuracy or probability in [0, 1], all else a loss, or exp."""
-    if values is None:
-        return None
+def _with_twins_read(series: Sequence[Series]) -> tuple[list[Series], list[str]]:
+    """The series with -log p for the values of their twin, and how these were read, as one sentence.
+
+    All of them are one column, and read in one way: by its name, and where that says nothing by its values. All below 0
+    are a log-probability; those in [0, 1] that rise with the score are a probability; all else is a loss.
+    """
+    twins = [one.twin for one in series if one.twin is not None]
+    if not twins:
+        return list(series), []
+    name = next(one.twin_name for one in series if one.twin is not None).rpartition("/")[2]
+    values = np.concatenate(twins)
     known = values[np.isfinite(values)]
-    if (known <= 0).all():
-        return -values
+    read: Callable[[Floats, Floats | None], Floats]
     if _is_perplexity(name):
-        return _log_of(values)
-    if (known >= 0).all() and (known <= 1).all() and not _is_loss(name):
-        return np.asarray(-np.log(np.clip(values, 1e-6, 1 - 1e-6)))
-    return values
+        what, read = "the log of a perplexity", lambda twin, _: _log_of(twin)
+    elif _is_loss(name):
+        in_bits = not _IN_BITS.isdisjoint(_words(name))
+        what = f"a loss [{'bits' if in_bits else 'nats'}]"
+        read = lambda twin, _: twin * (np.log(2) if in_bits else 1)  # noqa: E731
+    elif (known <= 0).all():
+        what, read = "a log-probability", lambda twin, _: -twin
+    elif (known >= 0).all() and (known <= 1).all() and sum(map(_together, series)) >= 0:
+        decimals = _decimals(known)
+        what, read = "a probability", lambda twin, items: _surprise(twin, items, decimals)
+    else:
+        what, read = "a loss [nats]", lambda twin, _: twin
+    found = [one if one.twin is None else replace(one, twin=read(one.twin, one.items)) for one in series]
+    return found, [f"twin {name} read as {what}"]
+
+
+def _surprise(share: Floats, items: Floats | None, decimals: int) -> Floats:
+    """-log p of shares; those that reach 0 or 1 are taken off it by half an item, or by half of the last decimal."""
+    end = 0.5 / (np.full(len(share), MOST_ITEMS) if items is None else np.where(items > 0, items, MOST_ITEMS))
+    end = np.maximum(end, 0.5 * 10.0**-decimals)
+    return np.asarray(-np.log(np.clip(share, end, 1 - end)))
+
+
+def _decimals(values: Floats) -> int:
+    """To how many decimals, at least two, somebody has rounded all of the values; more than anybody prints if none."""
+    return next((n for n in range(2, 6) if (np.round(values, n) == values).all()), 16)
+
+
+def _together(series: Series) -> float:
+    """How far a twin rises with its score: their correlation times the number of measurements."""
+    if series.twin is None:
+        return 0.0
+    known = np.isfinite(series.twin) & np.isfinite(series.score)
+    if not known.any():
+        return 0.0
+    twin, score = series.twin[known], series.score[known]
+    twin, score = twin - twin.mean(), score - score.mean()
+    spread = float(np.sqrt((twin**2).sum() * (score**2).sum()))
+    return float(twin @ score) / spread * len(twin) if spread > 0 else 0.0
 
 
 def of_sweep(request: Request, asked: Asked, target: Target) -> Gathered:
@@ -322,7 +371,7 @@ def of_sweep(request: Request, asked: Asked, target: Target) -> Gathered:
                     items=known.items,
                     chance=known.chance,
                     seed=part.seed,
-                    twin=None if known.twin is None else _loss_of(known.twin, _numbers(columns, known.twin)),
+                    twin=None if known.twin is None else _numbers(columns, known.twin),
                     twin_name=known.twin or "",
                     positions=tuple(columns[n] for n in known.positions),
                 )
@@ -331,6 +380,8 @@ def of_sweep(request: Request, asked: Asked, target: Target) -> Gathered:
     if _is_perplexity(metric):
         series = [replace(held, score=_log_of(held.score)) for held in series]
         notes.append(f"{metric} is taken as its log, which is a loss")
+    series, read_as = _with_twins_read(series)
+    notes += read_as if asked.twin else []  # one that runs store is known
     return Gathered(series, list(dict.fromkeys(notes)), convention, _measures(metric))
 
 
@@ -448,7 +499,7 @@ def _along_steps(target: Target, points: Points, family: str, task: str, known: 
                 items=None if known.items is None else known.items[row],
                 chance=None if known.chance is None else known.chance[row],
                 seed=seeds[row],
-                twin=None if known.twin is None else _loss_of(known.twin, at(beside[known.twin])),
+                twin=None if known.twin is None else at(beside[known.twin]),
                 twin_name=known.twin or "",
                 positions=tuple(at(beside[name]) for name in known.positions),
             )

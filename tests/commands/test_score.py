@@ -288,7 +288,15 @@ def test_losses_that_the_fit_leaves_out_make_no_gain_and_are_said_to_be(tmp_path
 
 @pytest.mark.parametrize(
     ("name", "measures"),
-    [("glossary", "score"), ("train_loss", "loss"), ("answerNLL", "loss"), ("bits_per_byte", "loss"), ("PPL", "loss")],
+    [
+        ("glossary", "score"),
+        ("bits_correct", "score"),
+        ("train_loss", "loss"),
+        ("logloss", "loss"),
+        ("answerNLL", "loss"),
+        ("bits_per_byte", "loss"),
+        ("PPL", "loss"),
+    ],
 )
 def test_whole_words_of_a_name_make_a_loss(tmp_path, name, measures):
     pd.DataFrame({"params": N, name: JUMP + 1 * (measures == "loss")}).to_csv(tmp_path / "x.csv", index=False)
@@ -304,6 +312,46 @@ def test_a_perplexity_is_a_twin_by_its_log(tmp_path):
     task = found(path, Asked(twin="ppl")).tasks[0]
     assert task.twin.loss == pytest.approx(nll)
     assert task.artefact == "metric-driven"  # exp of a power law is no line, and would bend
+
+
+@pytest.mark.parametrize("items", [500, None], ids=["500 items", "no count"])
+def test_a_twin_that_is_rounded_to_1_makes_no_bend(tmp_path, items):
+    right = 1 - 0.6 * (N / N[0]) ** -0.6
+    path = table(tmp_path, exact=right**14)
+    frame = pd.read_csv(path).assign(chance=0.0, right=np.round(right, 2), n_items=items)
+    assert frame.right.iloc[-1] == 1
+    frame.to_csv(path, index=False)
+    assert found(path, Asked(twin="right")).tasks[0].artefact != "genuine"
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "said", "loss"),
+    [
+        ("logloss", np.linspace(0.9, 0.3, 8), "a loss [nats]", np.linspace(0.9, 0.3, 8)),
+        ("log_loss", np.linspace(0.9, 0.3, 8), "a loss [nats]", np.linspace(0.9, 0.3, 8)),
+        ("bpb", np.linspace(0.9, 0.3, 8), "a loss [bits]", np.log(2) * np.linspace(0.9, 0.3, 8)),
+        ("brier", np.linspace(0.9, 0.3, 8), "a loss [nats]", np.linspace(0.9, 0.3, 8)),
+        ("right", np.linspace(0.3, 0.9, 8), "a probability", -np.log(np.linspace(0.3, 0.9, 8))),
+        ("bits_correct", np.linspace(0.3, 0.9, 8), "a probability", -np.log(np.linspace(0.3, 0.9, 8))),
+        ("logprob", np.linspace(-3, -1, 8), "a log-probability", np.linspace(3, 1, 8)),
+        ("ppl", np.linspace(3, 2, 8), "the log of a perplexity", np.log(np.linspace(3, 2, 8))),
+    ],
+)
+def test_how_a_twin_is_read_is_said(tmp_path, name, values, said, loss):
+    path = table(tmp_path, jump=JUMP)
+    pd.read_csv(path).assign(**{name: values}).to_csv(path, index=False)
+    view = found(path, Asked(twin=name))
+    assert f"twin {name} read as {said}" in view.notes
+    assert view.tasks[0].twin.loss == pytest.approx(loss)
+
+
+def test_a_twin_is_read_in_one_way_for_all_tasks(tmp_path):
+    path = table(tmp_path, hard=JUMP, easy=JUMP)
+    nats = np.r_[2, 1.9, 1.8, 1.7, 0.9, 0.8, 0.7, 0.6, 0.99, 0.95, 0.9, 0.85, 0.4, 0.3, 0.2, 0.1]
+    pd.read_csv(path).assign(cost=nats).to_csv(path, index=False)  # in [0, 1] for one of them
+    view = found(path, Asked(twin="cost"))
+    assert np.concatenate([task.twin.loss for task in view.tasks]) == pytest.approx(nats)
+    assert [note for note in view.notes if "twin" in note] == ["twin cost read as a loss [nats]"]
 
 
 there = pytest.mark.skipif(
