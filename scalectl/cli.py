@@ -493,7 +493,9 @@ def fit(
     rows: Rows = 1000,
     unit: Unit = "size",
     seed: Seed = 0,
-    level: Level = 0.95,
+    level: Annotated[
+        float | None, typer.Option(help="Confidence of the intervals [default: 0.95, of a score 0.9].")
+    ] = None,
     holdout: Annotated[
         str,
         typer.Option(metavar="largest|rollout|EXPR", help="What to predict without; rollout: each step up in turn."),
@@ -545,19 +547,23 @@ def fit(
     if against not in (None, "published"):
         raise typer.BadParameter(f"--against {against!r} is not known; use published")
     law = law or (["chinchilla"] if approach else None)
+    sure = 0.95 if level is None else level
     request = _request(
         target, results, metric, at, law, objective, maps, where, convention, flops, fix, tie, weight, group,
-        bootstrap, unit, seed, level, everything, holdout, best_over=best_over, rows=rows,
+        bootstrap, unit, seed, sure, everything, holdout, best_over=best_over, rows=rows,
     )  # fmt: skip
     if kind not in (None, "law", "score"):
         raise typer.BadParameter(f"--kind {kind!r} is not known; use law or score")
     if kind == "score" or (kind is None and command.means_score(request)):
         from scalectl.commands.measured import Asked
 
-        raise typer.Exit(_thresholds(request, Asked(axis, by, items, chance, floor, twin), as_json))  # type: ignore[arg-type]
+        of_laws = {"--approach": approach, "--against": against, "--profile": profiled, "--diagnostics": diagnostics}
+        foreign = tuple(flag for flag, given in of_laws.items() if given)
+        asked = Asked(axis, by, items, chance, floor, twin, Asked.level if level is None else level, foreign)  # type: ignore[arg-type]
+        raise typer.Exit(_thresholds(request, asked, as_json))
 
     def made(result: Result) -> FitView:
-        view = command.view(result, diagnostics=diagnostics, profiled=profiled, level=level)
+        view = command.view(result, diagnostics=diagnostics, profiled=profiled, level=sure)
         if not approach and not against:
             return view
         from scalectl.commands.beside import beside

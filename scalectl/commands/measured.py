@@ -65,7 +65,8 @@ class Asked:
     """The flags of a score.
 
     by: the column of tasks of a table, or a setting that splits a sweep; chance: column or number; floor: "auto", a
-    number, or None for chance where it is known; twin: the column, or metric, of a continuous twin.
+    number, or None for chance where it is known; twin: the column, or metric, of a continuous twin; level: of the
+    interval of a midpoint; foreign: flags that were given beside these and are for laws.
     """
 
     axis: Axis = "N"
@@ -74,6 +75,8 @@ class Asked:
     chance: str | None = None
     floor: str | None = None
     twin: str | None = None
+    level: float = 0.9  # emergence.md
+    foreign: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -155,7 +158,11 @@ def of_table(request: Request, asked: Asked, target: Target) -> Gathered:
                 where=columns_listed(columns),
                 remedy=did_you_mean(name, columns),
             )
-    score = mapping.get("S") or obvious(SCORE, columns) or mapping.get("L") or obvious(OBVIOUS["L"], columns)
+    metric = None if request.metric == Request.metric else request.metric
+    if metric is not None and any(text.startswith("S=") for text in request.maps):
+        raise UsageError("--metric and --map S both name the score", remedy="leave one of them out")
+    score = _column(metric, "--metric", columns, ()) or mapping.get("S") or obvious(SCORE, columns)
+    score = score or mapping.get("L") or obvious(OBVIOUS["L"], columns)
     if score is None:
         raise UsageError(
             f"no column of {origin} is plainly a score", where=columns_listed(columns), remedy="name it: --map S=COLUMN"
@@ -165,7 +172,8 @@ def of_table(request: Request, asked: Asked, target: Target) -> Gathered:
     notes = []
     if published is None:
         read = ((asked.axis, along), (f"the {measures}", score))
-        notes = [f"{axis} is read from the column {name}" for axis, name in read if name not in mapping.values()]
+        named = (*mapping.values(), metric)
+        notes = [f"{axis} is read from the column {name}" for axis, name in read if name not in named]
     items = _column(asked.items, "--items", columns, _ITEMS)
     chance, number = _chance(asked.chance, columns)
     task = _column(asked.by, "--by", columns, _TASK)
@@ -174,8 +182,8 @@ def of_table(request: Request, asked: Asked, target: Target) -> Gathered:
     twin = _column(asked.twin, "--twin", columns, ())
     mask = mask_of(request.where)
     if mask is not None:
-        named = {axis: columns[name] for axis, name in mapping.items()} | {"S": columns[score]}
-        hit = np.asarray(mask({**named, **columns}), dtype=bool)
+        axes = {axis: columns[name] for axis, name in mapping.items()} | {"S": columns[score]}
+        hit = np.asarray(mask({**axes, **columns}), dtype=bool)
         columns = {name: values[hit] for name, values in columns.items()}
     place = as_numbers(columns[along], along, asked.axis)
     if asked.axis == "loss":

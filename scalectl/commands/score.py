@@ -32,7 +32,19 @@ from scalectl.emergence.detector import (
 from scalectl.emergence.threshold import WILSON, first_above, wilson
 from scalectl.report.views import Place, TaskView, ThresholdView
 
-LEVEL = 0.9  # of the interval of a midpoint (emergence.md)
+# Flags that only laws read, and the fields of a request that hold them.
+_OF_LAWS = {
+    "--best-over": "best_over",
+    "--law": "laws",
+    "--fix": "fix",
+    "--tie": "tie",
+    "--weight": "weight",
+    "--group": "group",
+    "--holdout": "holdout",
+    "--objective": "objective",
+    "--unit": "unit",
+    "--rows": "rows",
+}
 RISEN = 4.0  # scatters of its log by which a loss rises that is said to. Ours.
 
 
@@ -43,9 +55,8 @@ def run(request: Request, asked: Asked) -> ThresholdView:
     """
     if asked.axis not in get_args(Axis):
         raise UsageError(f"--axis {shown(asked.axis)} is not known", remedy=f"use {', '.join(get_args(Axis))}")
-    for flag, value in (("--best-over", request.best_over), ("--law", request.laws), ("--fix", request.fix)):
-        if value:
-            raise UsageError(f"{flag} is for laws of a loss, and this fits a score", remedy=f"leave {flag} out")
+    for flag in (*asked.foreign, *(flag for flag, field in _OF_LAWS.items() if _given(request, field))):
+        raise UsageError(f"{flag} is for laws of a loss, and this fits a score", remedy=f"leave {flag} out")
     if request.draws < FEWEST_DRAWS:
         raise UsageError(
             f"{request.draws} resamples are too few for a test", remedy=f"give --bootstrap at least {FEWEST_DRAWS}"
@@ -65,7 +76,7 @@ def run(request: Request, asked: Asked) -> ThresholdView:
         if gathered.measures == "loss":
             tasks += _losses(members, asked.axis, rng)
         else:
-            tasks += _family(members, floor, asked.axis, request.draws, rng)
+            tasks += _family(members, floor, asked, request.draws, rng)
     families = {task.family for task in tasks}
     if len(families) > 1:
         notes.append(f"{len(families)} families, which are never pooled")
@@ -77,13 +88,17 @@ def run(request: Request, asked: Asked) -> ThresholdView:
         target=target.name,
         axis=asked.axis,
         tasks=tuple(tasks),
-        level=LEVEL,
+        level=asked.level,
         draws=max((task.draws for task in tasks), default=0),
         convention=gathered.convention,
         measures=gathered.measures,
         opening=target.opening,
         notes=tuple(dict.fromkeys(notes)),
     )
+
+
+def _given(request: Request, field: str) -> bool:
+    return bool(getattr(request, field) != getattr(Request, field))
 
 
 def _floor(text: str | None) -> Floor | None:
@@ -101,7 +116,7 @@ def _floor(text: str | None) -> Floor | None:
 
 
 def _family(
-    members: Sequence[Series], floor: Floor | None, axis: Axis, draws: int, rng: np.random.Generator
+    members: Sequence[Series], floor: Floor | None, asked: Asked, draws: int, rng: np.random.Generator
 ) -> list[TaskView]:
     """Tasks of one family, in the order given."""
     curves, refused = [], {}
@@ -114,7 +129,7 @@ def _family(
                 chance=series.chance,
                 floor=floor,
                 seed=series.seed,
-                inverse=axis == "loss",
+                inverse=asked.axis == "loss",
                 task=series.task,
                 family=series.family,
             )
@@ -122,13 +137,13 @@ def _family(
             refused[series.task] = unable(series.task, series.family, _in_one_line(error))
         else:
             curves.append(curve)
-    verdicts = {held.curve.task: held for held in detect(curves, rng, draws=draws, level=LEVEL)} | refused
+    verdicts = {held.curve.task: held for held in detect(curves, rng, draws=draws, level=asked.level)} | refused
     views = []
     for series in members:
         verdict = verdicts[series.task]
         rises = verdict.flagged or verdict.label == SMOOTH
-        twin, why = _twin(series, verdict, axis, rng) if rises else (None, "")
-        views.append(_view(verdict, axis, twin, why))
+        twin, why = _twin(series, verdict, asked.axis, rng) if rises else (None, "")
+        views.append(_view(verdict, asked.axis, twin, why))
     return views
 
 

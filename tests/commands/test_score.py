@@ -144,6 +144,13 @@ def test_without_item_counts_it_asks_for_them_and_falls_back(tmp_path):
         (Asked(), {"maps": ("S=scroe",)}, UsageError, "--map S"),
         (Asked(), {"laws": ("power",)}, UsageError, "--law is for laws of a loss"),
         (Asked(), {"best_over": "lr"}, UsageError, "--best-over is for laws of a loss"),
+        (Asked(), {"tie": ("alpha=beta",)}, UsageError, "--tie is for laws of a loss"),
+        (Asked(), {"weight": "n_items"}, UsageError, "--weight is for laws of a loss"),
+        (Asked(), {"group": "task"}, UsageError, "--group is for laws of a loss"),
+        (Asked(), {"holdout": "rollout"}, UsageError, "--holdout is for laws of a loss"),
+        (Asked(foreign=("--profile",)), {}, UsageError, "--profile is for laws of a loss"),
+        (Asked(), {"metric": "f1"}, UsageError, '--metric "f1" is no column'),
+        (Asked(), {"metric": "score", "maps": ("S=chance",)}, UsageError, "--metric and --map S both name the score"),
         (Asked(), {"draws": 20}, UsageError, "20 resamples are too few"),
         (Asked(), {"where": 'task == "none"'}, NothingMatched, "no row answers"),
     ],
@@ -151,6 +158,32 @@ def test_without_item_counts_it_asks_for_them_and_falls_back(tmp_path):
 def test_flags_that_do_not_fit_are_refused(tmp_path, asked, more, error, said):
     with pytest.raises(error, match=said):
         found(table(tmp_path, jump=JUMP), asked, **more)
+
+
+@pytest.mark.parametrize("flag", ["--profile E", "--approach 2", "--against published", "--diagnostics"])
+def test_flags_of_laws_are_refused_on_the_command_line(tmp_path, scalectl, flag):
+    done = scalectl("fit", table(tmp_path, jump=JUMP), "--kind", "score", *flag.split(), cwd=tmp_path, code=2)
+    assert f"{flag.split()[0]} is for laws of a loss" in done.stderr
+
+
+def test_the_metric_of_a_table_is_a_column(tmp_path):
+    path = table(tmp_path, line=JUMP)
+    pd.read_csv(path).assign(f1=LINE).to_csv(path, index=False)
+    view = found(path, metric="f1")
+    assert [place.score for place in view.tasks[0].places] == pytest.approx(LINE)
+    assert not any("is read from the column score" in note for note in view.notes)
+
+
+def test_the_level_is_that_of_the_interval_of_the_midpoint(tmp_path, scalectl):
+    path = table(tmp_path, jump=np.r_[np.full(4, 0.25), 0.32, 0.6, 0.75, 0.78])
+    levels, widths = [], []
+    for flags in ((), ("--level", "0.5"), ("--level", "0.99")):
+        held = json.loads(scalectl("fit", path, "--kind", "score", "--json", *flags, cwd=tmp_path).stdout)
+        low, high = held["tasks"][0]["interval"]
+        levels.append(held["level"])
+        widths.append(high - low)
+    assert levels == [0.9, 0.5, 0.99]
+    assert widths[1] < widths[0] < widths[2]
 
 
 def test_a_table_without_a_score_says_what_it_has(tmp_path):
