@@ -31,6 +31,7 @@ _PAIRS = {("learning", "rate"), ("weight", "decay"), ("batch", "size"), ("batch"
 # Numbers that are measured, also where they are rounded to a few values, and where and when a run was made, which
 # touches no loss.
 _MEASURED = {"loss", "err", "error", "acc", "accuracy", "score", "ppl", "perplexity", "bpb", "std", "se"}
+_MEASURED |= {"correct", "right", "wrong", "hits", "match", "matches", "f1", "em", "bleu", "nll", "logprob", "brier"}
 _ELSEWHERE = {"time", "timestamp", "date", "seconds", "hours", "host", "hostname", "node", "nodes", "gpu", "gpus"}
 _ELSEWHERE |= {"device", "user", "throughput", "speed", "memory"}
 

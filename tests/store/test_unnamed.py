@@ -52,6 +52,7 @@ def test_a_setting_that_crosses_sizes_and_budgets_is_named(name, values):
         ("train_loss", RNG.random(60)),
         ("grad_norm", RNG.random(60)),
         ("accuracy", RNG.integers(5, 8, 60) / 10),
+        ("n_correct", RNG.integers(5, 8, 60)),
         ("mmlu", RNG.integers(250, 400, 60) / 1000),  # rounded, and still many values beside those of a cell
         ("wall_time", RNG.integers(1, 4, 60)),
         ("date", np.array(["2024-01-01", "2024-01-02", "2024-01-02"])),
