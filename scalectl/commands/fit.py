@@ -524,24 +524,28 @@ def choose_best(points: Points, column: str | None, laws: Sequence[str] = ()) ->
     says what to do with it; ExpressionError for a column that is not there.
     """
     named = None if column is None else full_name(column, tuple(points.columns))
-    extra = unread(points, laws, within=named)
-    if extra:
-        name = extra[0]
-        foreign = name in points.unnamed
-        typed = shlex.quote(escaped(name))
-        ways = [f"split with --by {typed}", f"pick with --where {_equal(name, points.columns[name])}"]
-        if named is None and (name.startswith("train.") or (foreign and points.columns[name].dtype.kind in "if")):
-            ways.insert(0, f"take the best with --best-over {typed}")
-        elif name.startswith("model."):
-            ways.insert(0, f"see what it saves with scalectl compare SWEEP --by {typed}")
-        again = "import it again with " if is_export(points.columns) else ""  # of a store, whose sweeps have no --map
-        ways += [f"{again}--map seed={typed} if its values are repeats"] if foreign else []
-        raise UsageError(
-            f"{listed([escaped(one) for one in extra])} var{'ies' if len(extra) == 1 else 'y'} "
-            f"among these {'rows' if foreign else 'runs'} at equal N and D",
-            remedy=f"{', '.join(ways[:-1])}, or {ways[-1]}; pooling would count it as noise",
-        )
+    if extra := unread(points, laws, within=named):
+        raise pooled(points, extra, best=named is None)
     return None if named is None else best_over(points, named)
+
+
+def pooled(points: Points, extra: Sequence[str], *, best: bool) -> UsageError:
+    """What to say of columns that vary at fixed N and D. best: whether the best over one may be taken."""
+    name = extra[0]
+    foreign = name in points.unnamed
+    typed = shlex.quote(escaped(name))
+    ways = [f"split with --by {typed}", f"pick with --where {_equal(name, points.columns[name])}"]
+    if best and (name.startswith("train.") or (foreign and points.columns[name].dtype.kind in "if")):
+        ways.insert(0, f"take the best with --best-over {typed}")
+    elif name.startswith("model."):
+        ways.insert(0, f"see what it saves with scalectl compare SWEEP --by {typed}")
+    again = "import it again with " if is_export(points.columns) else ""  # of a store, whose sweeps have no --map
+    ways += [f"{again}--map seed={typed} if its values are repeats"] if foreign else []
+    return UsageError(
+        f"{listed([escaped(one) for one in extra])} var{'ies' if len(extra) == 1 else 'y'} "
+        f"among these {'rows' if foreign else 'runs'} at equal N and D",
+        remedy=f"{', '.join(ways[:-1])}, or {ways[-1]}; pooling would count it as noise",
+    )
 
 
 def _equal(name: str, values: npt.NDArray[Any]) -> str:

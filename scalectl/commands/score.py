@@ -68,8 +68,6 @@ def run(request: Request, asked: Asked) -> ThresholdView:
     if not gathered.series:
         raise NothingMatched(f"no score of {target.name} is left", remedy="check --metric, --map and --where")
     rng = np.random.default_rng(request.seed)
-    if gathered.measures == "loss" and asked.axis == "loss":
-        raise UsageError("a loss along itself is a line", remedy="--axis N, C, D or step")
     tasks: list[TaskView] = []
     for family in dict.fromkeys(series.family for series in gathered.series):
         members = [series for series in gathered.series if series.family == family]

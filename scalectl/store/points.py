@@ -267,8 +267,8 @@ def mapped_points(
     if export:
         notes.append("an export of scalectl: " + ", ".join(f"{axis} is {name}" for axis, name in found.items()))
     if where is not None:
-        kept = _masked(kept, where(_with_mapped(kept, found)))
-    axes = {axis: as_numbers(kept[name], name, axis) for axis, name in found.items() if axis != "seed"}
+        kept = _masked(kept, where(with_mapped(kept, found)))
+    axes = {axis: as_numbers(kept[name], name, f"--map {axis}=") for axis, name in found.items() if axis != "seed"}
     whole = np.logical_and.reduce([np.isfinite(values) for values in axes.values()])
     if dropped := np.count_nonzero(~whole):
         notes.append(f"rows left out for want of a number in {', '.join(found[axis] for axis in axes)}: {dropped}")
@@ -369,7 +369,7 @@ def _known(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     return np.asarray(~pd.isna(values), dtype=bool)
 
 
-def _with_mapped(columns: Columns, found: Mapping[str, str]) -> Columns:
+def with_mapped(columns: Columns, found: Mapping[str, str]) -> Columns:
     """The columns, and those that were taken for N, D, C and L under these names, for --where."""
     known = {axis: columns[name] for axis, name in found.items() if axis != "seed"}
     numbers = {axis: held.astype(np.float64) for axis, held in known.items() if held.dtype.kind in "iuf"}
@@ -677,9 +677,10 @@ def metrics_listed(names: Iterable[str]) -> str:
     return f"there are {'; '.join(listed)}"
 
 
-def as_numbers(values: npt.NDArray[Any], name: str, axis: str) -> Floats:
+def as_numbers(values: npt.NDArray[Any], name: str, flag: str) -> Floats:
     """Return a column as floats; empty cells and infinities are NaN.
 
+    Args: flag: what names another column, such as "--map N=".
     Raises: UsageError naming the first cell that is text.
     """
     if values.dtype != object and np.issubdtype(values.dtype, np.number):
@@ -692,7 +693,7 @@ def as_numbers(values: npt.NDArray[Any], name: str, axis: str) -> Floats:
             except (TypeError, ValueError) as error:
                 raise UsageError(
                     f"column {escaped(name)} holds {shown(value)}, which is no number",
-                    remedy=f"map {axis} to a column of numbers: --map {axis}=COLUMN",
+                    remedy=f"name a column of numbers: {flag}COLUMN",
                 ) from error
     return np.where(np.isfinite(floats), floats, np.nan)
 

@@ -41,7 +41,8 @@ def test_a_table_is_read_by_the_names_of_its_columns(tmp_path):
     assert N[3] < jump.midpoint < N[4]
     assert jump.floor_from == "chance"
     assert (line.task, line.label, line.bracket) == ("line", "smooth", None)
-    assert "the score is read from the column score" in view.notes
+    read = "N is read from the column params, the score from score, items from n_items, chance from chance"
+    assert view.notes[0] == f"{read}, tasks from task"
 
 
 def test_columns_of_any_name_are_mapped(tmp_path):
@@ -54,6 +55,128 @@ def test_columns_of_any_name_are_mapped(tmp_path):
     assert same.places == found(path).tasks[0].places
     by_number = found(tmp_path / "other.parquet", Asked(items="c", chance="0.25", by="e"), maps=("N=a", "S=b")).tasks[0]
     assert by_number.floor == 0.25
+
+
+def write(tmp_path, *frames):
+    pd.concat(frames).to_csv(tmp_path / "rows.csv", index=False)
+    return tmp_path / "rows.csv"
+
+
+@pytest.fixture
+def jump(tmp_path):
+    return pd.read_csv(table(tmp_path, jump=JUMP))
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "axis", "said"),
+    [
+        ("tokens", (1e9, 1e10, 1e11), "N", "D varies at one N"),
+        ("tokens", (1e9, 1e10, 1e11), "D", "N varies at one D"),
+        ("step", (100, 1000, 10000), "N", "step varies at one N"),
+        ("lr", (0.001, 0.003, 0.01), "N", "lr varies among these rows at equal N and D"),
+        ("lr", (0.001, 0.003, 0.01), "loss", "lr varies among these rows at equal N and D"),
+        ("shots", (0, 1, 3), "N", "shots varies among these rows at equal N and D"),
+    ],
+)
+def test_what_varies_at_one_place_of_a_table_and_was_not_named_is_refused(tmp_path, jump, column, values, axis, said):
+    path = write(tmp_path, *(jump.assign(**{column: value, "loss": 4 * (N / N[0]) ** -0.1}) for value in values))
+    with pytest.raises(UsageError, match=said) as raised:
+        found(path, Asked(axis=axis))
+    assert "--best-over" not in raised.value.remedy  # which a score refuses
+    named = found(path, Asked(by=column))
+    assert [task.family for task in named.tasks] == [f"{column}={value}" for value in np.array(values).tolist()]
+
+
+def test_a_repeat_that_is_named_so_is_one(tmp_path, jump):
+    path = write(tmp_path, *(jump.assign(trial=k) for k in range(5)))
+    with pytest.raises(UsageError, match="trial varies"):
+        found(path)
+    assert {place.seeds for place in found(path, maps=("seed=trial",)).tasks[0].places} == {5}
+
+
+def test_counts_of_hits_and_tokens_that_go_with_the_size_are_no_settings(tmp_path, jump):
+    rng = np.random.default_rng(0)
+    hits = [rng.binomial(20, JUMP) for _ in range(5)]
+    frames = [jump.assign(seed=k, score=held / 20, n_correct=held, tokens=20 * N) for k, held in enumerate(hits)]
+    assert {place.seeds for place in found(write(tmp_path, *frames)).tasks[0].places} == {5}
+
+
+def test_a_column_of_by_splits_beside_the_tasks(tmp_path):
+    both = pd.read_csv(table(tmp_path, jump=JUMP, line=LINE))
+    path = write(tmp_path, both.assign(shots=0), both.assign(shots=3))
+    view = found(path, Asked(by="shots"))
+    curves = [(task.family, task.task) for task in view.tasks]
+    assert curves == [(f"shots={shots}", task) for shots in (0, 3) for task in ("jump", "line")]
+    assert not any("several rows at one place" in note for note in view.notes)
+    path = write(tmp_path, both.assign(family="one"), both.assign(family="two"))
+    assert [task.family for task in found(path, Asked(by="family")).tasks] == ["one", "one", "two", "two"]
+
+
+def test_along_the_steps_of_a_table_sizes_are_families(tmp_path, jump):
+    steps = np.geomspace(100, 1e5, 8).round()
+    path = write(tmp_path, *(jump.assign(params=size, step=steps, score=JUMP) for size in (1e6, 1e8)))
+    view = found(path, Asked(axis="step"))
+    assert [(task.family, task.label) for task in view.tasks] == [
+        ("N = 1 M", "emergent (break beyond a smooth law)"),
+        ("N = 100 M", "emergent (break beyond a smooth law)"),
+    ]
+    path = write(tmp_path, *(jump.assign(params=size, step=steps) for size in ("1M", "100M")))
+    with pytest.raises(UsageError, match="params varies"):
+        found(path, Asked(axis="step"))
+
+
+def test_seeds_of_one_size_share_their_loss(tmp_path, jump):
+    rng = np.random.default_rng(0)
+    loss = [4 * (N / N[0]) ** -0.1 * np.exp(0.003 * rng.standard_normal(8)) for _ in range(5)]
+    path = write(tmp_path, *(jump.assign(seed=k, loss=held) for k, held in enumerate(loss)))
+    task = found(path, Asked(axis="loss")).tasks[0]
+    assert [place.at for place in task.places] == pytest.approx(np.exp(np.log(loss).mean(0)))
+    assert {place.seeds for place in task.places} == {5}
+    assert "single seed" not in task.because
+
+
+def test_two_of_the_axes_of_a_table_give_the_third(tmp_path, jump):
+    path = write(tmp_path, jump.assign(tokens=20 * N))
+    view = found(path, Asked(axis="C"), where="C > 0")
+    assert [place.at for place in view.tasks[0].places] == pytest.approx(120 * N**2)
+    assert "C is computed through C = 6 N D" in view.notes
+    assert view.notes[0].startswith("N is read from the column params, D from tokens, ")
+
+
+def test_rows_that_are_equal_in_every_column_are_one(tmp_path, jump):
+    path = write(tmp_path, jump, jump)
+    view = found(path)
+    assert view.tasks[0].places == found(write(tmp_path, jump)).tasks[0].places
+    assert "8 rows that repeat another in every column: left out" in view.notes
+    runs = [jump.assign(score=np.where(N < 1e9, 0.25, JUMP - 0.01 * k)) for k in range(5)]  # ties at the floor
+    view = found(write(tmp_path, *runs))
+    assert {place.seeds for place in view.tasks[0].places} == {5}
+    assert not any("repeat" in note for note in view.notes)
+
+
+@pytest.mark.parametrize(
+    ("column", "asked", "remedy"),
+    [
+        ("n_items", Asked(), "--items COLUMN"),
+        ("chance", Asked(), "--chance COLUMN"),
+        ("right", Asked(twin="right"), "--twin COLUMN"),
+        ("score", Asked(), "--map S=COLUMN"),
+        ("params", Asked(), "--map N=COLUMN"),
+        ("loss", Asked(axis="loss"), "--map L=COLUMN"),
+    ],
+)
+def test_text_where_numbers_belong_is_answered_with_the_flag_that_names_others(tmp_path, jump, column, asked, remedy):
+    path = write(tmp_path, jump.assign(**{column: "many"}))
+    with pytest.raises(UsageError, match='holds "many", which is no number') as raised:
+        found(path, asked)
+    assert raised.value.remedy == f"name a column of numbers: {remedy}"
+
+
+def test_a_loss_of_a_table_along_itself_is_refused(tmp_path):
+    pd.DataFrame({"params": N, "loss": 4 * (N / N[0]) ** -0.1}).to_csv(tmp_path / "losses.csv", index=False)
+    with pytest.raises(UsageError, match="a loss along itself is a line"):
+        found(tmp_path / "losses.csv", Asked(axis="loss"))
+    assert found(tmp_path / "losses.csv").notes == ("N is read from the column params, the loss from loss",)
 
 
 def test_families_are_never_pooled(tmp_path):
@@ -171,7 +294,7 @@ def test_the_metric_of_a_table_is_a_column(tmp_path):
     pd.read_csv(path).assign(f1=LINE).to_csv(path, index=False)
     view = found(path, metric="f1")
     assert [place.score for place in view.tasks[0].places] == pytest.approx(LINE)
-    assert not any("is read from the column score" in note for note in view.notes)
+    assert not any("the score from" in note for note in view.notes)
 
 
 def test_the_level_is_that_of_the_interval_of_the_midpoint(tmp_path, scalectl):
