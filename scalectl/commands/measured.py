@@ -102,6 +102,14 @@ class Series:
     twin_name: str = ""
     positions: tuple[Floats, ...] = ()
 
+    @property
+    def gaps(self) -> str:
+        """At how many places the twin has values, in words; empty if it has them wherever there is a score."""
+        scored = np.isfinite(self.score) & np.isfinite(self.place) & (self.place > 0)
+        known = scored if self.twin is None else scored & np.isfinite(self.twin)
+        have, places = (len(np.unique(self.place[held])) for held in (known, scored))
+        return f"the twin has values at {have} of {places} sizes" if have < places else ""
+
 
 @dataclass(frozen=True)
 class Gathered:

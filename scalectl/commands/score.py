@@ -251,7 +251,7 @@ def _twin(series: Series, verdict: Verdict, axis: Axis, rng: np.random.Generator
             jump=_span(verdict) if verdict.flagged else None,
         )
     except FitError as error:
-        return None, error.what
+        return None, "; ".join(part for part in (series.gaps, error.what) if part)
     return twin, ""
 
 

@@ -179,6 +179,12 @@ def test_a_loss_of_a_table_along_itself_is_refused(tmp_path):
     assert found(tmp_path / "losses.csv").notes == ("N is read from the column params, the loss from loss",)
 
 
+def test_a_twin_with_gaps_says_so(tmp_path, jump):
+    nll = np.where(np.arange(8) % 2, np.nan, 3 * (N / N[0]) ** -0.3)
+    task = found(write(tmp_path, jump.assign(nll=nll)), Asked(twin="nll")).tasks[0]
+    assert "the twin has values at 4 of 8 sizes; 4 sizes are too few" in task.because
+
+
 def test_families_are_never_pooled(tmp_path):
     path = table(tmp_path, jump=JUMP)
     frame = pd.read_csv(path)
