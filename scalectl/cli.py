@@ -517,7 +517,7 @@ def fit(
     ] = None,
     axis: Annotated[str, typer.Option(metavar="N|C|D|step|loss", help="Of a score: what it rises along.")] = "N",
     items: Annotated[
-        str | None, typer.Option(metavar="COL", help="Of a score: how many items it is a share of.")
+        str | None, typer.Option(metavar="COL|NUMBER", help="Of a score: how many items it is a share of.")
     ] = None,
     chance: Annotated[str | None, typer.Option(metavar="COL|VALUE", help="Of a score: what guessing gets.")] = None,
     floor: Annotated[

@@ -9,7 +9,9 @@ from typing import get_args
 import numpy as np
 
 from scalectl.commands.fit import FEWEST_DRAWS, Request
-from scalectl.commands.measured import Asked, Axis, Series, of_sweep, of_table
+from scalectl.commands.measured import Asked, Axis, Series
+from scalectl.commands.score_runs import of_sweep
+from scalectl.commands.score_table import of_table
 from scalectl.commands.target import changed_note, find_target
 from scalectl.core.errors import FitError, NothingMatched, UsageError
 from scalectl.core.names import shown

@@ -169,7 +169,8 @@ def _plot(task: TaskView, view: ThresholdView, look: Look) -> Lines:
     if task.twin is not None:
         shown = np.exp(-task.twin.loss) if task.twin.product is None else task.twin.product
         layers.append(Marks(task.twin.place, shown, glyph=1, style="cyan"))
-        what = "p(answer)" if task.twin.product is None else "product of the per-position accuracies"
+        named = task.twin.name.rpartition("/")[2]
+        what = f"{named} as a probability" if task.twin.product is None else "product of the per-position accuracies"
         label = f"{MARKS[look.unicode][0]} score, {MARKS[look.unicode][1]} {what}"
     room = Look(min(PLOT_WIDTH, look.width - 2), look.unicode)
     return draw(

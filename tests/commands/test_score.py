@@ -185,6 +185,16 @@ def test_a_twin_with_gaps_says_so(tmp_path, jump):
     assert "the twin has values at 4 of 8 sizes; 4 sizes are too few" in task.because
 
 
+def test_a_number_of_items_or_of_chance_is_that_of_every_row(tmp_path):
+    path = table(tmp_path, jump=JUMP)
+    whole = found(path).tasks[0]
+    pd.read_csv(path).drop(columns=["n_items", "chance"]).to_csv(tmp_path / "bare.csv", index=False)
+    told = found(tmp_path / "bare.csv", Asked(items="500", chance="0.25")).tasks[0]
+    assert (told.places, told.interval) == (whole.places, whole.interval)
+    with pytest.raises(UsageError, match="--items 0 are none"):
+        found(path, Asked(items="0"))
+
+
 def test_families_are_never_pooled(tmp_path):
     path = table(tmp_path, jump=JUMP)
     frame = pd.read_csv(path)
