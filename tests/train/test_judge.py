@@ -80,6 +80,7 @@ def test_a_disk_too_full_for_parameters_leaves_the_run_paused_and_it_ends_later(
 
 def test_parameters_of_another_model_are_refused(store, make_run):
     run = make_run()
+    trained(store, run)
     parameters.save(store, run.run_id, torch.zeros(5))
     bench = Bench(store, "again", "cpu", "")
     with pytest.raises(StoreError, match="5 parameters were kept"):
