@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,7 @@ from scalectl.core.errors import NothingMatched, StoreBusy
 from scalectl.core.job import State
 from scalectl.core.names import is_name
 from scalectl.store.files import leftovers, remove
-from scalectl.store.layout import Store
+from scalectl.store.layout import PARAMETERS, Store
 from scalectl.store.live import live, state_of
 from scalectl.store.sweeps import list_sweeps, load_sweep
 
@@ -99,11 +100,20 @@ def _parameters(store: Store, only: set[str] | None, older: float, *, dry: bool)
     """Final parameters that were kept; what a script kept stays."""
     for path in sorted(store.kept.glob("*/parameters")):
         run_id, status = path.parent.name, path.lstat()
-        if (only is None or run_id in only) and time.time() - status.st_mtime >= older * DAY:
-            if not dry:
-                path.unlink()
+        if (only is not None and run_id not in only) or time.time() - status.st_mtime < older * DAY:
+            continue
+        if path.is_symlink() or not path.is_file() or not _ours(path):
+            continue
+        if not dry:
+            path.unlink()
+            with contextlib.suppress(OSError):  # something else lies there too
                 path.parent.rmdir()
-            yield Removed(run_id, "final parameters", status.st_size)
+        yield Removed(run_id, "final parameters", status.st_size)
+
+
+def _ours(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(PARAMETERS)) == PARAMETERS
 
 
 def _why(state: State, wanted: bool, policy: Policy) -> str:
@@ -150,7 +160,8 @@ def _links(store: Store, *, dry: bool) -> Iterator[Removed]:
 
 
 def _leftovers(store: Store, *, dry: bool) -> Iterator[Removed]:
-    for folder in folders(store):
+    kept = [path for path in store.kept.glob("*") if path.is_dir() and not path.is_symlink()]
+    for folder in (*folders(store), *kept):
         for entry in leftovers(folder):
             size = entry.stat(follow_symlinks=False).st_size
             if not dry:
@@ -160,7 +171,7 @@ def _leftovers(store: Store, *, dry: bool) -> Iterator[Removed]:
 
 def folders(store: Store) -> Sequence[Path]:
     """The store, its folders, and one below: none of them through a link."""
-    first = [store.root / name for name in ("runs", "live", "sweeps", "quarantine")]
+    first = [store.root / name for name in ("runs", "live", "sweeps", "quarantine", "evals")]
     first = [path for path in first if path.is_dir() and not path.is_symlink()]
     below = [
         Path(entry.path)

@@ -19,6 +19,8 @@ from scalectl.core.errors import StoreError, UsageError
 from scalectl.core.names import escaped, is_name, shown
 from scalectl.store.files import remove_leftovers, temporary_name, writing
 
+PARAMETERS = b"scalectl-parameters\n"  # how a file of final parameters begins, which no file of a script does
+
 
 def checked_name(name: str, what: str = "name") -> str:
     """Return the name of a sweep or a run, if it is one.

@@ -6,11 +6,10 @@ from torch import Tensor
 
 from scalectl.core.errors import StoreError
 from scalectl.store.files import atomic_write, writing
-from scalectl.store.layout import Store
+from scalectl.store.layout import PARAMETERS, Store
 from scalectl.train.sealed import Broken, seal, unseal
 
 VERSION = 1
-MAGIC = b"scalectl-parameters\n"
 
 
 def save(store: Store, run_id: str, theta: Tensor) -> None:
@@ -22,7 +21,7 @@ def save(store: Store, run_id: str, theta: Tensor) -> None:
     path = store.parameters(run_id)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write(path, seal(MAGIC, {"version": VERSION, "theta": theta}))
+    atomic_write(path, seal(PARAMETERS, {"version": VERSION, "theta": theta}))
 
 
 def load(store: Store, run_id: str) -> Tensor:
@@ -32,7 +31,7 @@ def load(store: Store, run_id: str) -> Tensor:
     """
     path = store.parameters(run_id)
     try:
-        held = unseal(MAGIC, path.read_bytes())
+        held = unseal(PARAMETERS, path.read_bytes())
     except OSError as error:
         raise StoreError(f"the parameters of run {run_id} cannot be read", where=f"{path}: {error.strerror}") from error
     except Broken as error:

@@ -159,6 +159,19 @@ def test_runs_that_kept_nothing_are_counted_and_a_sweep_of_them_is_refused(folde
     assert "keep = true" in caught.value.remedy
 
 
+def test_what_a_script_kept_stays_and_so_does_a_folder_with_more_in_it(folder):
+    store = open_store("results")
+    mine, *_ = load_sweep(store, "tiny").current
+    script = store.kept / "0123456789abcdef"
+    script.mkdir()
+    (script / "parameters").write_bytes(b"of my own")
+    (store.kept / mine / "notes.txt").write_text("seen")
+    found = clean.run(None, None, "stale", parameters=True)
+    assert sum(held.why == "final parameters" for held in found.removed) == 6
+    assert sorted(path.name for path in store.kept.glob("*/*")) == ["notes.txt", "parameters"]
+    assert (script / "parameters").read_bytes() == b"of my own"
+
+
 def test_damaged_parameters_are_named_and_not_believed(folder):
     store = open_store("results")
     path = store.kept / load_sweep(store, "tiny").current[0] / "parameters"
