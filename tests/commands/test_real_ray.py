@@ -66,7 +66,7 @@ def test_twelve_runs_through_a_real_cluster_finish_though_a_worker_is_killed(lab
 
 
 def test_a_killed_worker_a_killed_node_and_a_killed_orchestrator_are_recovered(lab, ray, scalectl, tmp_path):
-    lab.write(2500)
+    lab.write(10_000)
     lab.sweep()
     lab.under_way()
     ray.workers("head")[0].kill()
@@ -99,7 +99,7 @@ def test_a_killed_worker_a_killed_node_and_a_killed_orchestrator_are_recovered(l
 
 
 def test_stopping_once_and_stop_checkpoint_and_stopping_twice_ends_what_hangs(lab, ray, scalectl, tmp_path):
-    lab.write(2500)
+    lab.write(10_000)
     lab.sweep("--detach")
     assert lab.started.wait(120) == 0, lab.said()
     lab.under_way()
