@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -30,6 +31,7 @@ from scalectl.core.expression import full_name
 from scalectl.core.names import did_you_mean, shown
 from scalectl.core.rows import Floats, Points
 from scalectl.core.units import counts
+from scalectl.store.evaluations import evaluated_sets, is_split_of
 from scalectl.store.index import refresh
 from scalectl.store.points import (
     load_points,
@@ -53,7 +55,7 @@ def of_sweep(request: Request, asked: Asked, target: Target) -> Gathered:
     there = columns_of(refresh(target.store).of(wanted).table)
     split, _, metric = request.metric.rpartition("/")
     refuse_itself(measures_of(metric), asked.axis)
-    splits = [split] if split else [name.rpartition("/")[0] for name in there if name.rpartition("/")[2] == metric]
+    splits = [split] if split else _tasks(target, there, metric)
     if not splits:
         names = [name for name in there if "/" in name]
         raise NothingMatched(
@@ -119,6 +121,13 @@ def of_sweep(request: Request, asked: Asked, target: Target) -> Gathered:
     series, read_as = with_twins_read(series)
     notes += read_as if asked.twin else []  # one that runs store is known
     return Gathered(series, list(dict.fromkeys(notes)), convention, measures_of(metric))
+
+
+def _tasks(target: Target, there: Iterable[str], metric: str) -> list[str]:
+    """Splits that have a metric, but for what the runs were judged on afterwards: that is asked for by its name."""
+    found = [split for split, _, name in (column.rpartition("/") for column in there) if name == metric]
+    later = evaluated_sets(target.store)
+    return [split for split in found if not any(is_split_of(split, name) for name in later)]
 
 
 @dataclass(frozen=True)

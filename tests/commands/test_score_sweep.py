@@ -1,13 +1,18 @@
 """Scores of our own sweeps: a metric goes to the detector by its name, and `report` shows what it says."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 
 from scalectl.commands import measured
 from scalectl.core.errors import UsageError
+from scalectl.core.rows import Row
+from scalectl.store.evaluations import JudgedOn, take_name, write_evaluation
+from scalectl.store.layout import open_store
 from scalectl.store.points import metrics_listed
+from scalectl.store.sweeps import load_sweep
 
 SWEEP = """\
 name = "sums"
@@ -122,3 +127,21 @@ def test_a_table_of_the_sweep_gives_the_same(trained, scalectl):
     theirs = json.loads(scalectl("fit", "sums.csv", *flags, *more, cwd=trained).stdout)["tasks"][0]
     assert theirs["places"] == mine["places"]
     assert (theirs["label"], theirs["floor"]) == (mine["label"], mine["floor"])
+
+
+def test_what_runs_were_judged_on_afterwards_is_no_further_task(trained, scalectl, tmp_path):
+    folder = shutil.copytree(trained, tmp_path / "copy")
+    store = open_store(folder / "results")
+    on = JudgedOn("arithmetic", "0123", 400)
+    take_name(store, "more", on)
+    for run_id in load_sweep(store, "sums").current:
+        rows = [Row(run_id, 10, 100, 1e9, split, "exact_match", 0.5, 0.1) for split in ("more", "more-subtask01")]
+        write_evaluation(store, "more", run_id, on, rows, {})
+
+    def tasks(metric, *more):
+        held = json.loads(scalectl("fit", "sums", "--metric", metric, *more, "--json", cwd=folder, code=None).stdout)
+        return [task["task"] for task in held["tasks"]]
+
+    assert tasks("exact_match") == ["exact_match"]
+    assert len(tasks("exact_match", "--axis", "step")) == 5
+    assert tasks("more/exact_match") == ["exact_match"]
