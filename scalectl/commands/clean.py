@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,10 +12,10 @@ from pathlib import Path
 from typing import Literal
 
 from scalectl.commands.target import results_store
-from scalectl.core.errors import NothingMatched, StoreBusy
+from scalectl.core.errors import NothingMatched, StoreBusy, StoreError
 from scalectl.core.job import State
 from scalectl.core.names import is_name
-from scalectl.store.files import leftovers, remove
+from scalectl.store.files import leftovers, remove, writing
 from scalectl.store.layout import PARAMETERS, Store
 from scalectl.store.live import live, state_of
 from scalectl.store.sweeps import list_sweeps, load_sweep
@@ -65,7 +66,7 @@ def run(
     finished or that no sweep asks for any more, failed for failed ones too, all for every run that nobody trains;
     older: days since the run's last sign of life, or since its parameters were kept; parameters: also final ones of
     finished runs, which cannot be judged on anything new then; dry: only say what would go.
-    Raises: NothingMatched if there is no such sweep or store.
+    Raises: NothingMatched if there is no such sweep or store; StoreError where the store cannot be read or written.
     """
     store = results_store(results)
     if not store.root.is_dir():
@@ -98,22 +99,48 @@ def run(
 
 def _parameters(store: Store, only: set[str] | None, older: float, *, dry: bool) -> Iterator[Removed]:
     """Final parameters that were kept; what a script kept stays."""
-    for path in sorted(store.kept.glob("*/parameters")):
-        run_id, status = path.parent.name, path.lstat()
-        if (only is not None and run_id not in only) or time.time() - status.st_mtime < older * DAY:
+    for folder in _kept(store):
+        path, run_id = folder / "parameters", folder.name
+        if only is not None and run_id not in only:
             continue
-        if path.is_symlink() or not path.is_file() or not _ours(path):
+        try:
+            status = path.lstat()
+        except OSError:
+            continue
+        if time.time() - status.st_mtime < older * DAY or not stat.S_ISREG(status.st_mode) or not _ours(path):
             continue
         if not dry:
-            path.unlink()
+            with writing(path):
+                path.unlink()
             with contextlib.suppress(OSError):  # something else lies there too
-                path.parent.rmdir()
+                folder.rmdir()
         yield Removed(run_id, "final parameters", status.st_size)
 
 
+def _kept(store: Store) -> list[Path]:
+    """Folders of what runs kept, none of them through a link."""
+    kept = store.root / "kept"
+    if kept.is_symlink() or not kept.is_dir():
+        return []
+    return sorted(Path(e.path) for e in _entries(kept) if is_name(e.name) and e.is_dir(follow_symlinks=False))
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    """What lies in a folder, by name; nothing if it went meanwhile. Raises: StoreError if it cannot be read."""
+    try:
+        return sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise StoreError("the store cannot be read", where=f"{folder}: {error.strerror}") from error
+
+
 def _ours(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(len(PARAMETERS)) == PARAMETERS
+    try:
+        with path.open("rb") as file:
+            return file.read(len(PARAMETERS)) == PARAMETERS
+    except OSError:
+        return False
 
 
 def _why(state: State, wanted: bool, policy: Policy) -> str:
@@ -140,28 +167,33 @@ def _cleared(store: Store, run_id: str, state: State) -> bool:
 def _size(folder: Path) -> tuple[int, float]:
     """Bytes of a folder but for its log and claims, and the time of the last change in it [Unix seconds]."""
     size, last = 0, 0.0
-    for entry in os.scandir(folder):
-        status = entry.stat(follow_symlinks=False)
-        last = max(last, status.st_mtime)
-        if entry.name != "log" and not entry.name.startswith("claim."):
-            size += status.st_size
+    for entry in _entries(folder):
+        with contextlib.suppress(FileNotFoundError):
+            status = entry.stat(follow_symlinks=False)
+            last = max(last, status.st_mtime)
+            if entry.name != "log" and not entry.name.startswith("claim."):
+                size += status.st_size
     return size, last
 
 
 def _links(store: Store, *, dry: bool) -> Iterator[Removed]:
-    """Links that lead out of the store, from its folders and those of its runs and sweeps."""
-    for folder in folders(store):
-        for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+    """Links that lead out of the store, from its folders and those of its runs, sets and sweeps.
+
+    What a script keeps in a folder of its own is its own affair.
+    """
+    kept = store.root / "kept"
+    for folder in (*folders(store), *([kept] if kept.is_dir() and not kept.is_symlink() else [])):
+        for entry in _entries(folder):
             target = os.path.realpath(entry.path)
             if entry.is_symlink() and not target.startswith(os.path.join(store.root, "")):
                 if not dry:
-                    os.unlink(entry.path)
+                    with writing(Path(entry.path)):
+                        os.unlink(entry.path)
                 yield Removed(os.path.relpath(entry.path, store.root), "a link out of the store", 0)
 
 
 def _leftovers(store: Store, *, dry: bool) -> Iterator[Removed]:
-    kept = [path for path in store.kept.glob("*") if path.is_dir() and not path.is_symlink()]
-    for folder in (*folders(store), *kept):
+    for folder in (*folders(store), *_kept(store)):
         for entry in leftovers(folder):
             size = entry.stat(follow_symlinks=False).st_size
             if not dry:
@@ -176,7 +208,7 @@ def folders(store: Store) -> Sequence[Path]:
     below = [
         Path(entry.path)
         for path in first[1:]
-        for entry in os.scandir(path)
+        for entry in _entries(path)
         if entry.is_dir(follow_symlinks=False) and is_name(entry.name)
     ]
     return [store.root, *first, *below]

@@ -28,6 +28,7 @@ from scalectl.core.errors import ScalectlError, UsageError
 from scalectl.core.machine import MEMORY
 from scalectl.core.names import shown
 from scalectl.executors.local import CPUS
+from scalectl.store.files import create
 from scalectl.sweep.ray import FORMS, Ray
 
 PILOT = "SCALECTL_PILOT"  # the variable that tells a pilot its place among the others
@@ -82,7 +83,7 @@ def authenticate() -> None:
     try:
         if not path.exists() and path == token_file():
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _create(path, secrets.token_hex(32))
+            create(path, secrets.token_hex(32).encode(), mode=0o600)
         held = path.stat()
     except OSError as error:
         raise UsageError(
@@ -94,19 +95,6 @@ def authenticate() -> None:
         raise UsageError(
             "the token of the cluster is not this user's alone", where=str(path), remedy=f"chmod 600 {path}"
         )
-
-
-def _create(path: Path, text: str) -> None:
-    """A file with mode 0600, whole or not at all; one that is there by now stays."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    try:
-        with os.fdopen(handle, "w") as file:
-            file.write(text)
-        with contextlib.suppress(FileExistsError):
-            os.link(temporary, path)
-    finally:
-        temporary.unlink()
 
 
 class Cluster:

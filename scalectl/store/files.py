@@ -66,15 +66,14 @@ def leftovers(folder: Path, older_than: float = 3600.0) -> list[os.DirEntry[str]
 
     Args: older_than: seconds since the last byte; ours: no write of a file pauses that long.
     """
-    if not folder.is_dir():
-        return []
     limit = time.time() - older_than
     found = []
-    for entry in os.scandir(folder):
-        if _TEMPORARY.fullmatch(entry.name):
-            with contextlib.suppress(OSError):
-                if entry.stat(follow_symlinks=False).st_mtime < limit:
-                    found.append(entry)
+    with contextlib.suppress(OSError):  # of a folder that may not be read nothing is known
+        for entry in os.scandir(folder):
+            if _TEMPORARY.fullmatch(entry.name):
+                with contextlib.suppress(OSError):
+                    if entry.stat(follow_symlinks=False).st_mtime < limit:
+                        found.append(entry)
     return found
 
 
@@ -91,6 +90,28 @@ def remove_leftovers(folder: Path, older_than: float = 3600.0) -> None:
     """Remove `leftovers`."""
     for entry in leftovers(folder, older_than):
         remove(entry)
+
+
+def create(path: Path, content: bytes, mode: int = 0o666) -> bool:
+    """Write a file that is not there yet, whole or not at all; of several writers one wins.
+
+    Returns: whether it was this one.
+    Raises: OSError.
+    """
+    temporary = temporary_name(path)
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    finally:
+        temporary.unlink()
+    sync_folder(path.parent)
+    return True
 
 
 def atomic_write(path: Path, content: Content, *, durable: bool = True) -> None:

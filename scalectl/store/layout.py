@@ -4,7 +4,7 @@ runs/ID.parquet    one immutable file per ended run
 index.parquet      derived: one row per run
 live/ID/           while a run trains: rows, checkpoint, log, claim
 kept/ID/           final parameters, or what a script kept in its own folder, where its sweep asks for it
-evals/SET/         ID.parquet: what a finished run was judged on afterwards, one file a run
+evals/SET/         set.json: data that finished runs were judged on afterwards; ID.parquet: one file a run
 sweeps/NAME/       sweep.toml and plan.parquet; rows.parquet and rows.json, derived (`compact`)
 quarantine/        damaged run files, moved out of the way of readers
 """
@@ -131,8 +131,12 @@ class Store:
     def prepare(self) -> None:
         """Make the folders, prove that they can be written, and sweep up after killed writers.
 
+        A link out of the store is found here, and not when the first run is done.
+
         Raises: StoreError if they cannot, BudgetRefused if the disk is full; one sentence either way.
         """
+        for name in ("kept", "evals"):
+            self.inside(name)
         for folder in (self.runs, self.lives, self.sweeps):
             with writing(folder):
                 folder.mkdir(parents=True, exist_ok=True)
