@@ -844,7 +844,8 @@ def evaluate(
     ] = None,
     called: Annotated[str | None, typer.Option("--as", metavar="SET", help="What the data are called.")] = None,
     tokens: Annotated[
-        float | None, typer.Option(help="Held-out tokens of it to judge on [default: as many as in training].")
+        str | None,
+        typer.Option(metavar="TOKENS", help="Held-out tokens of it to judge on [default: as many as in training]."),
     ] = None,
     device: Annotated[
         str | None, typer.Option(metavar="cpu|cuda:INDEX", help="[default: a GPU if there is one]")
@@ -855,10 +856,10 @@ def evaluate(
 ) -> None:
     """Judge finished runs on further data, without training them again."""
     from scalectl.commands import evaluate as command
-    from scalectl.core.units import count, counted
+    from scalectl.core.units import count, counted, quantity
     from scalectl.report import document
 
-    most = None if tokens is None else int(tokens)
+    most = None if tokens is None else round(quantity(tokens))
     found = command.run(
         name, results, _line, source=source, name=called, tokens=most, device=device, everything=everything
     )

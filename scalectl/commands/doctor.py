@@ -16,6 +16,7 @@ from scalectl.core.job import State
 from scalectl.core.units import counted
 from scalectl.executors.local import slots
 from scalectl.store.compact import forget
+from scalectl.store.evaluations import damaged_evaluations
 from scalectl.store.files import leftovers, remove
 from scalectl.store.index import damaged_runs, rebuild, refresh
 from scalectl.store.keepers import dead_keepers
@@ -25,6 +26,8 @@ from scalectl.store.reader import superseded
 from scalectl.store.sweeps import list_sweeps
 
 PACKAGES = ("scalectl", "torch", "numpy", "scipy", "pandas", "pyarrow")
+TRAIN = "repeat its sweep, which trains it again, or remove the file"
+JUDGE = "repeat scalectl evaluate with this name, which judges it again, or remove the file"
 
 
 @dataclass(frozen=True)
@@ -109,14 +112,14 @@ def _store(store: Store, *, remake: bool) -> tuple[list[Check], bool]:
     index = rebuild(store) if remake else refresh(store)
     for name in list_sweeps(store) if remake else ():
         forget(store, name)
-    broken = [str(damaged) for damaged in damaged_runs(store, index)]
+    broken = {str(damaged): TRAIN for damaged in damaged_runs(store, index)}
+    if remake:
+        broken |= {f"{path}: {why}": JUDGE for path, why in damaged_evaluations(store).items()}
     rebuilt = "index rebuilt" if os.access(store.root, os.W_OK) else "index rebuilt in memory alone"
     verified = f"every file verified, {rebuilt}" if remake else "index up to date; --rebuild verifies every file"
     found = f"{index.table.num_rows} runs, {len(list_sweeps(store))} sweeps; {verified}"
     checks = [Check("store", not broken, found)]
-    checks += [
-        Check("damage", False, text, "repeat its sweep, which trains it again, or remove the file") for text in broken
-    ]
+    checks += [Check("damage", False, text, remedy) for text, remedy in broken.items()]
     states = [state_of(store, run_id).state for run_id in store.in_flight()]
     if going := states.count(State.RUNNING):
         checks.append(Check("running", True, f"{going} runs are being trained"))

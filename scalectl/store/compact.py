@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from scalectl.core.errors import BudgetRefused, StoreError
 from scalectl.core.rows import STORE_VERSION
 from scalectl.store import schema
-from scalectl.store.evaluations import evaluations
+from scalectl.store.evaluations import evaluated_sets, evaluations
 from scalectl.store.files import atomic_write
 from scalectl.store.index import Stamp, stamps
 from scalectl.store.layout import Store
@@ -81,6 +81,7 @@ def load_rows(
     tables: list[pa.Table] = [schema.RUN_SCHEMA.empty_table()]
     loose: dict[str, pa.Table] = {}
     damaged = []
+    sets = evaluated_sets(store)
     start = stop = 0  # of what is taken from the compacted file in one piece
     for run_id in wanted:
         span = held.of(run_id, now)
@@ -93,7 +94,7 @@ def load_rows(
             start, stop, _ = span
             continue
         try:
-            judged = [held.table for held in evaluations(store, run_id)]
+            judged = [held.table for held in evaluations(store, run_id, sets)]
             loose[run_id] = pa.concat_tables([read_run(store.run_file(run_id)).table, *judged])
         except FileNotFoundError:
             continue

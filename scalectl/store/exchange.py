@@ -20,7 +20,7 @@ from scalectl.core.rows import HELD_OUT, INDEX_COLUMNS, LOSS, Row
 from scalectl.core.run import ID_DIGITS
 from scalectl.store import schema
 from scalectl.store.compact import load_rows
-from scalectl.store.evaluations import check_name, evaluated, evaluated_sets, what_is
+from scalectl.store.evaluations import JudgedOn, check_name, evaluated, evaluated_sets, judged_runs, take_name, what_is
 from scalectl.store.files import atomic_write, writing
 from scalectl.store.index import refresh
 from scalectl.store.layout import Store, checked_name, open_store
@@ -229,8 +229,10 @@ def import_store(store: Store, source: str | Path) -> Merge:
             where=str(other.root),
             remedy="nothing was copied; find out which side is right and remove the other side's files",
         )
-    further_files = _further_evaluations(store, other)
+    sets, further_files = _further_evaluations(store, other)
     store.prepare()
+    for name, on in sets.items():
+        take_name(store, name, on)
     for path, target in (*missing, *further_files):
         with writing(target):
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -242,22 +244,22 @@ def import_store(store: Store, source: str | Path) -> Merge:
     return Merge(copied, tuple(known), grown, tuple(damaged), further, len(further_files))
 
 
-def _further_evaluations(store: Store, other: Store) -> list[tuple[Path, Path]]:
-    """Evaluations of another store that are missing here, each with its place.
+def _further_evaluations(store: Store, other: Store) -> tuple[dict[str, JudgedOn], list[tuple[Path, Path]]]:
+    """Sets of another store, and their files that are missing here, each with its place.
 
     Raises: UsageError if a set has a name that stands for other data here.
     """
-    found = []
-    for name in evaluated_sets(other):
-        about = what_is(other, name)
-        if about is None:
-            continue
-        check_name(store, name, about)
-        for path in sorted((other.evaluations / name).glob("[!.]*.parquet")):
-            other.inside("evals", name, path.name)
-            if evaluated(other, name, path.stem) is not None and evaluated(store, name, path.stem) is None:
-                found.append((path, store.evaluation_file(name, path.stem)))
-    return found
+    sets = evaluated_sets(other)
+    found: list[tuple[Path, Path]] = []
+    for name, theirs in sets.items():
+        check_name(store, name, theirs)
+        ours = what_is(store, name) or theirs
+        found += [
+            (other.evaluation_file(name, run_id), store.evaluation_file(name, run_id))
+            for run_id in judged_runs(other, name)
+            if evaluated(other, name, run_id, theirs) is not None and evaluated(store, name, run_id, ours) is None
+        ]
+    return sets, found
 
 
 def _merge_sweep(store: Store, other: Store, name: str) -> int | None:

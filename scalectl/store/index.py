@@ -186,12 +186,13 @@ def _update(store: Store, known: dict[str, Any], rows: list[dict[str, Any]]) -> 
     """Return the index: rows of a stored one for files whose stamp is `known`, all others from their files."""
     before = {row["run_id"]: row for row in rows}
     read, held, damaged = {}, [], []
+    sets = evaluated_sets(store)
     for run_id, stamp in sorted(stamps(store).items()):
         if known.get(run_id) == stamp and run_id in before:
             held.append({name: value for name, value in before[run_id].items() if value is not None})
         else:
             try:
-                held.append(_row(read_run(store.runs / f"{run_id}.parquet").meta, evaluations(store, run_id)))
+                held.append(_row(read_run(store.runs / f"{run_id}.parquet").meta, evaluations(store, run_id, sets)))
             except FileNotFoundError:
                 continue
             except DamagedRun as error:

@@ -24,6 +24,18 @@ def save(store: Store, run_id: str, theta: Tensor) -> None:
     atomic_write(path, seal(PARAMETERS, {"version": VERSION, "theta": theta}))
 
 
+def kept(store: Store, run_id: str) -> bool:
+    """Whether the parameters of a run are there. Raises: StoreError if the folder cannot be read."""
+    path = store.parameters(run_id)
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise StoreError("the store cannot be read", where=f"{path}: {error.strerror}") from error
+    return True
+
+
 def load(store: Store, run_id: str) -> Tensor:
     """The parameters of a run, shape (P,).
 

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -11,13 +15,25 @@ from support import REPOSITORY, SWEEP
 
 from scalectl.commands import clean, evaluate
 from scalectl.core.errors import NothingMatched, StoreError, UsageError
+from scalectl.store import evaluations
 from scalectl.store.compact import load_rows
+from scalectl.store.evaluations import JudgedOn, take_name, what_is
 from scalectl.store.exchange import import_store
 from scalectl.store.index import refresh
 from scalectl.store.layout import open_store
 from scalectl.store.sweeps import load_sweep
 
 TEXT = SWEEP.replace('source = "markov"\nlength = 200000', 'source = "text:first.md"') + "\n[runtime]\n"
+
+SCRIPT = f"""\
+name = "script"
+[run]
+command = ["{sys.executable}", "script.py", "{{seed}}"]
+N = 10
+D = 10
+[params]
+seed = {{ grid = [0, 1] }}
+"""
 
 
 def written(folder, kept="true"):
@@ -131,7 +147,11 @@ def test_a_name_stands_for_the_same_data_in_all_of_a_store(folder):
         ({"source": "text:other.md", "name": "held-out"}, "no name for a set"),
         ({"source": "text:other.md", "name": "subtask01"}, "no name for a set"),
         ({"source": "text:other.md", "name": "../up"}, "no name for a set"),
-        ({"source": "text:other.md", "tokens": 0}, "--tokens 0"),
+        ({"source": "text:other.md", "name": "prose-subtask01"}, "no name for a set"),
+        ({"source": "text:other.md", "tokens": 31}, "1 sequence of 16 would judge some of these runs"),
+        ({"source": "text:other.md", "tokens": 1}, "0 sequences of 16|1 sequence of 16"),
+        ({"source": "text:other.md", "device": "banana"}, 'no device "banana"'),
+        ({"source": "text:other.md", "device": "cuda:99"}, 'no device "cuda:99"'),
     ],
 )
 def test_what_cannot_be_judged_is_refused_before_anything_is_written(folder, options, said):
@@ -203,3 +223,165 @@ def test_the_plan_counts_the_disk_that_parameters_take(folder, scalectl):
     assert disk["true"] - disk["false"] == 4 * numbers
     files = sum(path.stat().st_size for path in (folder / "results/kept").glob("*/parameters"))
     assert 4 * numbers <= files <= 4 * numbers + 6 * 4096
+
+
+@pytest.mark.parametrize("tokens", ["0", "-1", "nan", "inf", "banana"])
+def test_what_is_no_number_of_tokens_is_refused(folder, scalectl, tokens):
+    done = scalectl("evaluate", "tiny", "--on", "text:other.md", f"--tokens={tokens}", cwd=folder, code=2)
+    assert "is not a positive number" in done.stderr
+
+
+def test_more_tokens_than_there_are_take_all_and_say_how_many(folder):
+    told = []
+    all_of_it = evaluate.run("tiny", None, told.append, source="text:other.md", tokens=10**10)
+    assert told[0] == f'"text:other.md" has {all_of_it.tokens} held-out tokens: all of them judge'
+    assert 480 < all_of_it.tokens < (folder / "other.md").stat().st_size
+    assert judged(source="text:other.md", tokens=all_of_it.tokens).known == 6
+
+
+def test_a_text_too_short_to_judge_on_says_so(folder, scalectl):
+    (folder / "short.md").write_text(("so short\n" * 6000)[: 3 * 16384 + 20])  # its last block of 16 KiB is held out
+    done = scalectl("evaluate", "tiny", "--on", "text:short.md", "--tokens", "1M", cwd=folder, code=2)
+    assert "1 sequence of 16 would judge some of these runs, and a loss takes two" in done.stderr
+    assert '"text:short.md", 20 held-out tokens' in done.stderr
+    assert "name a longer text with --on" in done.stderr
+
+
+def test_runs_that_learnt_different_texts_are_judged_on_one(folder, scalectl):
+    both = '["text:first.md", "text:other.md"]'
+    text = TEXT.replace('"text:first.md"', f"{{ grid = {both} }}").replace("[8, 16, 32]", "[8]")
+    (folder / "both.toml").write_text(text.replace('name = "tiny"', 'name = "both"') + "keep = true\n")
+    scalectl("sweep", "both.toml", cwd=folder)
+    done = scalectl("evaluate", "both", "--tokens", "960", "--as", "more", cwd=folder, code=2)
+    assert "these runs learnt different data" in done.stderr
+    assert not (folder / "results/evals").exists()
+    found = json.loads(scalectl("evaluate", "both", "--on", "text:other.md", "--json", cwd=folder).stdout)
+    assert found["judged"] == 4
+
+
+def test_of_many_who_want_one_name_for_different_data_one_gets_it(tmp_path):
+    store = open_store(tmp_path)
+    asked = [JudgedOn(f"text:{i}", f"digest {i}", 480) for i in range(24)]
+
+    def attempt(on):
+        try:
+            take_name(store, "prose", on)
+        except UsageError as error:
+            return error
+        return on
+
+    with ThreadPoolExecutor(8) as threads:
+        got = list(threads.map(attempt, asked))
+    (winner,) = [held for held in got if isinstance(held, JudgedOn)]
+    assert what_is(store, "prose") == winner
+    assert [entry.name for entry in (tmp_path / "evals/prose").iterdir()] == ["set.json"]
+    take_name(store, "prose", replace(winner, source="text:elsewhere"))
+
+
+def test_what_lies_under_a_name_and_is_not_of_it_counts_for_nothing(folder, scalectl):
+    judged(source="text:other.md")
+    store = open_store("results")
+    one, two, three, *_ = load_sweep(store, "tiny").current
+    evals = folder / "results/evals"
+    (evals / "other").rename(evals / "renamed")
+    assert "renamed/loss" not in refresh(store).table.column_names
+    judged(source="text:first.md", name="other")
+    ours = column("other/loss")
+    shutil.copy(store.run_file(one), evals / f"other/{one}.parquet")
+    shutil.copy(evals / f"renamed/{two}.parquet", evals / f"other/{two}.parquet")
+    data = (evals / f"other/{three}.parquet").read_bytes()
+    (evals / f"other/{three}.parquet").write_bytes(data[:-20])
+    assert column("other/loss")[[one, two, three]].isna().all()
+    said = scalectl("doctor", "--rebuild", cwd=folder, code=5).stdout
+    assert f"evals/other/{one}.parquet: it holds no numbers of set other" in said
+    assert f'evals/other/{two}.parquet: it is of other data: "text:other.md"' in said
+    assert f"evals/other/{three}.parquet: " in said
+    assert said.count("it holds no numbers of set renamed") == 6
+    here = open_store(folder / "here")
+    assert import_store(here, folder / "results").judged == 3
+    shutil.rmtree(evals / "renamed")
+    assert judged(source="text:first.md", name="other").judged == 3
+    assert column("other/loss").equals(ours)
+    scalectl("doctor", "--rebuild", cwd=folder)
+
+
+def test_a_set_that_no_longer_says_what_it_is_is_taken_up_again(folder, scalectl):
+    judged(source="text:other.md")
+    about = folder / "results/evals/other/set.json"
+    about.write_text('{"source": 1}')
+    assert "other/loss" not in refresh(open_store("results")).table.column_names
+    said = scalectl("doctor", "--rebuild", cwd=folder, code=5).stdout
+    assert "evals/other/set.json: it is missing or damaged" in said
+    assert judged(source="text:other.md").known == 6
+    assert column("other/loss").notna().all()
+
+
+def test_known_runs_cost_one_file_each(folder, monkeypatch):
+    judged(source="text:other.md")
+    read = []
+    whole = evaluations.read_run
+    monkeypatch.setattr(evaluations, "read_run", lambda path: read.append(path.stem) or whole(path))
+    assert judged(source="text:other.md").known == 6
+    assert sorted(read) == sorted(load_sweep(open_store("results"), "tiny").current)
+
+
+def test_links_in_what_was_kept_lose_the_link_alone(folder, scalectl, tmp_path):
+    store = open_store("results")
+    one, *_ = load_sweep(store, "tiny").current
+    elsewhere = (store.kept / one).rename(tmp_path / "elsewhere")
+    (store.kept / one).symlink_to(elsewhere)
+    script = store.kept / "0123456789abcdef"
+    script.mkdir()
+    (script / "latest").symlink_to(tmp_path)
+    found = clean.run("tiny", None, "stale", parameters=True).removed
+    assert len(found) == 5
+    assert one not in {held.what for held in found}
+    assert (elsewhere / "parameters").exists()
+    (link,) = clean.run(None, None, "stale", parameters=True).removed
+    assert (link.what, link.why) == (f"kept/{one}", "a link out of the store")
+    assert (elsewhere / "parameters").exists()
+    assert (script / "latest").is_symlink()
+
+
+def test_a_folder_of_kept_parameters_that_leads_out_is_refused_before_the_training(folder, scalectl, tmp_path):
+    shutil.rmtree(folder / "results/kept")
+    (folder / "results/kept").symlink_to(tmp_path)
+    (folder / "more.toml").write_text(f"{TEXT}keep = true\n".replace("steps = 30", "steps = 20"))
+    done = scalectl("sweep", "more.toml", cwd=folder, code=5)
+    assert "kept is a symbolic link out of the store" in done.stderr
+    assert len(list((folder / "results/runs").iterdir())) == 6
+    assert clean.run("tiny", None, "stale", parameters=True).removed == ()
+    (link,) = clean.run(None, None, "stale").removed
+    assert link.what == "kept"
+    scalectl("sweep", "more.toml", cwd=folder)
+
+
+def test_parameters_that_cannot_be_removed_or_read_say_why(folder, monkeypatch):
+    def refuse(path, *_):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", refuse)
+        with pytest.raises(StoreError, match="read-only"):
+            clean.run("tiny", None, "stale", parameters=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "lstat", refuse)
+        with pytest.raises(StoreError, match="cannot be read"):
+            judged(source="text:other.md")
+    with monkeypatch.context() as patch:
+        patch.setattr("os.access", lambda *_: False)
+        with pytest.raises(StoreError, match="read-only"):
+            judged(source="text:other.md")
+    assert not (folder / "results/evals").exists()
+
+
+def test_runs_without_models_of_ours_say_so(folder, scalectl):
+    (folder / "table.csv").write_text("N,D,loss\n1000,20000,3.1\n2000,40000,2.9\n3000,60000,2.8\n")
+    scalectl("import", "table.csv", "--name", "table", cwd=folder)
+    assert "a table that was imported" in scalectl("evaluate", "table", "--on", "stdlib", cwd=folder, code=2).stderr
+    (folder / "script.py").write_text(
+        "import os\nprint('{\"step\": 1, \"loss\": 3.5}', file=open(os.environ['SCALECTL_ROWS'], 'a'))\n"
+    )
+    (folder / "script.toml").write_text(SCRIPT)
+    scalectl("sweep", "script.toml", cwd=folder)
+    assert "are a script's" in scalectl("evaluate", "script", "--on", "stdlib", cwd=folder, code=2).stderr
