@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import os
 import random
 import signal
@@ -28,6 +29,9 @@ import pandas as pd
 import psutil
 from record import RESULTS, Section, record
 
+WORDS = ("setting", "found", "wanted", "verdict")
+SIZING = 500  # steps of a run of the sweep that says how fast the machine is
+OUTLASTS = 0.85  # the quiet sweep takes so much of the time of the killing, and the other one 1.3 to 2.3 times as long
 LIMIT = 3.0  # seconds in which trainers end once their orchestrator was killed
 SWEEP = """\
 name = "chaos"
@@ -64,6 +68,7 @@ class Trial:
     deaths: Counter[str] = field(default_factory=Counter)
     starts: int = 0
     lingering: float = 0.0  # the longest that a trainer outlived its orchestrator [s]
+    killing: float = 0.0  # for how long processes were killed [s]
     seconds: float = 0.0
 
     def __post_init__(self) -> None:
@@ -133,6 +138,7 @@ class Trial:
                     time.sleep(0.02)
                 self.lingering = max(self.lingering, time.monotonic() - killed)
                 orchestrator = self.start()
+        self.killing = time.monotonic() - began
         for _ in range(20):
             if orchestrator.wait() == 0:
                 break
@@ -184,24 +190,28 @@ def checks(trial: Trial, quiet: Trial, runs: int) -> list[dict[str, object]]:
             trial.lingering < LIMIT,
         ),
     ]
-    words = ("setting", "found", "wanted", "verdict")
-    return [dict(zip(words, (*line[:3], "met" if line[3] else "missed"), strict=True)) for line in found]
+    return [dict(zip(WORDS, (*line[:3], "met" if line[3] else "missed"), strict=True)) for line in found]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=300)
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, help="of a run [default: enough to outlast the killing]")
     parser.add_argument("--seconds", type=float, default=180.0, help="for which processes are killed")
     parser.add_argument("--every", type=float, default=3.0, help="seconds between kills, on average")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of chaos.json and chaos.md")
     given = parser.parse_args()
-    sweep = SWEEP.format(steps=given.steps, seeds=list(range(given.runs)))
     with tempfile.TemporaryDirectory() as folder:
+        steps, seeds = given.steps, list(range(given.runs))
+        if steps is None:
+            sizing = Trial(Path(folder, "sizing"), SWEEP.format(steps=SIZING, seeds=seeds))
+            sizing.quiet()
+            steps = math.ceil(SIZING * OUTLASTS * given.seconds / sizing.seconds)
+        sweep = SWEEP.format(steps=steps, seeds=seeds)
         quiet, trial, both = (Trial(Path(folder, name), sweep) for name in ("quiet", "chaos", "together"))
         quiet.quiet()
-        print(f"quiet: {quiet.seconds:.0f} s", file=sys.stderr)
+        print(f"quiet: {quiet.seconds:.0f} s of {steps} steps", file=sys.stderr)
         trial.chaos(given.seconds, given.every, random.Random(given.seed))
         print(f"chaos: {trial.seconds:.0f} s, {dict(trial.deaths)}", file=sys.stderr)
         codes = both.together()
@@ -209,14 +219,17 @@ def main() -> None:
         repeated = sum(len(clocks) > 1 for clocks in trial.ends().values())
         killed = ", ".join(f"{name} {count}" for name, count in sorted(trial.deaths.items()))
         notes = (
-            f"{given.runs} runs of {given.steps} steps on 2 slots. Quiet: {quiet.seconds:.0f} s."
+            f"{given.runs} runs of {steps} steps on 2 slots. Quiet: {quiet.seconds:.0f} s."
             f" Chaos: {trial.seconds:.0f} s in all, with a SIGKILL every {given.every:g} s on average for"
             f" {given.seconds:g} s; killed: {killed}; orchestrators started: {trial.starts}. {repeated} runs came to"
             f" their end more than once, since a kill came before their file. Two orchestrators: {both.seconds:.0f} s,"
             f" exit codes {codes}; runs by how often they were trained to the end: {dict(ends)}."
         )
+        long = trial.killing >= given.seconds
+        lasted = ("processes killed for, s", round(trial.killing), given.seconds, "met" if long else "missed")
+        found = [dict(zip(WORDS, lasted, strict=True)), *checks(trial, quiet, given.runs)]
         sections = [
-            Section("chaos", "After the chaos", checks(trial, quiet, given.runs)),
+            Section("chaos", "After the chaos", found),
             Section("together", "After two orchestrators at once", checks(both, quiet, given.runs)),
         ]
         record(Path(__file__).stem, sections, folder=given.results, notes=notes)
