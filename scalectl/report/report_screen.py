@@ -24,6 +24,7 @@ from scalectl.report.loss_table import loss_table
 from scalectl.report.plot import MARKS, Axis, Band, Layer, Line, Marks, draw
 from scalectl.report.score_screen import threshold_lines
 from scalectl.report.table import Across, Column, Row, paragraph, table
+from scalectl.report.views import GridAxis
 from scalectl.report.words import (
     ADVICE,
     CONTEXT,
@@ -40,6 +41,7 @@ from scalectl.report.words import (
 )
 
 CURVE_STYLES = ("cyan", "green", "blue", "magenta", "bright_cyan", "bright_green", "bright_blue", "bright_magenta")
+MOST_VALUES = 24  # of an axis of the grid; a ladder has them all shown, hundreds of seeds have not
 MOST_CURVES = 8  # as many marks as MARKS holds; more curves than that are not told apart by eye
 TWO_PLOTS = 110  # columns from which two plots stand side by side
 
@@ -68,14 +70,20 @@ def report_lines(report: Report, look: Look) -> Lines:
 
 def _grid_lines(report: Report, look: Look) -> Lines:
     names = short_names(tuple(axis.key for axis in report.axes))
-    grid = " × ".join(
-        f"{names[axis.key]} {{{', '.join(show(value, axis.key) for value in axis.values)}}}" for axis in report.axes
-    )
+    grid = " × ".join(f"{names[axis.key]} {{{_values(axis)}}}" for axis in report.axes)
     lines = paragraph(f"grid    {grid}", look, indent=2, hanging=8) if grid else []
     shared = ", ".join(f"{key} {value}" for key, value in report.shared)
     if shared:
         lines += paragraph(f"shared  {shared}", look, indent=2, hanging=8, style=CONTEXT)
     return lines
+
+
+def _values(axis: GridAxis) -> str:
+    """The values of an axis, or of very many the first, the last and how many they are."""
+    shown = [show(value, axis.key) for value in axis.values]
+    if len(shown) > MOST_VALUES:
+        return f"{', '.join(shown[:3])}, …, {shown[-1]}: {len(shown)} values"
+    return ", ".join(shown)
 
 
 def _curve_section(report: Report, look: Look) -> Lines:

@@ -44,6 +44,13 @@ def test_no_line_is_longer_than_the_terminal_is_wide(ladder: SweepView, width: i
     assert max(map(cell_len, lines)) <= width
 
 
+@pytest.mark.parametrize("unicode", [True, False])
+def test_of_very_many_values_the_first_and_the_last_are_listed(ladder: SweepView, unicode: bool) -> None:
+    for count, listed in ((24, "22, 23}"), (2000, "seed {0, 1, 2, …, 1999: 2000 values}")):
+        text = screen(replace(ladder, axes=(GridAxis("train.seed", tuple(range(count))),)), 200, unicode=unicode)
+        assert (listed if unicode else listed.replace("…", "..")) in text
+
+
 def test_ascii_terminals_get_ascii(ladder: SweepView) -> None:
     assert screen(ladder, unicode=False).isascii()
 
