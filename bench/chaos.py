@@ -30,7 +30,7 @@ import psutil
 from record import RESULTS, Section, record
 
 WORDS = ("setting", "found", "wanted", "verdict")
-SIZING = 500  # steps of a run of the sweep that says how fast the machine is
+FIRST = 1500  # steps of a run that are tried first
 OUTLASTS = 0.85  # the quiet sweep takes so much of the time of the killing, and the other one 1.3 to 2.3 times as long
 LIMIT = 3.0  # seconds in which trainers end once their orchestrator was killed
 SWEEP = """\
@@ -203,14 +203,16 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of chaos.json and chaos.md")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        steps, seeds = given.steps, list(range(given.runs))
-        if steps is None:
-            sizing = Trial(Path(folder, "sizing"), SWEEP.format(steps=SIZING, seeds=seeds))
-            sizing.quiet()
-            steps = math.ceil(SIZING * OUTLASTS * given.seconds / sizing.seconds)
-        sweep = SWEEP.format(steps=steps, seeds=seeds)
-        quiet, trial, both = (Trial(Path(folder, name), sweep) for name in ("quiet", "chaos", "together"))
-        quiet.quiet()
+        steps, seeds = given.steps or FIRST, list(range(given.runs))
+        while True:
+            sweep = SWEEP.format(steps=steps, seeds=seeds)
+            quiet = Trial(Path(folder, f"quiet-{steps}"), sweep)
+            quiet.quiet()
+            share = quiet.seconds / (OUTLASTS * given.seconds)
+            if given.steps is not None or share >= 1:
+                break
+            steps = math.ceil(1.1 * steps / share)
+        trial, both = (Trial(Path(folder, name), sweep) for name in ("chaos", "together"))
         print(f"quiet: {quiet.seconds:.0f} s of {steps} steps", file=sys.stderr)
         trial.chaos(given.seconds, given.every, random.Random(given.seed))
         print(f"chaos: {trial.seconds:.0f} s, {dict(trial.deaths)}", file=sys.stderr)
