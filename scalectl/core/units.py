@@ -101,13 +101,25 @@ def figures(value: float, digits: int = 3) -> str:
     return rounded(short, digits - 1 - math.floor(math.log10(abs(short))))
 
 
-def estimate(value: float, low: float, high: float) -> tuple[str, str, str]:
+def estimate(value: float, low: float, high: float, *, powers: bool = False) -> tuple[str, str, str]:
     """Value and bounds to the digits that the interval supports.
 
     Rounding outwards never narrows the printed interval: low is rounded down, high up.
+    Args: powers: of ten in what is large or small, so that a row of a table has one notation.
     """
     decimals = min(6, interval_digits(low, high))
-    if not (math.isfinite(low) and math.isfinite(high)) or max(abs(low), abs(high)) >= 1e6:
+    bounded = math.isfinite(low) and math.isfinite(high)
+    if powers:
+
+        def digits(number: float) -> int:
+            if not bounded or number == 0:
+                return 3
+            return max(2, min(6, math.floor(math.log10(abs(number))) + 1 + decimals))
+
+        down = float(_outwards(low, digits(low), down=True))
+        up = float(_outwards(high, digits(high), down=False))
+        return _power(value, digits(value)), _power(down, digits(low)), _power(up, digits(high))
+    if not bounded or max(abs(low), abs(high)) >= 1e6:
         return f"{value:.4g}", _outwards(low, 3, down=True), _outwards(high, 3, down=False)
     scale = 10.0**decimals
     down = math.floor(low * scale + 1e-9) / scale
@@ -175,6 +187,12 @@ def exponential(value: float, digits: int = 2) -> str:
     """With a power of ten and no sign or zeros in it that say nothing: 2.9e168."""
     mantissa, _, power = f"{value:.{digits - 1}e}".partition("e")
     return f"{mantissa.rstrip('0').rstrip('.') if '.' in mantissa else mantissa}e{int(power)}"
+
+
+def _power(value: float, digits: int) -> str:
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    return f"{value:.{digits}g}" if 1e-3 <= abs(value) < 1e3 else exponential(value, digits)
 
 
 def percent(share: float, digits: int = 2) -> str:

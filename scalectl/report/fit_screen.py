@@ -97,6 +97,7 @@ def _grid(view: FitView) -> str:
     )
 
 
+LARGE = 1e5  # from here on a number of a table is written with a power of ten; ours
 FORMULA_BESIDE = 16  # characters; a longer formula stands above its parameters, or the intervals would not fit. Ours.
 
 
@@ -129,12 +130,13 @@ def law_block(
             free = name in fit.identified
             known = fit.identified.get(name, True) or not fit.draws
             bounds = [_bounds(fit, unit).get(name) for unit in resampled]
-            value = _digits(fit.params[name], bounds[0] if bounds else None)
+            powers = _powers(fit.params[name], bounds)
+            value = _digits(fit.params[name], bounds[0] if bounds else None, powers=powers)
             style = CONTEXT if not known else ESTIMATE if fit is chosen else ""
             row: list[str | Cell] = [] if stacked else [Cell(fit.formula if i == 0 else "")]
             row += [GREEK.get(name, name), Cell(value, style)]
             for pair in bounds:
-                text = _interval(fit.params[name], pair, name in fit.signed) if free else "fixed"
+                text = _interval(fit.params[name], pair, name in fit.signed, powers=powers) if free else "fixed"
                 text = f"= {GREEK.get(fit.tied[name], fit.tied[name])}" if name in fit.tied else text
                 row.append(Cell(text, CONTEXT if not (known and free) else ""))
             rows.append(row)
@@ -256,18 +258,24 @@ def _held_out(fit: Summary) -> list[str]:
     return [f"rolled out: each step predicted from all below it, {mean} off on average: {each}"]
 
 
-def _digits(value: float, pair: Interval | None) -> str:
+def _powers(value: float, bounds: Sequence[Interval | None]) -> bool:
+    """Whether a row of a table needs powers of ten: then all of its numbers have them."""
+    known = [value, *(bound for pair in bounds if pair is not None for bound in pair)]
+    return any(math.isfinite(number) and abs(number) >= LARGE for number in known)
+
+
+def _digits(value: float, pair: Interval | None, *, powers: bool = False) -> str:
     if pair is None or not (math.isfinite(pair[0]) and math.isfinite(pair[1])):
-        return f"{value:.3g}"
-    return units.estimate(value, *pair)[0]
+        return units.estimate(value, math.nan, math.nan, powers=True)[0] if powers else f"{value:.3g}"
+    return units.estimate(value, *pair, powers=powers)[0]
 
 
-def _interval(value: float, pair: Interval | None, signed: bool = False) -> str:
+def _interval(value: float, pair: Interval | None, signed: bool = False, *, powers: bool = False) -> str:
     if pair is None or math.isnan(pair[0]) or math.isnan(pair[1]):
         return "not computed"
     low, high = pair
     # What cannot be negative is at least 0: a profile that stays open below ends there.
-    _, down, up = units.estimate(value, low if signed else max(low, 0.0), high)
+    _, down, up = units.estimate(value, low if signed else max(low, 0.0), high, powers=powers)
     return unbounded(f"{down} … {up}")
 
 

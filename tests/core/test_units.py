@@ -61,10 +61,25 @@ def test_a_few_figures_are_written_as_a_table_of_estimates_writes_them(value: fl
     assert units.figures(value) == text
 
 
-@given(SIZES, SIZES)
-def test_rounding_never_narrows_an_interval_and_widens_it_by_at_most_a_tenth_on_either_side(a: float, b: float) -> None:
+@pytest.mark.parametrize(
+    ("numbers", "texts"),
+    [
+        ((562_300.0, 230_000.0, 820_000.0), ("5.6e5", "2.3e5", "8.2e5")),
+        ((562_300.0, 0.593, 1.6e6), ("5.6e5", "0.59", "1.6e6")),
+        ((562_300.0, 0.0, math.inf), ("5.62e5", "0", "inf")),
+        ((1.1e7, 9.09e6, 1.61e7), ("1.1e7", "9e6", "1.61e7")),
+    ],
+)
+def test_a_row_with_a_large_number_has_powers_of_ten(numbers: tuple[float, ...], texts: tuple[str, ...]) -> None:
+    assert units.estimate(*numbers, powers=True) == texts
+
+
+@given(SIZES, SIZES, st.booleans())
+def test_rounding_never_narrows_an_interval_and_widens_it_by_at_most_a_tenth_on_either_side(
+    a: float, b: float, powers: bool
+) -> None:
     low, high = min(a, b), max(a, b)
-    _, down, up = units.estimate((low + high) / 2, low, high)
+    _, down, up = units.estimate((low + high) / 2, low, high, powers=powers)
     width = high - low
     slack = 1e-9 * max(1.0, abs(low), abs(high))
     assert float(down) <= low + slack
