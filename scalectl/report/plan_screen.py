@@ -127,7 +127,8 @@ def _plan_table(view: PlanView, look: Look) -> Lines:
         shared.append("D under one epoch")
     elif lengths:
         shared.append(f"D up to {_epochs(max(group.epochs for group in groups))}")
-    if len(packs) == 1:
+    left = any(group.pack for group in groups)
+    if left and len(packs) == 1:
         shared.append(f"packs of {groups[0].pack} train in one step" if groups[0].pack > 1 else "trained one by one")
     if not lengths:
         shared.append(FLOPS[view.flops_by])
@@ -148,7 +149,7 @@ def _plan_table(view: PlanView, look: Look) -> Lines:
         "pack": len(packs) > 1,
         "D": not one_d,
         "C": "train.flops" not in varied and not lengths,  # the axis says it already, or N and D do
-        "memory": any(group.memory is not None for group in groups),
+        "memory": left and any(group.memory is not None for group in groups),
         "time": any(group.seconds is not None for group in groups),
     }
     if known["memory"] and sum(known.values()) > MOST_COLUMNS - 2:  # the cell and N always stand

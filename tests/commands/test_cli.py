@@ -302,7 +302,9 @@ def test_a_sweep_file_or_its_folder_may_stand_for_its_sweep(trained, scalectl, t
     assert "6 runs" in scalectl("fit", "tiny.toml", cwd=folder).stdout
     (folder / "here").mkdir()
     (folder / "tiny.toml").rename(folder / "here/sweep.toml")
-    assert "Nothing to do: 6/6" in scalectl("plan", "here", cwd=folder).stdout
+    done = scalectl("plan", "here", cwd=folder).stdout
+    assert "Nothing to do: 6/6" in done
+    assert "trained" not in done  # nothing is, whether alone or in packs
 
 
 def test_a_trial_with_set_says_so_wherever_its_runs_are_read(trained, scalectl, tmp_path):
