@@ -76,9 +76,7 @@ class Look:
         return "".join(c if c.isascii() else ASCII.get(c, _spelt(c)) for c in text)
 
     def power(self, exponent: int, digit: int = 1) -> str:
-        """`digit` x 10^exponent as an axis label: 10³ and 2·10³, or 1e3 and 2e3 in ASCII; small numbers in full."""
-        if digit > 1 and -2 <= exponent <= 2:
-            return f"{digit * 10.0**exponent:g}"
+        """`digit` x 10^exponent as an axis label: 10³ and 2·10³, or 1e3 and 2e3 in ASCII."""
         if not self.unicode:
             return f"{digit}e{exponent}"
         return f"{f'{digit}·' if digit > 1 else ''}10{str(exponent).translate(SUPERSCRIPT)}"

@@ -232,7 +232,8 @@ def _one_two_five(scale: _Scale, look: Look) -> list[tuple[float, str]]:
         for digit in (1, 2, 5):
             position = (power + math.log10(digit) - scale.low) / (scale.high - scale.low)
             if 0 <= position <= 1:
-                ticks.append((position, look.power(power, digit)))
+                text = f"{digit * 10.0**power:g}" if -2 <= power <= 2 else look.power(power, digit)
+                ticks.append((position, text))  # small numbers in full, a 1 between .5 and 2 too
     return ticks
 
 

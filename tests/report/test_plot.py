@@ -81,7 +81,11 @@ def test_log_axes_count_in_powers_of_ten(look: Look, labels: tuple[str, ...]) ->
 
 @pytest.mark.parametrize(
     ("low", "high", "labels"),
-    [(2e4, 1.9e5, ["2·10⁴", "5·10⁴", "10⁵", "2·10⁵"]), (1.6, 2.5, ["1.6", "1.8", "2.0", "2.2", "2.4"])],
+    [
+        (2e4, 1.9e5, ["2·10⁴", "5·10⁴", "10⁵", "2·10⁵"]),
+        (0.4, 2.3, ["0.5", "1", "2"]),
+        (1.6, 2.5, ["1.6", "1.8", "2.0", "2.2", "2.4"]),
+    ],
 )
 def test_less_than_a_decade_gets_round_numbers(low: float, high: float, labels: list[str]) -> None:
     x = np.array([low, high])
