@@ -131,10 +131,15 @@ def geometric(cell: npt.NDArray[np.int64], losses: Floats) -> Floats:
     return np.where(known, means[index], np.nan)
 
 
-def refuse_pooling(axis: Axis, sizes: Floats, tokens: Floats) -> None:
-    """Runs of several lengths at one size are no seeds of it, nor runs of several sizes at one length."""
-    (along, other), name = ((sizes, tokens), "D") if axis == "N" else ((tokens, sizes), "N")
-    refuse_several(name, other, axis, np.unique(along, return_inverse=True)[1], f"{name} or C")
+def refuse_pooling(axis: Axis, N: Floats | None, D: Floats | None, C: Floats | None) -> None:
+    """Runs of several lengths at one size are no seeds of it, nor runs of several sizes at one length or budget.
+
+    Args: N, D, C: of each run, (n,), as far as they are known.
+    """
+    along, name, other = {"N": (N, "D", D), "D": (D, "N", N), "C": (C, "N", N)}.get(axis, (None, "", None))
+    if along is not None and other is not None:
+        beside = f"{name} or C" if axis in ("N", "D") else "N or D"
+        refuse_several(name, other, axis, np.unique(along, return_inverse=True)[1], beside)
 
 
 def refuse_several(name: str, values: Floats, axis: Axis, place: npt.NDArray[np.int64], others: str) -> None:

@@ -98,8 +98,7 @@ def of_sweep(request: Request, asked: Asked, target: Target) -> Gathered:
                 place = part.axis(asked.axis)
             else:
                 raise UsageError(f"these runs have no {asked.axis}", remedy=f"--axis {' or '.join(part.axes())}")
-            if asked.axis in ("N", "D") and part.N is not None and part.D is not None:
-                refuse_pooling(asked.axis, part.axis("N"), part.axis("D"))
+            refuse_pooling(asked.axis, *(part.axis(name) if name in part.axes() else None for name in ("N", "D", "C")))
             series.append(
                 Series(
                     task=task,

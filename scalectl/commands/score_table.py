@@ -288,8 +288,7 @@ def _refuse_varying(roles: _Roles, axis: Axis, columns: Columns, known: Mapping[
     if extra := unread(points, (), within=roles.axes.get("step")):
         raise pooled(points, extra, best=False)
     cell = places(points)
-    if axis in ("N", "D") and N is not None and D is not None:
-        refuse_pooling(axis, N, D)
+    refuse_pooling(axis, N, D, C)
     if axis in ("N", "D", "C") and step is not None:
         refuse_several("step", step, axis, cell, "step")
     return cell if step is None else _codes([cell, step], n)

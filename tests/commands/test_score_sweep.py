@@ -83,9 +83,14 @@ def test_along_its_steps_a_score_has_the_floor_and_the_twin_that_flags_name(trai
 def test_sizes_are_not_pooled_along_the_tokens_nor_lengths_along_the_sizes(trained, scalectl):
     done = scalectl("fit", "sums", "--metric", "exact_match", "--axis", "D", cwd=trained, code=2)
     assert "N varies at one D among these runs" in done.stderr
-    measured.refuse_pooling("N", np.array([8.0, 8.0, 16.0]), np.array([100.0, 101.0, 400.0]))  # whole steps
+    measured.refuse_pooling("N", np.array([8.0, 8.0, 16.0]), np.array([100.0, 101.0, 400.0]), None)  # whole steps
     with pytest.raises(UsageError, match="D varies at one N"):
-        measured.refuse_pooling("N", np.array([8.0, 8.0, 16.0]), np.array([100.0, 200.0, 400.0]))
+        measured.refuse_pooling("N", np.array([8.0, 8.0, 16.0]), np.array([100.0, 200.0, 400.0]), None)
+    sizes, budgets = np.array([8.0, 16.0, 16.0]), np.array([1e9, 1e9, 2e9])
+    measured.refuse_pooling("N", sizes, None, budgets)
+    measured.refuse_pooling("C", np.array([8.0, 8.0, 16.0]), None, budgets)
+    with pytest.raises(UsageError, match="N varies at one C among these runs"):
+        measured.refuse_pooling("C", sizes, None, budgets)
 
 
 def test_the_report_has_the_scores_too(trained, scalectl):
