@@ -232,6 +232,8 @@ def load(request: Request, target: Target, by: str | None = None) -> Points:
 
 def _load(request: Request, target: Target, by: str | None) -> Points:
     mask = mask_of(request.where)
+    if target.file is not None:
+        _refuse_of_runs(request)
     if target.published is not None and target.file is not None:
         return references.points_of(
             target.published, target.file, request.convention, mapping=mapping_of(request.maps), mask=mask, by=by
@@ -252,6 +254,17 @@ def _load(request: Request, target: Target, by: str | None) -> Points:
         where=mask,
         by=by,
     )
+
+
+def _refuse_of_runs(request: Request) -> None:
+    """Raises: UsageError for what is asked of a table and only runs of a sweep have."""
+    ways = (
+        ("--at", request.at != "last", "a row of a table is one measurement", "--where picks rows"),
+        ("--all", request.all, "all rows of a table are read", "--where picks some"),
+    )
+    for flag, given, why, remedy in ways:
+        if given:
+            raise UsageError(f"{flag} is for the runs of a sweep: {why}", remedy=remedy)
 
 
 def most_rows(request: Request, target: Target) -> int:

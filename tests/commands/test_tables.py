@@ -37,6 +37,12 @@ def test_a_table_that_cannot_be_fitted_says_why(tmp_path, rows, said):
     assert error.value.remedy or "add sizes" in error.value.what
 
 
+@pytest.mark.parametrize(("flag", "value"), [("at", "min"), ("all", True)])
+def test_what_only_runs_have_is_not_passed_over(tmp_path, flag, value):
+    with pytest.raises(UsageError, match=f"--{flag} is for the runs of a sweep"):
+        fitted(tmp_path, GOOD, **{flag: value})
+
+
 def test_an_empty_file_is_no_table(tmp_path):
     (tmp_path / "runs.csv").write_text("")
     with pytest.raises(UsageError, match=r"runs\.csv cannot be read"):
