@@ -1,4 +1,7 @@
-"""Twenty steps on the language that is the same on every machine. Kernels differ between CPUs, so to 1e-4."""
+"""Twenty steps on the language that is the same on every machine. Kernels differ between CPUs, so to 1e-4.
+
+A loss near 0 differs by as much as its logits do, whatever is left of it: 6e-8 of 4.4e-4 between two CPUs.
+"""
 
 import json
 from pathlib import Path
@@ -23,4 +26,4 @@ def test_twenty_steps_give_the_losses_of_the_golden_file(make_run, request, name
         GOLDEN.write_text(json.dumps(held | {name: found}, indent=1) + "\n")
         return
     assert [row[:3] for row in found] == [row[:3] for row in held[name]]
-    assert [row[3] for row in found] == pytest.approx([row[3] for row in held[name]], rel=1e-4)
+    assert [row[3] for row in found] == pytest.approx([row[3] for row in held[name]], rel=1e-4, abs=1e-6)

@@ -36,8 +36,9 @@ def test_a_model_judged_again_on_its_own_data_says_the_same_to_the_bit(store, ma
     bench = Bench(store, "again", "cpu", "scalectl evaluate")
     cell = {"steps": 12, "D": 1, "C_exact": 1.0, "seconds": None}
     for run in runs:
-        bench.judge(run, run.run_id, JudgedOn("own", run.task.fingerprint, run.task.held_out_tokens), cell)
-        before, after = read_run(store.run_file(run.run_id)), evaluated(store, "again", run.run_id)
+        on = JudgedOn("own", run.task.fingerprint, run.task.held_out_tokens)
+        bench.judge(run, run.run_id, on, cell)
+        before, after = read_run(store.run_file(run.run_id)), evaluated(store, "again", run.run_id, on)
         final = {row.metric: row.value for row in before.rows() if row.split == HELD_OUT and row.step == 12}
         assert {row.metric: row.value for row in after.rows()} == final
         assert len(final) > 1
