@@ -7,7 +7,7 @@ import math
 import os
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 
 from scalectl.core import fault
 from scalectl.core.cost import CONVENTIONS
-from scalectl.core.errors import DeviceError, ScalectlError, StoreBusy
+from scalectl.core.errors import DeviceError, ScalectlError, StoreBusy, StoreError
 from scalectl.core.job import Job, State
 from scalectl.core.machine import resident
 from scalectl.core.rows import Row
@@ -25,18 +25,20 @@ from scalectl.models import ledger_of
 from scalectl.optim.trunks import occupancy, split_step, trunks
 from scalectl.store import live
 from scalectl.store.layout import Store
-from scalectl.store.live import NOBODY, Claim, Keeper, Live
+from scalectl.store.live import NOBODY, Keeper, Live
 from scalectl.store.writer import write_run
 from scalectl.tasks import TASKS
 from scalectl.train import checkpoint, parameters
 from scalectl.train.device import admitted, crowded, device_failed, free_bytes, out_of_memory, row_bytes
+from scalectl.train.leases import Leases
 from scalectl.train.loop import Ended, Progress, Split, Trainer
 from scalectl.train.peak import LEAST_SECONDS, peak_flops
 from scalectl.train.provenance import now, provenance
 
 BEAT_SECONDS = 0.5  # between messages; a live display redraws at most four times a second
+LOOK_SECONDS = 20.0  # between looks at whether a run was taken over; what writes into its folder looks by itself
+TAKEN = "taken over by another process"
 SHOWN_ID = 6  # digits of a run id that a reader is shown
-LEASE_BEAT_SECONDS = 20.0  # between renewals of the claims; a lease ends after two minutes
 
 Tell = Callable[[Mapping[str, Any]], None]
 
@@ -70,7 +72,7 @@ class Attempt:
         self.sources: dict[str, tuple[str, ...]] = {}  # of all attempts that a run's numbers come from
         self.runs: dict[str, RunConfig] = {}
         self.lives: dict[str, Live] = {}
-        self.claims: dict[str, Claim] = {}
+        self.leases = Leases()
         self.placement = job.placement  # as the engine had to change it
         self.started = now()
         self.pack = 0  # the most models in one step so far
@@ -93,10 +95,8 @@ class Attempt:
             if full:
                 self.tell({"event": "full", "message": full})
                 return
-            begin = self._claim()
-            if not self.runs:
-                return
-            self._train(begin)
+            with self.leases:
+                self._go_through()
         except ScalectlError as error:  # a full disk, say: earlier checkpoints are whole, the runs can go on later
             self._stand_still(State.PAUSED, error.what)
             raise
@@ -112,6 +112,11 @@ class Attempt:
             else:
                 self._fail(error)
 
+    def _go_through(self) -> None:
+        begin = self._claim()
+        if self.runs:
+            self._train(begin)
+
     def _claim(self) -> dict[str, Progress]:
         begin = {}
         for run in self.job.runs:
@@ -123,7 +128,8 @@ class Attempt:
             if begun is None:  # somebody else has finished it
                 continue
             folder, claim = begun
-            self.runs[run.run_id], self.lives[run.run_id], self.claims[run.run_id] = run, folder, claim
+            self.runs[run.run_id], self.lives[run.run_id] = run, folder
+            self.leases.take(run.run_id, claim)
             progress = self._progress(folder)
             self.sources[run.run_id] = folder.trained_by(self.source, again=progress is not None)
             for note in folder.truncate(progress.step if progress else 0):
@@ -155,7 +161,7 @@ class Attempt:
         for run_id, carrier in trainer.following.items():
             self._wait(run_id, carrier)
         self.tell({"event": "began", "runs": {seat.run_id: seat.step for seat in trainer.seats}})
-        since = beat = lease = saved = time.monotonic()
+        since = beat = looked = saved = time.monotonic()
         tokens = 0  # before the last beat
         while trainer.running:
             if self.stopping():
@@ -185,27 +191,28 @@ class Attempt:
                     }
                 )
                 since, beat, tokens = clock, clock, trainer.tokens
-            if clock - lease >= LEASE_BEAT_SECONDS:
-                self._renew(trainer)
-                lease = clock
+            if clock - looked >= LOOK_SECONDS:
+                self._leave(trainer, [run_id for run_id in self.runs if not self.leases.held(run_id)])
+                looked = clock
             if clock - saved >= self.job.placement.checkpoint_seconds:
                 self._checkpoint(trainer, trainer.active)
                 saved = clock
 
-    def _renew(self, trainer: Trainer) -> None:
-        """Renew the claims; a run that somebody else has taken over since leaves the pack."""
-        for run_id, claim in list(self.claims.items()):
-            try:
-                self.claims[run_id] = claim.beat()
-            except StoreBusy as busy:
-                splits = trainer.leave(run_id)
-                self._forget(run_id, busy.what)
-                self._record(trainer, splits)
-                for follower, carrier in trainer.following.items():
-                    self._wait(follower, carrier)
+    def _leave(self, trainer: Trainer, run_ids: Iterable[str]) -> None:
+        """Let runs that somebody else has taken over go; the rest of the pack goes on."""
+        for run_id in run_ids:
+            splits = trainer.leave(run_id)
+            self._forget(run_id, TAKEN)
+            self._record(trainer, splits)
+            for follower, carrier in trainer.following.items():
+                self._wait(follower, carrier)
 
-    def _forget(self, run_id: str, why: str) -> None:
-        del self.runs[run_id], self.lives[run_id], self.claims[run_id]
+    def _forget(self, run_id: str, why: str, *, settled: bool = False) -> None:
+        """Let a run go without a word in the store. settled: its file is there, and its folder is still ours."""
+        with self.leases.giving_up(run_id):
+            if settled:
+                self.lives[run_id].clear()
+            del self.runs[run_id], self.lives[run_id]
         self.waiting.discard(run_id)
         self.tell({"event": "busy", "run_id": run_id, "message": why})
 
@@ -223,10 +230,14 @@ class Attempt:
         for event in events:
             if isinstance(event, Row):
                 rows.setdefault(event.run_id, []).append(event)
+        taken = set()  # over by another process, which writes into the same folder, or has removed it
         for run_id, held in rows.items():
-            self.lives[run_id].append(held)
             if run_id in self.histories:
                 self.histories[run_id] += held
+            if self.leases.held(run_id):
+                self.lives[run_id].append(held)
+            else:
+                taken.add(run_id)
         splits = [event for event in events if isinstance(event, Split)]
         for split in splits:
             self._take_over(split)
@@ -240,15 +251,17 @@ class Attempt:
                 if event.theta is not None:  # before the run file, which says that all of a run is there
                     parameters.save(self.store, event.run_id, event.theta)
                 self._end(event.run_id, event.state, event.step, event.message, event.device_seconds)
+        self._leave(trainer, [run_id for run_id in taken if run_id in self.runs])
 
     def _take_over(self, split: Split) -> None:
         """Give a run the rows of its trunk."""
         rows = [row._replace(run_id=split.run_id) for row in self.histories[split.trunk] if row.step <= split.step]
         folder = self.lives[split.run_id]
-        folder.rewrite(rows)
         self.sources[split.run_id] = self.sources[split.trunk]
-        folder.set_sources(self.sources[split.run_id])
-        folder.unmark()
+        if self.leases.held(split.run_id):
+            folder.rewrite(rows)
+            folder.set_sources(self.sources[split.run_id])
+            folder.unmark()
         self.waiting.discard(split.run_id)
         self.split[split.run_id] = split.step
         self.histories[split.run_id] = rows
@@ -258,7 +271,7 @@ class Attempt:
         """Save where these runs stand; one that is parked has not moved since the last time."""
         for run_id in run_ids:
             progress = trainer.progress(run_id)
-            if self.saved.get(run_id) != progress.step:
+            if self.saved.get(run_id) != progress.step and self.leases.held(run_id):
                 checkpoint.save(self.lives[run_id], progress)
                 self.saved[run_id] = progress.step
 
@@ -282,8 +295,8 @@ class Attempt:
     def _end(self, run_id: str, state: State, step: int, message: str, device_seconds: float | None = None) -> None:
         """Write the run's one file, then remove its folder; that of a failed run stays, to be retried from."""
         run, folder = self.runs[run_id], self.lives[run_id]
-        if not self.claims[run_id].held():
-            self._forget(run_id, "taken over by another process")
+        if not self.leases.held(run_id):
+            self._forget(run_id, TAKEN)
             return
         rows, notes = folder.rows()
         for note in notes:
@@ -293,15 +306,22 @@ class Attempt:
         about = provenance(self.placement, self.pack, self.started, split, sources, self.command, spent)
         if fault.PLANNED:
             fault.hit("worker.before_file", step, run=run_id)
-        write_run(self.store, run, rows, state, about, index_columns(run, step, about), message)
+        try:
+            write_run(self.store, run, rows, state, about, index_columns(run, step, about), message)
+        except StoreError as error:
+            if not live.state_of(self.store, run_id).state.final:
+                raise
+            self._forget(run_id, error.what, settled=True)  # brought by an import, say: the first that was there stays
+            return
         if fault.PLANNED:
             fault.hit("worker.after_file", step, run=run_id)
         self._log(run_id, f"{state} at step {step} {message}".rstrip())
-        if state is State.FAILED:
-            self.claims[run_id].release()
-        else:
-            folder.clear()
-        del self.runs[run_id], self.lives[run_id], self.claims[run_id]
+        with self.leases.giving_up(run_id) as claim:
+            if state is State.FAILED:
+                claim.release()
+            else:
+                folder.clear()
+        del self.runs[run_id], self.lives[run_id]
         final = {f"{row.split}/{row.metric}": row.value for row in rows}
         seconds = rows[-1].seconds if rows else 0.0
         self.tell(
@@ -319,6 +339,9 @@ class Attempt:
     def _stand_still(self, state: State, message: str) -> None:
         """Let the runs go. One that was following a trunk and has nothing of its own is pending again."""
         for run_id in list(self.runs):
+            if not self.leases.held(run_id):
+                self._forget(run_id, TAKEN)
+                continue
             folder = self.lives[run_id]
             pending = state is State.PAUSED and run_id in self.waiting and not folder.checkpoint.exists()
             with contextlib.suppress(ScalectlError):  # a full disk cannot hold the reason either
@@ -326,9 +349,9 @@ class Attempt:
                     folder.clear()  # with its claim
                 else:
                     folder.mark(state, message, folder.last_step())
-            with contextlib.suppress(ScalectlError):
+            with contextlib.suppress(ScalectlError), self.leases.giving_up(run_id) as claim:
                 if not pending:
-                    self.claims[run_id].release()
+                    claim.release()
             told = State.PENDING if pending else state
             self.tell({"event": "ended", "run_id": run_id, "state": told, "message": "" if pending else message})
         self.runs.clear()

@@ -13,6 +13,7 @@ from scalectl.optim.trunks import occupancy, trunks
 from scalectl.store.layout import open_store
 from scalectl.store.live import live, state_of
 from scalectl.store.reader import read_meta, read_run
+from scalectl.store.writer import write_run
 from scalectl.train.attempt import Attempt
 from scalectl.train.loop import Ended, Split, Trainer, train
 
@@ -319,7 +320,7 @@ def test_a_run_that_another_process_holds_stops_none_of_the_others(store, undist
 def test_a_trunk_that_somebody_took_over_goes_on_without_its_run(store, undisturbed, monkeypatch):
     runs, expected = undisturbed
     short, middle, long = runs[:3]
-    monkeypatch.setattr("scalectl.train.attempt.LEASE_BEAT_SECONDS", 0.0)
+    monkeypatch.setattr("scalectl.train.attempt.LOOK_SECONDS", 0.0)
     folder = live(store, long.run_id).folder
 
     def rival():  # it saw our lease run out: the next number is theirs
@@ -329,6 +330,44 @@ def test_a_trunk_that_somebody_took_over_goes_on_without_its_run(store, undistur
     assert {message["run_id"] for message in told if message["event"] == "busy"} == {long.run_id}
     assert measured(store, (short, middle)) == {run.run_id: expected[run.run_id] for run in (short, middle)}
     assert read_meta(store.run_file(middle.run_id)).provenance["split"] == 7
+
+
+@pytest.mark.parametrize("taken", [0, 1, 2])
+@pytest.mark.parametrize("how", ["claimed", "finished", "brought"])
+def test_a_run_that_is_taken_over_meanwhile_stops_none_of_the_others(store, undisturbed, tmp_path, how, taken):
+    runs, expected = undisturbed
+    mine = runs[taken]
+    quiet = store_at(tmp_path / "quiet")
+    attempt(quiet, mine)
+    theirs = quiet.run_file(mine.run_id).read_bytes()
+    folder, once = live(store, mine.run_id), iter([True])
+
+    def rival():
+        if not next(once, False):
+            return
+        if how == "claimed":  # our lease ran out: the next number is theirs
+            (folder.folder / "claim.2").write_bytes((folder.folder / "claim.1").read_bytes())
+            folder.checkpoint.unlink(missing_ok=True)
+            folder.rewrite([])
+        elif how == "finished":
+            store.run_file(mine.run_id).write_bytes(theirs)
+            folder.clear()
+        else:  # by an import, from a machine that rounds otherwise
+            rows = [row._replace(value=row.value + 1e-6) for row in read_run(quiet.run_file(mine.run_id)).rows()]
+            about = read_meta(quiet.run_file(mine.run_id)).provenance
+            write_run(store, mine, rows, State.DONE, about, {})
+
+    told = attempt(store, *runs[:3], stopping=after(6, rival))
+    assert {message["run_id"] for message in told if message["event"] == "busy"} == {mine.run_id}
+    others = [run for run in runs[:3] if run is not mine]
+    assert measured(store, others) == {run.run_id: expected[run.run_id] for run in others}
+    if how == "claimed":
+        assert not folder.rows_file.read_bytes()  # nothing of ours among theirs
+        assert not folder.checkpoint.exists()
+    else:
+        assert state_of(store, mine.run_id).state is State.DONE
+        assert not folder.folder.exists()
+        assert (store.run_file(mine.run_id).read_bytes() == theirs) == (how == "finished")
 
 
 def test_a_trunk_that_diverges_before_a_kill_takes_its_branches_along(store, make_run, tmp_path):
