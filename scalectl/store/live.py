@@ -31,7 +31,7 @@ from scalectl.core.errors import BudgetRefused, StoreBusy, StoreError
 from scalectl.core.job import State
 from scalectl.core.rows import Row
 from scalectl.store.files import atomic_write, temporary_name, writing
-from scalectl.store.index import Index, refresh
+from scalectl.store.index import Index, refresh, stamps
 from scalectl.store.layout import Store
 from scalectl.store.reader import DamagedRun, read_meta
 from scalectl.store.schema import exact
@@ -485,11 +485,20 @@ def state_of(store: Store, run_id: str) -> Standing:
     in the live folder (paused, oom, ...) or a checkpoint that nobody holds, then the file of a run that failed or was
     cancelled; else the run is pending.
     """
-    filed = None
-    with contextlib.suppress(FileNotFoundError, DamagedRun):
+    flying = live(store, run_id).folder.is_dir()
+    found = standing(store, run_id, _filed(store, run_id))
+    if found is NOT_BEGUN and flying:  # it ended between the look for its file and the one into its folder
+        found = standing(store, run_id, _filed(store, run_id))
+    return found
+
+
+def _filed(store: Store, run_id: str) -> Standing | None:
+    """What the run's file says; None if there is none, or it is damaged."""
+    try:
         meta = read_meta(store.run_file(run_id))
-        filed = Standing(meta.state, meta.message, int(meta.columns.get("steps") or 0))
-    return standing(store, run_id, filed)
+    except (FileNotFoundError, DamagedRun):
+        return None
+    return Standing(meta.state, meta.message, int(meta.columns.get("steps") or 0))
 
 
 def states(store: Store, run_ids: Iterable[str], index: Index | None = None) -> dict[str, Standing]:
@@ -506,7 +515,9 @@ def states(store: Store, run_ids: Iterable[str], index: Index | None = None) -> 
             state, message, steps = known[run_id]
             filed = Standing(State(state), message, steps)
         found[run_id] = standing(store, run_id, filed) if run_id in flying else filed or NOT_BEGUN
-    return found
+    missing = [run_id for run_id, held in found.items() if held is NOT_BEGUN]
+    there = set(stamps(store)) if missing else set()  # last: who ended since then has a file now
+    return found | {run_id: state_of(store, run_id) for run_id in missing if run_id in there}
 
 
 def standing(store: Store, run_id: str, filed: Standing | None, now: float | None = None) -> Standing:

@@ -16,6 +16,7 @@ import pytest
 from scalectl.core.errors import BudgetRefused, StoreBusy, StoreError
 from scalectl.core.job import State
 from scalectl.core.rows import Row
+from scalectl.store import live as live_module
 from scalectl.store.live import (
     LEASE,
     Claim,
@@ -436,6 +437,46 @@ def test_what_a_killed_process_left_of_a_finished_run_is_tidied_unless_it_is_hel
     claim.release()
     tidy(store, [run.run_id, "0123456789abcdef"])
     assert not live(store, run.run_id).folder.exists()
+
+
+@pytest.mark.parametrize("looked", ["refresh", "standing"])
+def test_a_run_that_ends_between_two_looks_is_done_and_not_pending(store, lab, monkeypatch, looked):
+    run = lab.run()
+    held, _ = begin(store, run.run_id)
+    look, once = getattr(live_module, looked), iter([True])
+
+    def ended_meanwhile(*given):
+        if looked == "standing" and next(once, False):
+            end()
+        found = look(*given)
+        if looked == "refresh" and next(once, False):
+            end()
+        return found
+
+    def end():
+        lab.stored(store, run)
+        held.clear()
+
+    monkeypatch.setattr(live_module, looked, ended_meanwhile)
+    assert states(store, [run.run_id, "0123456789abcdef"]) == {
+        run.run_id: Standing(State.DONE, "", 60),
+        "0123456789abcdef": Standing(State.PENDING, "", 0),
+    }
+
+
+def test_the_state_of_one_run_that_ends_between_two_looks_is_done(store, lab, monkeypatch):
+    run = lab.run()
+    held, _ = begin(store, run.run_id)
+    look, once = live_module.standing, iter([True])
+
+    def ended_meanwhile(*given):
+        if next(once, False):
+            lab.stored(store, run)
+            held.clear()
+        return look(*given)
+
+    monkeypatch.setattr(live_module, "standing", ended_meanwhile)
+    assert state_of(store, run.run_id).state is State.DONE
 
 
 def test_a_failed_run_can_be_begun_again(store, lab):
