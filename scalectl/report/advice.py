@@ -57,7 +57,8 @@ class Facts:
 
     counts: runs by state; sizes: N of the sizes with a finished run, ascending; seeds: fewest finished repeats of any
     size; chosen: the law that answers, None without a usable fit; rising: labels of neighbouring sizes whose loss
-    rises with N; diverged, failed: short ids; jumps: scores that do.
+    rises with N; diverged, failed: short ids; jumps: scores that do; script: whether the runs are a script's, with
+    parameters of its own.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Facts:
     diverged: tuple[str, ...] = ()
     failed: tuple[str, ...] = ()
     jumps: tuple[Jump, ...] = ()
+    script: bool = False
 
     @property
     def waiting(self) -> int:
@@ -133,7 +135,9 @@ def _diverged(facts: Facts) -> Advice | None:
     return Advice(
         f"{_runs(n)} diverged and {_is(n)} left out of every fit",
         "a learning rate too high for the size",
-        "lower train.lr for the widest models, or lengthen train.warmup",
+        "lower the learning rate of the largest models in params, or warm it up for longer"
+        if facts.script
+        else "lower train.lr for the widest models, or lengthen train.warmup",
     )
 
 
@@ -141,10 +145,11 @@ def _rising(facts: Facts) -> Advice | None:
     if not facts.rising:
         return None
     pairs = ", ".join(f"{small} to {large}" for small, large in facts.rising[:3])
+    rate = "params.lr" if facts.script else "train.lr"
     return Advice(
         f"the loss rises with N from {pairs}",
         "a learning rate that does not suit both sizes, or too few tokens for the larger one",
-        f"sweep train.lr at these sizes, then: scalectl fit {facts.name} --best-over train.lr",
+        f"sweep {rate} at these sizes, then: scalectl fit {facts.name} --best-over {rate}",
     )
 
 

@@ -105,6 +105,7 @@ def build_report(view: SweepView) -> Report:
         diverged=tuple(e.run_id[:SHORT_ID] for e in endings[State.DIVERGED]),
         failed=tuple(e.run_id[:SHORT_ID] for e in endings[State.FAILED]),
         jumps=_jumps(view.thresholds),
+        script=any(axis.key.startswith("params.") for axis in view.axes),
     )
     return Report(
         name=view.name,

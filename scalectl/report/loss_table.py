@@ -6,7 +6,7 @@ A row for each cell of the grid, or, where those are too many to read, sizes aga
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from scalectl.core import units
 from scalectl.report.build import Group, Report, size_keys
@@ -28,6 +28,11 @@ def loss_table(report: Report, look: Look) -> Lines:
     return _crossed(report, look) or _listed(report, look)
 
 
+def _told(number: float, show: Callable[[float], str] = units.count) -> str:
+    """A count, or nothing for one that a script has not said and its sweep file does not."""
+    return show(number) if number else ""
+
+
 def _listed(report: Report, look: Look) -> Lines:
     """A row for each group of runs that differ by seed alone, with all that is known about it."""
     groups = report.groups
@@ -36,10 +41,10 @@ def _listed(report: Report, look: Look) -> Lines:
     varied = {k: v for k, v in varied.items() if any(group.cell.get(k) != group.D for group in groups)} or varied
     counts = {group.n for group in groups if group.n}
     n = f"n = {min(counts)}" if len(counts) == 1 else "n in brackets"
-    facts: list[Fact] = [(Column(f"N {CONVENTION[report.convention]}", "decimal"), [units.count(g.N) for g in groups])]
+    facts: list[Fact] = [(Column(f"N {CONVENTION[report.convention]}", "decimal"), [_told(g.N) for g in groups])]
     if len({group.D for group in groups}) > 1:
-        facts.append((Column("D tokens", "decimal"), [units.count(g.D) for g in groups]))
-    facts.append((Column("C [FLOP]", "decimal"), [units.si(g.C) for g in groups]))
+        facts.append((Column("D tokens", "decimal"), [_told(g.D) for g in groups]))
+    facts.append((Column("C [FLOP]", "decimal"), [_told(g.C, units.si) for g in groups]))
     facts.append((Column("loss", "decimal", ESTIMATE), [_loss(g, several=len(counts) != 1) for g in groups]))
     if any(group.bits_per_byte is not None for group in groups):
         bits = ["" if g.bits_per_byte is None else f"{g.bits_per_byte:.3f}" for g in groups]
@@ -91,7 +96,7 @@ def _crossed(report: Report, look: Look) -> Lines:
         return []
     first = [next(iter(row.values())) for row in rows.values()]
     named: Fact = (Column(", ".join(beside.values()), "decimal"), [_named(g.cell, beside) for g in first])
-    sizes: Fact = (Column(f"N {CONVENTION[report.convention]}", "decimal"), [units.count(g.N) for g in first])
+    sizes: Fact = (Column(f"N {CONVENTION[report.convention]}", "decimal"), [_told(g.N) for g in first])
     one_n = all(len({group.N for group in row.values()}) == 1 for row in rows.values())
     largest = max((group.error or 0.0 for group in groups), default=0.0)
     decimals = min(6, max(0, 1 - math.floor(math.log10(largest)))) if 0 < largest < math.inf else 4

@@ -80,8 +80,10 @@ def check_name(store: Store, name: str, on: JudgedOn) -> None:
     """Raises: UsageError if the name stands for other data in this store."""
     before = what_is(store, name)
     if before is not None and not before.same(on):
+        changed = (before.source, before.tokens) == (on.source, on.tokens)
         raise UsageError(
-            f"{name} is the name of another set: {shown(before.source)}, {before.tokens} tokens",
+            f"{name} is the name of {'an earlier state' if changed else 'another set'}: "
+            f"{shown(before.source)}, {before.tokens} tokens{', which has changed since' if changed else ''}",
             where=str(store.evaluations / name),
             remedy="give this one another name with --as, or remove that folder",
         )

@@ -657,6 +657,9 @@ def columns_listed(columns: Iterable[str]) -> str:
     return f"it has {', '.join(names[:_LISTED])}{more}"
 
 
+FEW_SPLITS = 6  # are all named; subtasks are counted
+
+
 def metrics_listed(names: Iterable[str]) -> str:
     """The metrics of runs, for a message: those that many splits have are named once."""
     metrics_of: dict[str, list[str]] = {}
@@ -669,7 +672,10 @@ def metrics_listed(names: Iterable[str]) -> str:
     listed = []
     for held, splits in splits_of.items():
         if len(splits) > 1:
-            listed.append(f"{', '.join(map(escaped, held))} of {len(splits)} splits, {escaped(splits[0])} the first")
+            named = f"{len(splits)} splits, {escaped(splits[0])} the first"
+            if len(splits) <= FEW_SPLITS:
+                named = " and ".join(", ".join(map(escaped, part)) for part in (splits[:-1], splits[-1:]))
+            listed.append(f"{', '.join(map(escaped, held))} of {named}")
         else:
             listed.append(", ".join(escaped(f"{splits[0]}/{metric}") for metric in held))
     if not listed:

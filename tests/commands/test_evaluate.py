@@ -129,13 +129,16 @@ def test_compacted_rows_grow_by_what_is_judged_later(folder, monkeypatch):
     assert splits() == splits() == {"train", "held-out", "other"}
 
 
-def test_a_name_stands_for_the_same_data_in_all_of_a_store(folder):
+def test_a_name_stands_for_the_same_data_in_all_of_a_store(folder, scalectl):
     judged(source="text:other.md", name="prose")
     for options in ({"source": "text:first.md"}, {"source": "text:other.md", "tokens": 960}, {"tokens": 960}):
         with pytest.raises(UsageError, match="prose is the name of another set"):
             judged(name="prose", **options)
     (folder / "moved.md").write_bytes((folder / "other.md").read_bytes())
     assert judged(source="text:moved.md", name="prose").known == 6
+    (folder / "other.md").write_text("\n".join(sorted((folder / "first.md").read_text().split())))
+    done = scalectl("evaluate", "tiny", "--on", "text:other.md", "--as", "prose", cwd=folder, code=2)
+    assert 'prose is the name of an earlier state: "text:other.md", 480 tokens, which has changed' in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -117,11 +117,14 @@ def test_what_a_sweep_does_not_have_is_said(trained, scalectl, flags, said):
 
 
 def test_metrics_that_many_splits_have_are_listed_once():
-    names = [f"{split}/{metric}" for split in ("held-out", "s1", "s2") for metric in ("exact_match", "loss")]
-    said = (
-        "there are held-out/exact_match, held-out/loss, held-out/loss_se; exact_match, loss of 2 splits, s1 the first"
-    )
-    assert metrics_listed([*names, "held-out/loss_se"]) == said
+    def listed(*splits):
+        names = [f"{split}/{metric}" for split in ("held-out", *splits) for metric in ("exact_match", "loss")]
+        return metrics_listed([*names, "held-out/loss_se"])
+
+    own = "there are held-out/exact_match, held-out/loss, held-out/loss_se; exact_match, loss of "
+    assert listed("prose", "verse") == f"{own}prose and verse"
+    assert listed("i", "j", "k") == f"{own}i, j and k"
+    assert listed(*(f"s{i}" for i in range(8))) == f"{own}8 splits, s0 the first"
 
 
 def test_a_table_of_the_sweep_gives_the_same(trained, scalectl):

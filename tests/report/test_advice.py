@@ -38,6 +38,14 @@ CASES: dict[str, tuple[Callable[[Facts], Facts], str]] = {
         "6 runs not finished",
     ),
     "diverged": (lambda f: replace(f, counts={State.DONE: 13, State.DIVERGED: 2}), "lower train.lr"),
+    "a script diverged": (
+        lambda f: replace(f, counts={State.DONE: 13, State.DIVERGED: 2}, script=True),
+        "lower the learning rate of the largest models in params",
+    ),
+    "a script's loss rises": (
+        lambda f: replace(f, rising=(("width=64", "width=128"),), script=True),
+        "--best-over params.lr",
+    ),
     "rising": (lambda f: replace(f, rising=(("d_model=64", "d_model=128"),)), "d_model=64 to d_model=128"),
     "few sizes": (lambda f: replace(f, sizes=SIZES[:2]), "2 sizes finished"),
     "short span": (lambda f: replace(f, sizes=(2_000, 4_000, 8_000)), "the sizes span a factor 4"),
