@@ -169,8 +169,9 @@ def sweep(
     console, look = _stdout()
     for damaged in prepared.damaged:
         _line(f"warning: {damaged}; the run is trained again")
-    if prepared.edited:
-        _line(f"warning: {prepared.edited}")
+    for note in (prepared.edited, *prepared.changes):
+        if note:
+            _line(f"warning: {note}")
     if engine == "slurm":
         _sweep_on_slurm(prepared, retry=retry == "failed", max_runs=max_runs)
     if engine == "ray" and not detach:

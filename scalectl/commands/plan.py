@@ -157,7 +157,7 @@ def _group(
 
 
 def _left_notes(prepared: Prepared) -> list[str]:
-    notes = list(prepared.damaged)
+    notes = [*prepared.damaged, *prepared.changes]
     if prepared.elsewhere:
         notes.append(f"{len(prepared.elsewhere)} runs are being trained by another process")
     if prepared.waiting:

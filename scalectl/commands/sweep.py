@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scalectl.commands.changes import changes
 from scalectl.commands.shipped import is_recorded, sweep_file, unknown_sweep
 from scalectl.commands.speed import Here, here, measured, shapes, worth_measuring
 from scalectl.commands.target import results_store
@@ -60,7 +61,7 @@ class Prepared:
     same where they are those of a script; elsewhere: runs that another process is training; orphans: workers on this
     host that outlived their orchestrator, with what they train; waiting: failed runs that wait for `--retry failed`;
     damaged: one sentence for each run whose file was set aside; at: the machine, with what is known of its speed;
-    edited: what to say of code that changed since runs were trained.
+    edited: what to say of code that changed since runs were trained; changes: why runs of trained cells are new.
     """
 
     sweep: Sweep
@@ -76,6 +77,7 @@ class Prepared:
     damaged: tuple[str, ...] = ()
     orphans: tuple[tuple[Holder, AnyJob], ...] = ()
     edited: str = ""
+    changes: tuple[str, ...] = ()
 
     @property
     def settled(self) -> int:
@@ -173,6 +175,7 @@ def prepare(
         elsewhere=elsewhere,
         orphans=orphaned(store, plan, elsewhere, placement),
         edited=edited(index, plan) if todo else "",
+        changes=changes(store, plan, index),
         waiting=tuple(run_id for run_id, state in found.items() if state is State.FAILED and run_id not in wanted),
         damaged=tuple(map(str, damaged_runs(store, index, plan.run_ids))),
     )
