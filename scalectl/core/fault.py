@@ -25,6 +25,7 @@ PLACES = {
     "worker.after_step": "a step is taken, its rows are not on disk",
     "worker.rows": "half of the rows of a step are on disk",
     "worker.checkpoint": "the new checkpoint is written beside the old one",
+    "worker.keep": "what a script keeps is about to go where it stays; an older one is set aside",
     "worker.before_file": "the run has ended, its file is not written",
     "worker.after_file": "its file is written, its folder is still there",
     "engine.gradients": "inside the forward and backward pass of a step",

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import math
 import os
 import re
 import signal
@@ -23,7 +24,7 @@ from typing import Any
 
 import psutil
 
-from scalectl.core import family, machine
+from scalectl.core import family, fault, machine
 from scalectl.core.errors import BudgetRefused, ScalectlError, StoreBusy
 from scalectl.core.family import die_with
 from scalectl.core.job import CommandJob, Placement, State
@@ -33,6 +34,7 @@ from scalectl.core.run import CommandRun
 from scalectl.core.source import source_digest
 from scalectl.core.template import plain
 from scalectl.store import live
+from scalectl.store.files import leftovers, remove, sync_folder, temporary_name, writing
 from scalectl.store.layout import Store
 from scalectl.store.live import NOBODY, Keeper
 from scalectl.store.writer import write_run
@@ -126,8 +128,7 @@ class CommandAttempt:
         return Heard(run, dead.known, lambda: time.monotonic() - begin, counts=dead.counts)
 
     def _attempt(self) -> None:
-        run, out = self.run_config, self.live.folder / "out"
-        out.mkdir(exist_ok=True)
+        run, out = self.run_config, self._out()
         places = {"out": str(out.absolute())}
         command = [plain(part, places) for part in run.command]
         rows = self.live.folder.absolute() / f"rows.{self.claim.number}"
@@ -171,6 +172,15 @@ class CommandAttempt:
             self._end_family(process)
         about["ended"] = now()
         self._judge(process.returncode, about)
+
+    def _out(self) -> Path:
+        """`{out}`, taken back where an attempt died after it had moved it to where it stays; else a new one."""
+        out, kept = self.live.folder / "out", self.store.kept_folder(self.run_config.run_id)
+        with writing(out):
+            if self.heard.known and kept.is_dir() and not out.exists():
+                kept.rename(out)
+            out.mkdir(exist_ok=True)
+        return out
 
     def _watch(self, process: subprocess.Popen[bytes], rows: Tail, log: Tail) -> None:
         """Listen until the script has ended, by itself or because it was asked to."""
@@ -301,13 +311,17 @@ class CommandAttempt:
         counts = self._counts()
         rows = completed(rows, counts, run.steps or (last if state is State.DONE else None))
         seconds = self.heard.before + self.heard.clock()
+        if run.keep and state is State.DONE:
+            self._keep()
+        if fault.PLANNED:
+            fault.hit("worker.before_file", last, run=run.run_id)
         write_run(self.store, run, rows, state, about, _index_columns(run, rows, counts, seconds, about), message)
+        if fault.PLANNED:
+            fault.hit("worker.after_file", last, run=run.run_id)
         self._log(f"{state} at step {last} {message}".rstrip())
         if state is State.FAILED:
             self.claim.release()
         else:
-            if run.keep and state is State.DONE:
-                self._keep()
             folder.clear()
         final = {f"{row.split}/{row.metric}": row.value for row in rows}
         self.tell(
@@ -323,11 +337,26 @@ class CommandAttempt:
         )
 
     def _keep(self) -> None:
-        """Move `{out}` to where it stays."""
-        kept = self.store.kept_folder(self.run_config.run_id)
-        kept.parent.mkdir(exist_ok=True)
-        with contextlib.suppress(OSError):  # there already, from a process that died here
-            (self.live.folder / "out").rename(kept)
+        """Move `{out}` to where it stays, before a file says that the run is done: nobody looks for it afterwards.
+
+        An older one, of a run whose file was lost, has another name until the new one is there: wherever this process
+        dies, what the script wrote is whole. A script that removed its folder keeps nothing.
+        """
+        out, kept = self.live.folder / "out", self.store.kept_folder(self.run_config.run_id)
+        if not out.exists():
+            return
+        with writing(kept):
+            kept.parent.mkdir(exist_ok=True)
+            if kept.exists():
+                kept.rename(temporary_name(kept))
+            if fault.PLANNED:
+                fault.hit("worker.keep", run=kept.name)
+            out.rename(kept)
+            sync_folder(kept.parent)
+            sync_folder(self.live.folder)
+        for entry in leftovers(kept.parent, older_than=-math.inf):
+            if entry.name.startswith(f".{kept.name}."):
+                remove(entry)
 
     def _stand_still(self, message: str) -> None:
         with contextlib.suppress(ScalectlError):  # a full disk cannot hold the reason either

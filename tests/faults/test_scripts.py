@@ -1,0 +1,89 @@
+"""Somebody's scripts, whose processes die at the worst moment."""
+
+import sys
+
+import pytest
+
+from scalectl.core.job import CommandJob, Placement
+from scalectl.core.run import CommandRun
+from scalectl.core.source import source_digest
+from scalectl.executors.drive import Policy
+from scalectl.store.live import live
+
+KEEPER = """\
+import json, os, sys
+out = sys.argv[1]
+with open("starts", "a") as file:
+    file.write(" ".join(["out", *sorted(os.listdir(out))]) + "\\n")
+if not os.path.exists(f"{out}/model"):
+    with open(os.environ["SCALECTL_ROWS"], "a") as rows:
+        rows.write(json.dumps({"step": 3, "loss": 1.0}) + "\\n")
+    with open(f"{out}/model", "w") as file:
+        file.write("weights")
+"""
+
+
+@pytest.fixture
+def script(lab):
+    def made(text, **more):
+        (lab.root / "train.py").write_text(text)
+        files = ("train.py",)
+        command = (sys.executable, "train.py", "{out}")
+        run = CommandRun(command, (), (), source_digest(lab.root, files), "", files=files, **more)
+        return run, CommandJob(run, Placement(search=(str(lab.root),)))
+
+    return made
+
+
+@pytest.mark.parametrize("place", ["worker.keep", "worker.before_file", "worker.after_file"])
+def test_fault_01_what_a_script_keeps_is_whole_wherever_its_worker_dies(lab, script, monkeypatch, place):
+    run, job = script(KEEPER, keep=True)
+    kept, out = lab.store.kept_folder(run.run_id), live(lab.store, run.run_id).folder / "out"
+    monkeypatch.setenv("SCALECTL_FAULT", f"{place}=kill")
+    lab.driven(job, policy=Policy(retries=0))
+    assert lab.state(run) == ("done" if place == "worker.after_file" else "lost")
+    assert [folder for folder in (out, kept) if (folder / "model").exists()] == [
+        out if place.endswith("keep") else kept
+    ]
+    monkeypatch.delenv("SCALECTL_FAULT")
+    lab.driven(job)
+    assert lab.state(run) == "done"
+    assert (kept / "model").read_text() == "weights"
+    first, *later = (lab.root / "starts").read_text().splitlines()
+    assert first == "out"
+    assert set(later) == (set() if place == "worker.after_file" else {"out model"})
+    assert [row.step for row in lab.rows(run)] == [3]
+    assert not out.parent.exists()
+
+
+@pytest.mark.parametrize("place", ["", "worker.keep", "worker.before_file"])
+def test_fault_08_what_was_kept_is_replaced_when_its_run_is_trained_again(lab, script, monkeypatch, tmp_path, place):
+    run, job = script(KEEPER, keep=True)
+    lab.driven(job)
+    kept = lab.store.kept_folder(run.run_id)
+    (kept / "old").mkdir()
+    lab.store.run_file(run.run_id).unlink()
+    monkeypatch.setenv("SCALECTL_FAULT", f"{place}=kill@{tmp_path / 'once'}" if place else "")
+    lab.driven(job)
+    assert lab.state(run) == "done"
+    assert [path.name for path in kept.parent.iterdir()] == [run.run_id]
+    assert [path.name for path in kept.iterdir()] == ["model"]
+
+
+def test_a_script_that_removed_its_folder_keeps_nothing(lab, script):
+    run, job = script(KEEPER + "import shutil; shutil.rmtree(out)", keep=True)
+    lab.driven(job)
+    assert lab.state(run) == "done"
+    assert not lab.store.kept_folder(run.run_id).exists()
+
+
+def test_fault_16_what_cannot_be_kept_pauses_the_run_and_is_said(lab, script):
+    run, job = script(KEEPER, keep=True)
+    lab.store.kept.write_text("no folder")
+    lab.driven(job)
+    assert lab.state(run) == "paused"
+    assert (live(lab.store, run.run_id).folder / "out/model").read_text() == "weights"
+    lab.store.kept.unlink()
+    lab.driven(job)
+    assert lab.state(run) == "done"
+    assert (lab.store.kept_folder(run.run_id) / "model").read_text() == "weights"
