@@ -68,7 +68,8 @@ def killed(number: int, seen: int, oom_kills: int) -> str:
     Args: number: of the signal; seen: memory that it was last seen with [bytes], 0 if it was not; oom_kills: what
     `killed_for_memory` said when it started.
     """
-    how = "killed" if number == signal.SIGKILL else f"killed by {signal.Signals(number).name}"
+    named = {held.value: held.name for held in signal.Signals}
+    how = "killed" if number == signal.SIGKILL else f"killed by {named.get(number, f'signal {number}')}"
     total = memory_total()
     if seen and total:
         how += f"; last seen {seen / 2**30:.3g} of {total / 2**30:.3g} GiB"

@@ -1,9 +1,10 @@
 import mmap
 import os
+import signal
 import subprocess
 import sys
 
-from scalectl.core.machine import device_name, memory_total, resident
+from scalectl.core.machine import device_name, killed, memory_total, resident
 
 
 def test_a_device_has_a_name_without_torch():
@@ -21,6 +22,11 @@ def test_memory_of_a_process_is_what_it_holds_and_none_once_it_is_gone():
     gone = subprocess.Popen(["true"])
     gone.wait()
     assert resident(gone.pid) == 0
+
+
+def test_a_signal_is_named_also_where_the_system_has_no_name_for_it():
+    assert killed(signal.SIGTERM, 0, 0) == "killed by SIGTERM"
+    assert killed(40, 0, 0) == "killed by signal 40"  # between SIGRTMIN and SIGRTMAX
 
 
 def test_memory_that_was_freed_is_taken_again_without_the_kernel():
