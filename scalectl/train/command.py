@@ -49,6 +49,7 @@ LIFE_SECONDS = 1.0  # of computing that count as a sign of life of a script that
 MESSAGE = 300  # characters of a script's last words in a message
 LAST_WORDS = 20_000  # bytes of what it printed in which they are looked for
 KILLED = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT)  # as 128 + n a shell's words for its child
+ROWS = re.compile(r"rows\.([0-9]+)")  # where the script of one attempt appends its rows
 BEGUN = b"  attempt "  # in the log, where what an attempt printed begins
 
 Tell = Callable[[Mapping[str, Any]], None]
@@ -108,11 +109,12 @@ class CommandAttempt:
         """What the attempts before this one left, with what the last of them said and nobody wrote down."""
         run, begin = self.run_config, time.monotonic()
         dead = Heard(run, {(row.step, row.split, row.metric): row for row in self.live.rows()[0]}, lambda: 0.0)
-        earlier = sorted(self.live.folder.glob("rows.[0-9]*"), key=lambda path: int(path.suffix[1:]))
-        for path in earlier:
-            for line in Tail(path).lines(last=True):
+        names = (ROWS.fullmatch(path.name) for path in self.live.folder.iterdir() if path.is_file())
+        earlier = sorted(int(name[1]) for name in names if name is not None)
+        for number in earlier:
+            for line in Tail(self.live.folder / f"rows.{number}").lines(last=True):
                 found = said(line)
-                if path == earlier[-1]:
+                if number == earlier[-1]:
                     dead.again(found)
                 elif found is not None and "step" not in found:
                     dead.hear(found)

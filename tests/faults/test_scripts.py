@@ -87,3 +87,26 @@ def test_fault_16_what_cannot_be_kept_pauses_the_run_and_is_said(lab, script):
     lab.driven(job)
     assert lab.state(run) == "done"
     assert (lab.store.kept_folder(run.run_id) / "model").read_text() == "weights"
+
+
+NEIGHBOUR = """\
+import json, os, signal, sys
+rows, first = os.environ["SCALECTL_ROWS"], not os.listdir(sys.argv[1])
+open(f"{sys.argv[1]}/begun", "w").close()
+held = ""
+for step in (1, 2, 3):
+    held += json.dumps({"step": step, "loss": 3.0 / step}) + "\\n"
+    with open(rows + ".tmp", "w") as file:
+        file.write(held)
+    if first and step == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.replace(rows + ".tmp", rows)
+"""
+
+
+def test_fault_01_what_a_killed_script_left_beside_its_rows_is_no_rows_file(lab, script):
+    run, job = script(NEIGHBOUR)
+    (live(lab.store, run.run_id).folder / "rows.9").mkdir(parents=True)
+    lab.driven(job)
+    assert lab.state(run) == "done"
+    assert [(row.step, row.value) for row in lab.rows(run)] == [(1, 3.0), (2, 1.5), (3, 1.0)]
