@@ -312,7 +312,7 @@ class CommandAttempt:
         last = rows[-1].step if rows else 0
         counts = self._counts()
         rows = completed(rows, counts, run.steps or (last if state is State.DONE else None))
-        seconds = self.heard.before + self.heard.clock()
+        seconds = self.heard.seconds()
         if run.keep and state is State.DONE:
             self._keep()
         if fault.PLANNED:

@@ -108,9 +108,14 @@ class Heard:
             else:
                 self.unread += 1
             return
-        row = row._replace(seconds=self.before + self.clock())
+        row = row._replace(seconds=self.seconds())
         self.known[row.step, row.split, row.metric] = row
         self.fresh.append(row)
+
+    def seconds(self) -> float:
+        """Trained so far, by this attempt and for the rows that it goes on from: all, until it has said one."""
+        before = self.before if self.began else max((row.seconds for row in self.known.values()), default=0.0)
+        return before + self.clock()
 
     def again(self, found: Mapping[str, Any] | None) -> None:
         """Take in a line of an attempt that died, unless it is on disk already."""

@@ -9,6 +9,7 @@ from scalectl.core.run import CommandRun
 from scalectl.core.source import source_digest
 from scalectl.executors.drive import Policy
 from scalectl.store.live import live
+from scalectl.store.reader import read_meta
 
 KEEPER = """\
 import json, os, sys
@@ -110,3 +111,26 @@ def test_fault_01_what_a_killed_script_left_beside_its_rows_is_no_rows_file(lab,
     lab.driven(job)
     assert lab.state(run) == "done"
     assert [(row.step, row.value) for row in lab.rows(run)] == [(1, 3.0), (2, 1.5), (3, 1.0)]
+
+
+SILENT = """\
+import json, os, signal, sys, time
+begun = f"{sys.argv[1]}/begun"
+if os.path.exists(begun):
+    sys.exit()
+open(begun, "w").close()
+time.sleep(2)
+with open(os.environ["SCALECTL_ROWS"], "a") as rows:
+    rows.write(json.dumps({"step": 1, "loss": 1.0}) + "\\n")
+time.sleep(0.5)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_fault_01_a_run_whose_last_attempt_had_nothing_to_say_took_what_its_rows_took(lab, script):
+    run, job = script(SILENT)
+    lab.driven(job)
+    assert lab.state(run) == "done"
+    seconds = lab.rows(run)[-1].seconds
+    assert seconds > 2
+    assert seconds < read_meta(lab.store.run_file(run.run_id)).columns["seconds"] < seconds + 2
