@@ -33,7 +33,7 @@ from scalectl.store.keepers import keeping
 from scalectl.store.layout import Store
 from scalectl.store.live import Holder, Standing, host_identity, live, state_of, states, tidy
 from scalectl.store.sweeps import list_sweeps, save_sweep
-from scalectl.sweep.command import Finished, expected_seconds
+from scalectl.sweep.command import Durations, Finished
 from scalectl.sweep.overrides import with_overrides_recorded
 from scalectl.sweep.pack import makespan, pack
 from scalectl.sweep.plan import Plan, PlannedCommand, PlannedRun, expand
@@ -209,8 +209,9 @@ def command_jobs(
     commands: Sequence[PlannedCommand], placement: Placement, finished: Sequence[Finished]
 ) -> tuple[CommandJob, ...]:
     """A job for each run of a script, those that are expected to take longest first; else those of most FLOPs."""
+    durations = Durations(finished)
     jobs = [
-        (CommandJob(held.run, placement, expected_seconds(dict(held.run.params), held.flops, finished) or 0.0), held)
+        (CommandJob(held.run, placement, durations.expected(dict(held.run.params), held.flops) or 0.0), held)
         for held in commands
     ]
     return tuple(job for job, held in sorted(jobs, key=lambda pair: (-pair[0].seconds, -(pair[1].flops or 0.0))))

@@ -152,25 +152,45 @@ class Finished:
     seconds: float
 
 
-def expected_seconds(params: Mapping[str, Any], flops: float | None, finished: Sequence[Finished]) -> float | None:
-    """Seconds that a run of a script will take, None where no finished run says.
+class Durations:
+    """Seconds that runs of a script will take, by those that are done.
 
     Those of the runs that differ from it by seed alone; else on the line of seconds over FLOPs, start-up included, as
     far as they are known; else the mean of all. Ours: a script has no shapes that anybody could measure.
-
-    Args: params: of the run, by name; flops: C, else 6 N D.
     """
-    unseeded = {name: held for name, held in params.items() if name != "seed"}
-    alike = [run.seconds for run in finished if {**run.params, "seed": 0} == {**unseeded, "seed": 0}]
-    if alike:
-        return sum(alike) / len(alike)
-    known: list[tuple[float, float]] = [(run.flops, run.seconds) for run in finished if run.flops is not None]
-    if flops is None or not known:
-        return sum(run.seconds for run in finished) / len(finished) if finished else None
-    mean_flops, mean_seconds = (sum(pair[axis] for pair in known) / len(known) for axis in (0, 1))
+
+    def __init__(self, finished: Sequence[Finished]) -> None:
+        alike: dict[frozenset[tuple[str, Any]], list[float]] = {}
+        for run in finished:
+            alike.setdefault(_unseeded(run.params), []).append(run.seconds)
+        self.alike = {params: _mean(seconds) for params, seconds in alike.items()}
+        self.mean = _mean([run.seconds for run in finished]) if finished else None
+        known = [(run.flops, run.seconds) for run in finished if run.flops is not None]
+        self.line = _line(known) if known else None
+
+    def expected(self, params: Mapping[str, Any], flops: float | None) -> float | None:
+        """Of one run, None where no finished run says. params: by name; flops: C, else 6 N D."""
+        seconds = self.alike.get(_unseeded(params))
+        if seconds is not None or flops is None or self.line is None:
+            return self.mean if seconds is None else seconds
+        start, slope = self.line
+        return start + slope * flops
+
+
+def _unseeded(params: Mapping[str, Any]) -> frozenset[tuple[str, Any]]:
+    return frozenset((name, held) for name, held in params.items() if name != "seed")
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _line(known: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Start [s] and slope [s/FLOP] of seconds over FLOPs by least squares; neither is below zero."""
+    mean_flops, mean_seconds = (_mean([pair[axis] for pair in known]) for axis in (0, 1))
     spread = sum((x - mean_flops) * (x - mean_flops) for x, _ in known)
     slope = sum((x - mean_flops) * (y - mean_seconds) for x, y in known) / spread if spread else math.inf
-    start = mean_seconds - slope * mean_flops
     if slope <= 0:  # start-up is all that shows
-        return mean_seconds
-    return start + slope * flops if start >= 0 else mean_seconds * flops / mean_flops
+        return mean_seconds, 0.0
+    start = mean_seconds - slope * mean_flops
+    return (start, slope) if start >= 0 else (0.0, mean_seconds / mean_flops)

@@ -6,11 +6,11 @@ import sys
 import textwrap
 
 import pytest
-from support import REPOSITORY
+from support import REPOSITORY, in_moments
 
 from scalectl.core.errors import SweepFileError
 from scalectl.core.run import CommandRun, flat, record, restore
-from scalectl.sweep.command import Finished, expected_seconds
+from scalectl.sweep.command import Durations, Finished
 from scalectl.sweep.plan import expand
 from scalectl.sweep.spec import load, parse_sweep
 
@@ -236,12 +236,27 @@ def test_the_plan_says_what_only_the_script_can_know(planned):
 
 
 def test_the_time_of_a_run_is_learned_from_those_that_are_done():
-    assert expected_seconds({"width": 1}, 1e9, ()) is None
+    assert Durations(()).expected({"width": 1}, 1e9) is None
     done = [Finished({"width": w, "seed": s}, 1e9 * w, 2.0 + w) for w in (1, 2, 4) for s in (0, 1)]
-    assert expected_seconds({"width": 4, "seed": 7}, 4e9, done) == 6.0
-    assert expected_seconds({"width": 8, "seed": 0}, 8e9, done) == pytest.approx(10.0)
-    assert expected_seconds({"width": 8}, None, done) == pytest.approx(2 + 7 / 3)
-    assert expected_seconds({"width": 8}, 8e9, done[:1]) == pytest.approx(24.0)
+    durations = Durations(done)
+    assert durations.expected({"width": 4, "seed": 7}, 4e9) == 6.0
+    assert durations.expected({"width": 8, "seed": 0}, 8e9) == pytest.approx(10.0)
+    assert durations.expected({"width": 8}, None) == pytest.approx(2 + 7 / 3)
+    assert Durations(done[:1]).expected({"width": 8}, 8e9) == pytest.approx(24.0)
+    falling = [Finished({"width": w}, 1e9 * w, 10.0 - w) for w in (1, 2)]
+    assert Durations(falling).expected({"width": 8}, 8e9) == pytest.approx(8.5)
+    assert Durations([Finished({"width": 1}, None, 3.0)]).expected({"width": 8}, 8e9) == 3.0
+
+
+def test_half_of_a_large_grid_says_in_a_moment_what_the_other_half_takes():
+    cells = [({"width": w, "depth": d, "seed": 0}, 1e6 * w * d) for w in range(1, 101) for d in range(1, 101)]
+    done = [Finished(params, flops, 1 + flops) for params, flops in cells[::2]]
+
+    def expected():
+        durations = Durations(done)
+        return [durations.expected(params, flops) for params, flops in cells[1::2]]
+
+    assert in_moments(expected) == pytest.approx([1 + flops for _, flops in cells[1::2]])
 
 
 def test_records_of_scripts_have_ids_that_never_move():
