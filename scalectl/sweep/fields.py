@@ -40,6 +40,7 @@ class Bounds:
 POSITIVE = Bounds(above=True)
 AT_LEAST_ONE = Bounds(low=1)
 SHARE = Bounds(high=1)
+COUNT = Bounds(low=1, high=2.0**63, below=True)
 
 BOUNDS = {
     "data.unique_tokens": AT_LEAST_ONE,
@@ -65,8 +66,8 @@ BOUNDS = {
     "train.final": SHARE,
     "eval.every": AT_LEAST_ONE,
     "eval.tokens": AT_LEAST_ONE,
-    "run.N": AT_LEAST_ONE,
-    "run.D": AT_LEAST_ONE,
+    "run.N": COUNT,
+    "run.D": COUNT,
     "run.C": POSITIVE,
     "run.steps": AT_LEAST_ONE,
     "runtime.micro_batch": AT_LEAST_ONE,

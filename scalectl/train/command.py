@@ -38,7 +38,7 @@ from scalectl.store.files import leftovers, remove, sync_folder, temporary_name,
 from scalectl.store.layout import Store
 from scalectl.store.live import NOBODY, Keeper
 from scalectl.store.writer import write_run
-from scalectl.train.listen import Heard, Tail, completed, printed, said
+from scalectl.train.listen import COUNTS, Heard, Tail, completed, printed, said
 from scalectl.train.provenance import command_provenance, now
 
 POLL_SECONDS = 0.05  # between looks at what the script wrote
@@ -165,8 +165,9 @@ class CommandAttempt:
                     process_group=0,
                     preexec_fn=_die_with(os.getpid()),
                 )
-            except OSError as error:
-                self._end(State.FAILED, f"{escaped(command[0])} cannot be started: {error.strerror}", about)
+            except (OSError, ValueError) as error:  # ValueError: a character that no argument can hold
+                reason = error.strerror if isinstance(error, OSError) else error
+                self._end(State.FAILED, f"{escaped(command[0])} cannot be started: {reason}", about)
                 return
         try:
             self._watch(process, Tail(rows), Tail(self.live.log, at))
@@ -265,6 +266,9 @@ class CommandAttempt:
         run, heard = self.run_config, self.heard
         if heard.unread:
             self._log(f"lines of the rows file that are no row, left out: {heard.unread}")
+        if heard.no_counts:
+            named = ", ".join(f"{name} = {text}" for name, text in heard.no_counts.items())
+            self._log(f"counts that no run can have, left out: {named}")
         last = max((key[0] for key in heard.known), default=0)
         words = self._last_words()
         killed = -code if code < 0 else code - 128
@@ -311,13 +315,20 @@ class CommandAttempt:
             self._log(note)
         last = rows[-1].step if rows else 0
         counts = self._counts()
-        rows = completed(rows, counts, run.steps or (last if state is State.DONE else None))
         seconds = self.heard.seconds()
         if run.keep and state is State.DONE:
             self._keep()
         if fault.PLANNED:
             fault.hit("worker.before_file", last, run=run.run_id)
-        write_run(self.store, run, rows, state, about, _index_columns(run, rows, counts, seconds, about), message)
+        try:
+            whole = completed(rows, counts, run.steps or (last if state is State.DONE else None))
+            columns = _index_columns(run, whole, counts, seconds, about)
+            write_run(self.store, run, whole, state, about, columns, message)
+        except (OverflowError, ValueError) as error:  # N, D, C or steps by which numbers leave what the store can hold
+            self._out()
+            state, message, whole = State.FAILED, f"what it measured cannot be stored: {error}", rows
+            columns = _index_columns(run, whole, dict.fromkeys(COUNTS), seconds, about)
+            write_run(self.store, run, whole, state, about, columns, message)
         if fault.PLANNED:
             fault.hit("worker.after_file", last, run=run.run_id)
         self._log(f"{state} at step {last} {message}".rstrip())
@@ -325,7 +336,7 @@ class CommandAttempt:
             self.claim.release()
         else:
             folder.clear()
-        final = {f"{row.split}/{row.metric}": row.value for row in rows}
+        final = {f"{row.split}/{row.metric}": row.value for row in whole}
         self.tell(
             {
                 "event": "ended",

@@ -15,11 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from scalectl.core.names import shown
 from scalectl.core.rows import HELD_OUT, LOSS, Row
 from scalectl.core.run import CommandRun
 
 Key = tuple[int, str, str]
 COUNTS = ("N", "D", "C")
+BEYOND = 2**63  # integers are 64 bits in the store
 
 
 class Tail:
@@ -65,8 +67,8 @@ class Heard:
 
     known: rows so far, by step, split and metric; clock: seconds of this attempt; began: whether it has said a row;
     before: seconds trained for the rows that it goes on from; fresh: rows that are not on disk yet; cut: whether rows
-    that were on disk are not to stand any more; counts: N, D and C as the script says them; unread: lines that said
-    nothing; diverged: how a loss that is not finite came about.
+    that were on disk are not to stand any more; counts: N, D and C as the script says them; no_counts: those that it
+    cannot have; unread: lines that said nothing; diverged: how a loss that is not finite came about.
     """
 
     run: CommandRun
@@ -77,6 +79,7 @@ class Heard:
     fresh: list[Row] = field(default_factory=list)
     cut: bool = False
     counts: dict[str, float] = field(default_factory=dict)
+    no_counts: dict[str, str] = field(default_factory=dict)
     unread: int = 0
     diverged: str = ""
 
@@ -86,12 +89,16 @@ class Heard:
         The first row of an attempt shows where the script goes on: what an earlier one said of that step and of later
         ones is replaced. In one attempt the later of two rows of one step counts.
         """
-        numbers = None if found is None else {name: _number(found[name]) for name in COUNTS if name in found}
-        if numbers:
-            self.counts.update({name: held for name, held in numbers.items() if held is not None and held > 0})
+        counts = {} if found is None else {name: found[name] for name in COUNTS if name in found}
+        for name, text in counts.items():
+            number = _number(text)
+            if number is not None and 0 < number < (math.inf if name == "C" else BEYOND):
+                self.counts[name] = number
+            else:
+                self.no_counts[name] = shown(text)
         row = None if found is None or self.diverged else self._row(found)
         if row is None:
-            self.unread += not numbers and not self.diverged
+            self.unread += not counts and not self.diverged
             return
         if not self.began:
             self.began = True
@@ -139,7 +146,7 @@ class Heard:
         )
         if step is None or value is None or tokens is None or flops is None or not words:
             return None
-        if step < 0 or tokens < 0 or flops < 0 or step != int(step) or max(step, tokens) >= 2**63:
+        if step < 0 or tokens < 0 or flops < 0 or step != int(step) or max(step, tokens) >= BEYOND:
             return None
         return Row(self.run.run_id, int(step), round(tokens), flops, split, metric, value, 0.0)
 

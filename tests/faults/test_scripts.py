@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from scalectl.core.job import CommandJob, Placement
+from scalectl.core.job import CommandJob, Placement, State
 from scalectl.core.run import CommandRun
 from scalectl.core.source import source_digest
 from scalectl.executors.drive import Policy
@@ -30,7 +30,8 @@ def script(lab):
         (lab.root / "train.py").write_text(text)
         files = ("train.py",)
         command = (sys.executable, "train.py", "{out}")
-        run = CommandRun(command, (), (), source_digest(lab.root, files), "", files=files, **more)
+        env = more.pop("env", ())
+        run = CommandRun(command, (), env, source_digest(lab.root, files), "", files=files, **more)
         return run, CommandJob(run, Placement(search=(str(lab.root),)))
 
     return made
@@ -134,3 +135,34 @@ def test_fault_01_a_run_whose_last_attempt_had_nothing_to_say_took_what_its_rows
     seconds = lab.rows(run)[-1].seconds
     assert seconds > 2
     assert seconds < read_meta(lab.store.run_file(run.run_id)).columns["seconds"] < seconds + 2
+
+
+SAYING = """\
+import os
+with open(os.environ["SCALECTL_ROWS"], "a") as rows:
+    rows.write('''%s''')
+"""
+
+
+@pytest.mark.parametrize("count", ["N", "D"])
+def test_fault_10_a_count_that_no_run_can_have_costs_no_run(lab, script, count):
+    run, job = script(SAYING % f'{{"step": 1, "loss": 1.0}}\n{{"{count}": 1e30}}', N=100.0, D=2000.0)
+    lab.driven(job)
+    assert lab.state(run) == "done"
+    columns = read_meta(lab.store.run_file(run.run_id)).columns
+    assert (columns["N_non_embedding"], columns["D"]) == (100, 2000)
+
+
+def test_fault_10_what_cannot_be_stored_ends_a_run_as_failed_with_the_reason(lab, script):
+    text = SAYING % '{"step": 5, "loss": 1.0}'
+    run, job = script(text + "open(os.environ['SCALECTL_OUT'] + '/model', 'w').close()", C=1e308, steps=1, keep=True)
+    lab.driven(job)
+    meta = read_meta(lab.store.run_file(run.run_id))
+    assert meta.state is State.FAILED
+    assert meta.message.startswith("what it measured cannot be stored: ")
+    assert "is not finite" in meta.message
+    assert [(row.step, row.value) for row in lab.rows(run)] == [(5, 1.0)]
+    assert (live(lab.store, run.run_id).folder / "out/model").exists()
+    run, job = script(text, env=(("NUL", "\0"),))
+    lab.driven(job)
+    assert read_meta(lab.store.run_file(run.run_id)).message.endswith("cannot be started: embedded null byte")

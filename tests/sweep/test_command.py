@@ -153,6 +153,7 @@ def test_negative_parameters_and_texts_are_parameters(planned):
         ("12 * depth", "12 * * depth", 4, "run.N: * does not fit here", None),
         (COUNTS, COUNTS.replace("12", "D").replace("64", "N"), 4, "run.N: rules in a circle, run.N -> run.D", None),
         ("steps * 64", "steps - 100", 5, "run.D: the rule gives a value that does not fit: 0.0 is too small", None),
+        ("12 * depth", "1e30 * depth", 4, "run.N: the rule gives a value that does not fit: 5.12e+32", None),
         ("depth = 2", "depth = [1, 2]", 8, "params.depth: a bare list", "grid"),
         ("depth = 2", "depth = nan", 8, "params.depth: nan is not a finite number", None),
         ("depth = 2", "depth = { grid = [] }", 8, "params.depth: an empty list", None),

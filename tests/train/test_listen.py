@@ -40,6 +40,13 @@ def test_losses_metrics_and_counts_are_taken_in():
     assert found.unread == 0
 
 
+def test_counts_that_no_run_can_have_are_left_out_and_named():
+    found = heard({"N": 1e30, "D": 64}, {"N": 100, "C": 1e308}, {"D": 2**63, "C": "lots"}, {"N": 10**400})
+    assert found.counts == {"N": 100, "D": 64, "C": 1e308}
+    assert found.no_counts == {"N": "a huge integer", "D": "9223372036854775808", "C": '"lots"'}
+    assert found.unread == 0
+
+
 @pytest.mark.parametrize(
     "line",
     [
