@@ -63,7 +63,6 @@ def bring(
     if not os.path.isfile(source):
         raise NothingMatched(f"no file or folder {escaped(source)}")
     sweep = name or path.stem
-    store.prepare()
     before = {held.stem for held in store.runs.glob("*.parquet")}
     said = import_table(store, path, sweep, mapping_of(maps), convention, mask_of(where))
     runs = set(load_sweep(store, sweep).current)

@@ -26,7 +26,7 @@ from scalectl.store.index import refresh
 from scalectl.store.layout import Store, checked_name, open_store
 from scalectl.store.points import Mask, is_export, mapped_points, read_columns
 from scalectl.store.reader import Damaged, DamagedRun, read_meta, read_run
-from scalectl.store.sweeps import list_sweeps, load_sweep, save_sweep, write_sweep
+from scalectl.store.sweeps import list_sweeps, load_sweep, save_sweep, sweep_text, write_sweep
 from scalectl.store.writer import measurements, write_file
 
 if TYPE_CHECKING:
@@ -90,9 +90,16 @@ def import_table(
     Args: source: a CSV or Parquet file; name: of the sweep; mapping, where: as in `table_points`;
     convention: how the source counts parameters.
     Returns: the notes of `table_points`.
-    Raises: as `table_points`, and as `write_run`.
+    Raises: UsageError if another sweep has the name: a table never takes the place of runs that were trained; as
+    `table_points`, and as `write_run`.
     """
-    checked_name(name, "sweep name")
+    toml = f'name = "{checked_name(name, "sweep name")}"\n'
+    if name in list_sweeps(store) and sweep_text(store, name) != toml:
+        raise UsageError(
+            f"{name} is a sweep of its own here, which a table does not replace",
+            where=str(store.sweep_folder(name)),
+            remedy="give what is imported another name: --name NAME",
+        )
     columns, origin = read_columns(source)
     points, found = mapped_points(columns, mapping, where, origin, convention)
     export = is_export(columns)
@@ -103,6 +110,7 @@ def import_table(
     reserved = {column.name for column in INDEX_COLUMNS} | {"state", "message"}
     seen: Counter[str] = Counter()
     plan = []
+    store.prepare()
     for i in range(len(points)):
         row = {key: schema.plain(values[i]) for key, values in points.columns.items()}
         text = json.dumps(row, sort_keys=True)
@@ -145,7 +153,7 @@ def import_table(
     if export and points.N is not None and points.D is not None:  # written by run id, which says nothing
         seeds = np.zeros(len(points)) if points.seed is None or points.seed.dtype == object else points.seed
         plan = [plan[i] for i in np.lexsort((seeds, points.D, points.N))]
-    save_sweep(store, name, f'name = "{name}"\n', plan)
+    save_sweep(store, name, toml, plan)
     return points.notes
 
 

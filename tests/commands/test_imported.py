@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
 from scalectl.commands import report
@@ -47,3 +49,22 @@ def test_a_grid_that_came_with_a_table_is_not_pooled_either(imported):
     assert view.fits == ()
     assert view.because.startswith("lr varies among these rows at equal N and D")
     assert "import it again with --map seed=lr" in view.because
+
+
+def test_the_export_of_a_sweep_comes_in_beside_it_and_never_in_its_place(trained, scalectl, tmp_path):
+    folder = shutil.copytree(trained, tmp_path / "copy")
+    scalectl("export", "tiny", cwd=folder)
+    before = {path: path.read_bytes() for path in (folder / "results").rglob("*") if path.is_file()}
+    error = scalectl("import", "tiny.parquet", cwd=folder, code=2).stderr
+    assert "error: tiny is a sweep of its own here" in error
+    assert "--name NAME" in error
+    assert {path: path.read_bytes() for path in (folder / "results").rglob("*") if path.is_file()} == before
+    for known in (0, 6):
+        said = scalectl("import", "tiny.parquet", "--name", "again", cwd=folder).stdout
+        assert f"{6 - known} runs, {known} known before; again" in said
+
+
+def test_nothing_is_written_where_a_table_cannot_be_used(scalectl, tmp_path):
+    (tmp_path / "x.csv").write_text("a,b\n1,2\n")
+    scalectl("import", "x.csv", cwd=tmp_path, code=2)
+    assert not (tmp_path / "results").exists()

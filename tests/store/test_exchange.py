@@ -240,6 +240,20 @@ def test_a_table_with_a_hostile_sweep_name_is_refused_before_anything_is_written
     assert list(store.runs.iterdir()) == []
 
 
+def test_a_table_never_takes_the_place_of_a_sweep(store, table, lab):
+    run = lab.run()
+    lab.stored(store, run)
+    save_sweep(store, "theirs", 'name = "theirs"\n[model]\n', [{"run_id": run.run_id, "config": record(run)}])
+    before = {path: path.read_bytes() for path in store.root.rglob("*") if path.is_file()}
+    with pytest.raises(UsageError, match="theirs is a sweep of its own here") as caught:
+        import_table(store, table, "theirs")
+    assert "--name NAME" in str(caught.value)
+    assert {path: path.read_bytes() for path in store.root.rglob("*") if path.is_file()} == before
+    import_table(store, table, "others")
+    import_table(store, table, "others", convention="total")
+    assert len(load_sweep(store, "others").earlier) == 4
+
+
 # --- stores ----------------------------------------------------------------------------------------------------------
 
 
