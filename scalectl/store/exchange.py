@@ -32,6 +32,8 @@ from scalectl.store.writer import measurements, write_file
 if TYPE_CHECKING:
     import pandas as pd
 
+_MOST = 2.0**63  # where the int64 of a count ends
+
 
 @dataclass(frozen=True)
 class Merge:
@@ -85,7 +87,8 @@ def import_table(
     same file in the same way again changes nothing, and with another mapping or convention makes other runs.
     C is stored where the source counts it, not where it is computed through C = 6 N D. An export of scalectl keeps its
     counts, final metrics, times and provenance. A cell of the sweep is the seed and the columns that look like
-    settings: not taken for an axis, of several values, at least one of which is there twice.
+    settings: not taken for an axis, of several values, at least one of which is there twice. Every row is checked
+    before the first run is written.
 
     Args: source: a CSV or Parquet file; name: of the sweep; mapping, where: as in `table_points`;
     convention: how the source counts parameters.
@@ -109,16 +112,22 @@ def import_table(
     counted = steps.dtype != object and len(steps) == len(points)  # otherwise the source does not say: step 0
     reserved = {column.name for column in INDEX_COLUMNS} | {"state", "message"}
     seen: Counter[str] = Counter()
-    plan = []
-    store.prepare()
+    plan, runs = [], []
     for i in range(len(points)):
         row = {key: schema.plain(values[i]) for key, values in points.columns.items()}
         text = json.dumps(row, sort_keys=True)
         seen[text] += 1  # rows that are equal in every column are still several runs
         N, D, C = (None if axis is None else float(axis[i]) for axis in (points.N, points.D, points.C))
+        step = int(steps[i]) if counted and np.isfinite(steps[i]) else 0
+        for column, value in ((found.get("N", "N"), N), (found.get("D", "D"), D), ("step", step)):
+            if value is not None and abs(value) >= _MOST:
+                raise UsageError(
+                    f"{column} is {value:g} in row {points.ids[i]}, and a count is below {_MOST:.2g}",
+                    where=origin,
+                    remedy="check its unit and --map, or leave such rows out with --where",
+                )
         if export or points.derived == "C":
             C = None  # nobody counted it, or an export says it in a column of its own
-        step = int(steps[i]) if counted and np.isfinite(steps[i]) else 0
         seed = None if points.seed is None else schema.plain(points.seed[i])
         meaning = json.dumps([convention, N, D, C, float(points.L[i]), seed, step])
         identity = f"scalectl-import-2\n{digest}\n{meaning}\n{seen[text]}\n{text}"
@@ -145,7 +154,7 @@ def import_table(
         for key, value in metrics.items():
             split, _, metric = key.partition("/")
             rows.append(Row(run_id, step, round(D or 0), flops, split, metric, value, seconds))
-        write_file(store, run_id, rows, State.DONE, {"imported": row}, known, provenance)
+        runs.append((run_id, rows, State.DONE, {"imported": row}, known, provenance))
         cell = {key: known[key] if key in known else row[key] for key in settings}
         if points.seed is not None:
             cell["train.seed"] = seed
@@ -153,6 +162,9 @@ def import_table(
     if export and points.N is not None and points.D is not None:  # written by run id, which says nothing
         seeds = np.zeros(len(points)) if points.seed is None or points.seed.dtype == object else points.seed
         plan = [plan[i] for i in np.lexsort((seeds, points.D, points.N))]
+    store.prepare()
+    for run in runs:
+        write_file(store, *run)
     save_sweep(store, name, toml, plan)
     return points.notes
 

@@ -254,6 +254,23 @@ def test_a_table_never_takes_the_place_of_a_sweep(store, table, lab):
     assert len(load_sweep(store, "others").earlier) == 4
 
 
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({"N": [1e6, 1e30], "D": [1e9, 1e9]}, "N is 1e\\+30 in row 2"),
+        ({"params": [1e6, 1e7], "tokens": [1e9, 1e25]}, "tokens is 1e\\+25 in row 2"),
+        ({"N": [1e6, 1e7], "D": [1e9, 1e9], "step": [1, 1e25]}, "step is 1e\\+25 in row 2"),
+        ({"N": [1e6, 1e7], "C": [1e9, 1e300]}, "D is 1.6.*e\\+292 in row 2"),
+    ],
+)
+def test_a_count_that_no_run_can_have_is_named_before_any_row_is_written(store, tmp_path, columns, said):
+    pd.DataFrame({**columns, "loss": [3.0, 2.5]}).to_csv(tmp_path / "x.csv", index=False)
+    with pytest.raises(UsageError, match=said):
+        import_table(store, tmp_path / "x.csv", "theirs")
+    assert list(store.runs.iterdir()) == []
+    assert list(store.sweeps.iterdir()) == []
+
+
 # --- stores ----------------------------------------------------------------------------------------------------------
 
 
