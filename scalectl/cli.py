@@ -169,9 +169,9 @@ def sweep(
     console, look = _stdout()
     for damaged in prepared.damaged:
         _line(f"warning: {damaged}; the run is trained again")
-    for note in (prepared.edited, *prepared.changes):
-        if note:
-            _line(f"warning: {note}")
+    for warning in (*command.plan_warnings(prepared), prepared.edited, *prepared.changes):
+        if warning:
+            _line(f"warning: {warning}")
     if engine == "slurm":
         _sweep_on_slurm(prepared, retry=retry == "failed", max_runs=max_runs)
     if engine == "ray" and not detach:
@@ -361,7 +361,7 @@ def stop(
         print(document.document("stop", found))
     else:
         console, look = _stdout()
-        counts = ", ".join(f"{number} {state}" for state, number in found.counts.items())
+        counts = ", ".join(f"{number} {state}" for state, number in found.counts.items()) or "no run is known"
         what = f"Stopped {found.name}: {counts}." if found.processes else f"Nothing trains {found.name} here: {counts}."
         console.print(look.text(what))
         for host in found.elsewhere:
@@ -998,6 +998,8 @@ def clean(
     console, look = _stdout()
     for held in found.removed:
         console.print(look.text(f"  {held.what}  {held.why}  {size(held.size)}"))
+    for note in found.notes:
+        _line(f"warning: {note}")
     verb = "Would remove" if dry_run else "Removed"
     kept = f"; {counted(found.kept, 'run')} in flight kept, {found.busy} being trained" if found.kept else ""
     console.print(look.text(f"{verb} {counted(len(found.removed), 'item')}, {size(found.size)}{kept}"))

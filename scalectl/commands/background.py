@@ -15,7 +15,7 @@ from pathlib import Path
 from scalectl.commands.slurm import cancel
 from scalectl.commands.sweep import Prepared, check_budget, record_plan
 from scalectl.commands.target import find_target
-from scalectl.core.errors import ScalectlError, UsageError
+from scalectl.core.errors import ScalectlError, StoreError, UsageError
 from scalectl.core.job import State
 from scalectl.executors.adopted import signal_process
 from scalectl.executors.local import CHECKPOINT_SECONDS
@@ -105,7 +105,11 @@ def stop(named: str | None, results: str | None, say: Callable[[str], None]) -> 
     if target.file is not None:
         raise UsageError(f"{target.name} is a file, and stop is of a sweep", remedy="scalectl stop NAME")
     store, name = target.store, target.name
-    run_ids = load_sweep(store, name).current
+    try:
+        run_ids = load_sweep(store, name).current
+    except StoreError as error:
+        say(f"warning: {error.what}; only what its orchestrators train is known")
+        run_ids = _kept_runs(store, name)
     jobs = cancel(store, name)
     here, now = host_identity(), time.time()
     forget_dead(store, name)
@@ -133,6 +137,13 @@ def stop(named: str | None, results: str | None, say: Callable[[str], None]) -> 
     hosts = sorted({held.host.split("/")[0] for held in holders})
     counts = Counter(held.state for held in found.values())
     return Stopped(name, len(asked) + len(jobs) + len(far) - len(silent), len(left), dict(counts), tuple(hosts))
+
+
+def _kept_runs(store: Store, name: str) -> tuple[str, ...]:
+    """Runs in flight that orchestrators of a sweep have begun, those that were killed included."""
+    own = {(held.pid, held.started) for held in keepers(store, name).values() if held.host == host_identity()}
+    held = ((run_id, live(store, run_id).holder()) for run_id in store.in_flight())
+    return tuple(run_id for run_id, holder in held if holder and (holder.keeper, holder.keeper_started) in own)
 
 
 def _holders(store: Store, run_ids: Sequence[str]) -> list[Holder]:

@@ -35,12 +35,17 @@ class Removed:
 
 @dataclass(frozen=True)
 class Cleaned:
-    """All that went. kept: runs in flight that stay; busy: of them, those that are being trained."""
+    """All that went.
+
+    kept: runs in flight that stay; busy: of them, those that are being trained; notes: one sentence for each sweep that
+    could not be read.
+    """
 
     removed: tuple[Removed, ...]
     kept: int
     busy: int
     dry: bool
+    notes: tuple[str, ...] = ()
 
     @property
     def size(self) -> int:
@@ -60,7 +65,7 @@ def run(
     """Remove checkpoints, and what killed processes left.
 
     A run without its checkpoint starts again when a sweep asks for it; the log of a failed run stays. What a living
-    process trains stays whatever the policy.
+    process trains stays whatever the policy. Where the plan of a sweep cannot be read, nothing counts as unwanted.
 
     Args: named: a sweep, to clean only after its runs; None for the whole store; policy: stale for runs that are
     finished or that no sweep asks for any more, failed for failed ones too, all for every run that nobody trains;
@@ -71,9 +76,14 @@ def run(
     store = results_store(results)
     if not store.root.is_dir():
         raise NothingMatched(f"there is no store at {store.root}", remedy="name one: --results DIR")
-    asked = {name: set(load_sweep(store, name).current) for name in list_sweeps(store)}
     only = None if named is None else {row["run_id"] for row in load_sweep(store, named).rows}
-    wanted = set().union(*asked.values())
+    wanted: set[str] = set()
+    unread = []
+    for name in list_sweeps(store):
+        try:
+            wanted |= set(load_sweep(store, name).current)
+        except StoreError as error:
+            unread.append(f"{error.what}; its runs are not known, so that those no sweep asks for stay")
     removed = [] if only is not None else [*_links(store, dry=dry), *_leftovers(store, dry=dry)]
     kept = busy = 0
     for run_id in store.in_flight():
@@ -82,7 +92,7 @@ def run(
         if only is not None and run_id not in only:
             continue
         state, folder = state_of(store, run_id).state, live(store, run_id).folder
-        why = _why(state, run_id in wanted, policy)
+        why = _why(state, bool(unread) or run_id in wanted, policy)
         size, last = _size(folder)
         if state is State.RUNNING or not why or time.time() - last < older * DAY:
             kept, busy = kept + 1, busy + (state is State.RUNNING)
@@ -94,7 +104,7 @@ def run(
             removed.append(Removed(run_id, why, size))
     if parameters:
         removed += _parameters(store, only, older, dry=dry)
-    return Cleaned(tuple(removed), kept, busy, dry)
+    return Cleaned(tuple(removed), kept, busy, dry, tuple(unread))
 
 
 def _parameters(store: Store, only: set[str] | None, older: float, *, dry: bool) -> Iterator[Removed]:

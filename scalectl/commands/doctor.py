@@ -23,7 +23,7 @@ from scalectl.store.keepers import dead_keepers
 from scalectl.store.layout import Store
 from scalectl.store.live import live, release_dead, state_of, tidy
 from scalectl.store.reader import superseded
-from scalectl.store.sweeps import list_sweeps
+from scalectl.store.sweeps import damaged_sweeps, list_sweeps
 
 PACKAGES = ("scalectl", "torch", "numpy", "scipy", "pandas", "pyarrow")
 TRAIN = "repeat its sweep, which trains it again, or remove the file"
@@ -110,14 +110,16 @@ def _space(store: Store) -> Check:
 
 def _store(store: Store, *, remake: bool) -> tuple[list[Check], bool]:
     index = rebuild(store) if remake else refresh(store)
-    for name in list_sweeps(store) if remake else ():
+    names = list_sweeps(store)
+    for name in names if remake else ():
         forget(store, name)
     broken = {str(damaged): TRAIN for damaged in damaged_runs(store, index)}
+    broken |= {f"{held.what} ({held.where})": held.remedy or "" for held in damaged_sweeps(store, names).values()}
     if remake:
         broken |= {f"{path}: {why}": JUDGE for path, why in damaged_evaluations(store).items()}
     rebuilt = "index rebuilt" if os.access(store.root, os.W_OK) else "index rebuilt in memory alone"
     verified = f"every file verified, {rebuilt}" if remake else "index up to date; --rebuild verifies every file"
-    found = f"{index.table.num_rows} runs, {len(list_sweeps(store))} sweeps; {verified}"
+    found = f"{index.table.num_rows} runs, {len(names)} sweeps; {verified}"
     checks = [Check("store", not broken, found)]
     checks += [Check("damage", False, text, remedy) for text, remedy in broken.items()]
     states = [state_of(store, run_id).state for run_id in store.in_flight()]

@@ -59,7 +59,8 @@ def bring(
             for held, runs in merged.further.items()
         ]
         notes += [f"{counted(merged.judged, 'evaluation')} on further data"] * (merged.judged > 0)
-        return Imported(merged.sweeps, len(merged.copied), len(merged.known), (*notes, *map(str, merged.damaged)))
+        notes += [*merged.left, *map(str, merged.damaged)]
+        return Imported(merged.sweeps, len(merged.copied), len(merged.known), tuple(notes))
     if not os.path.isfile(source):
         raise NothingMatched(f"no file or folder {escaped(source)}")
     sweep = name or path.stem

@@ -57,6 +57,10 @@ def shipped_sweeps() -> tuple[str, ...]:
 
 def unknown_sweep(named: str, stored: Sequence[str]) -> UsageError:
     """What to say where no file and no sweep answers to a name. stored: sweeps of the store."""
+    if named in stored:  # and yet without its file
+        return UsageError(
+            f"the sweep file of {named} is gone from the store", remedy="repeat it with yours: scalectl sweep FILE"
+        )
     guess = meant(named.removesuffix(".toml"), (*shipped_sweeps(), *stored))
     listed = f"shipped: {', '.join(shipped_sweeps())}; scalectl init writes one of your own"
     return UsageError(

@@ -32,7 +32,7 @@ from scalectl.store.index import Index, damaged_runs, refresh, source_notes
 from scalectl.store.keepers import keeping
 from scalectl.store.layout import Store
 from scalectl.store.live import Holder, Standing, host_identity, live, state_of, states, tidy
-from scalectl.store.sweeps import list_sweeps, save_sweep
+from scalectl.store.sweeps import damaged_sweeps, list_sweeps, repaired, save_sweep
 from scalectl.sweep.command import Durations, Finished
 from scalectl.sweep.overrides import with_overrides_recorded
 from scalectl.sweep.pack import makespan, pack
@@ -452,6 +452,11 @@ def record_plan(prepared: Prepared) -> None:
     ]
     text = with_overrides_recorded(prepared.sweep.text, prepared.sweep.overrides)
     save_sweep(prepared.store, prepared.sweep.name, text, rows)
+
+
+def plan_warnings(prepared: Prepared) -> list[str]:
+    """What `record_plan` will find damaged and put right, in a sentence."""
+    return [repaired(error) for error in damaged_sweeps(prepared.store, [prepared.sweep.name]).values()]
 
 
 def job_trunks(job: Job) -> tuple[Trunk, ...]:

@@ -26,7 +26,16 @@ from scalectl.store.index import refresh
 from scalectl.store.layout import Store, checked_name, open_store
 from scalectl.store.points import Mask, is_export, mapped_points, read_columns
 from scalectl.store.reader import Damaged, DamagedRun, read_meta, read_run
-from scalectl.store.sweeps import list_sweeps, load_sweep, save_sweep, sweep_text, write_sweep
+from scalectl.store.sweeps import (
+    damaged_sweeps,
+    list_sweeps,
+    load_sweep,
+    plan_rows,
+    repaired,
+    save_sweep,
+    sweep_text,
+    write_sweep,
+)
 from scalectl.store.writer import measurements, write_file
 
 if TYPE_CHECKING:
@@ -40,7 +49,8 @@ class Merge:
     """What importing a store did.
 
     copied, known, damaged: runs; judged: evaluations on further data that were added; sweeps: names that were added or
-    grew; further: of those that were here, the runs that the sweep file here does not ask for, shown with --all.
+    grew; further: of those that were here, the runs that the sweep file here does not ask for, shown with --all;
+    left: why a sweep was left out, one sentence each.
     """
 
     copied: tuple[str, ...]
@@ -49,6 +59,7 @@ class Merge:
     damaged: tuple[Damaged, ...]
     further: Mapping[str, int]
     judged: int = 0
+    left: tuple[str, ...] = ()
 
 
 def export(store: Store, name: str, *, long: bool = False) -> pd.DataFrame:
@@ -97,7 +108,8 @@ def import_table(
     `table_points`, and as `write_run`.
     """
     toml = f'name = "{checked_name(name, "sweep name")}"\n'
-    if name in list_sweeps(store) and sweep_text(store, name) != toml:
+    repairs = [repaired(error) for error in damaged_sweeps(store, [name]).values()]
+    if name in list_sweeps(store) and not _is_import(store, name, toml):
         raise UsageError(
             f"{name} is a sweep of its own here, which a table does not replace",
             where=str(store.sweep_folder(name)),
@@ -166,7 +178,14 @@ def import_table(
     for run in runs:
         write_file(store, *run)
     save_sweep(store, name, toml, plan)
-    return points.notes
+    return (*points.notes, *repairs)
+
+
+def _is_import(store: Store, name: str, toml: str) -> bool:
+    """Whether a sweep came out of a table, as its file says or, where that is gone, its runs."""
+    if (store.sweep_folder(name) / "sweep.toml").exists():
+        return sweep_text(store, name) == toml
+    return all("imported" in json.loads(row["config"]) for row in plan_rows(store, name))
 
 
 def _settings(columns: Mapping[str, npt.NDArray[Any]], mapped: set[str], *, export: bool) -> list[str]:
@@ -257,11 +276,14 @@ def import_store(store: Store, source: str | Path) -> Merge:
         with writing(target):
             target.parent.mkdir(parents=True, exist_ok=True)
         atomic_write(target, path.read_bytes())
-    merged = {name: _merge_sweep(store, other, name) for name in reversed(list_sweeps(other))}
+    names = list_sweeps(other)
+    broken = {**damaged_sweeps(other, names), **damaged_sweeps(store, names)}
+    merged = {name: _merge_sweep(store, other, name) for name in reversed(names) if name not in broken}
     grown = tuple(name for name, runs in merged.items() if runs != 0)
     further = {name: runs for name, runs in merged.items() if runs}
     copied = tuple(target.stem for _, target in missing)
-    return Merge(copied, tuple(known), grown, tuple(damaged), further, len(further_files))
+    left = tuple(f"{error.what} ({error.where}); its list of runs is left out" for error in broken.values())
+    return Merge(copied, tuple(known), grown, tuple(damaged), further, len(further_files), left)
 
 
 def _further_evaluations(store: Store, other: Store) -> tuple[dict[str, JudgedOn], list[tuple[Path, Path]]]:

@@ -6,7 +6,7 @@ live/ID/           while a run trains: rows, checkpoint, log, claim
 kept/ID/           final parameters, or what a script kept in its own folder, where its sweep asks for it
 evals/SET/         set.json: data that finished runs were judged on afterwards; ID.parquet: one file a run
 sweeps/NAME/       sweep.toml and plan.parquet; rows.parquet and rows.json, derived (`compact`)
-quarantine/        damaged run files, moved out of the way of readers
+quarantine/        damaged files of runs and plans of sweeps, moved out of the way of readers
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Store:
 
     @property
     def quarantine(self) -> Path:
-        """Folder of damaged run files."""
+        """Folder of damaged files."""
         return self.inside("quarantine")
 
     @property

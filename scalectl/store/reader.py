@@ -175,15 +175,20 @@ def set_aside(store: Store, error: DamagedRun) -> Damaged:
     target = None
     if error.movable and store.writable:
         with contextlib.suppress(OSError):
-            store.quarantine.mkdir(exist_ok=True)
-            number = 0
-            target = store.quarantine / error.path.name
-            while target.exists():
-                number += 1
-                target = store.quarantine / f"{error.path.stem}.{number}.parquet"
-            os.rename(error.path, target)
-            return Damaged(error.path, error.reason, target)
-    return Damaged(error.path, error.reason, None)
+            target = move_aside(store, error.path, error.path.stem, ".parquet")
+    return Damaged(error.path, error.reason, target)
+
+
+def move_aside(store: Store, path: Path, stem: str, suffix: str) -> Path:
+    """Move a file to the quarantine, under the first name that is free there. Raises: OSError."""
+    store.quarantine.mkdir(exist_ok=True)
+    number = 0
+    target = store.quarantine / f"{stem}{suffix}"
+    while target.exists():
+        number += 1
+        target = store.quarantine / f"{stem}.{number}{suffix}"
+    os.rename(path, target)
+    return target
 
 
 def quarantined(store: Store, run_ids: Iterable[str] | None = None) -> tuple[Damaged, ...]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -14,8 +17,9 @@ import pyarrow.parquet as pq
 from scalectl.core.errors import NothingMatched, StoreError
 from scalectl.core.names import did_you_mean, is_name
 from scalectl.store import schema
-from scalectl.store.files import atomic_write, writing
+from scalectl.store.files import atomic_write, sync_folder, temporary_name, writing
 from scalectl.store.layout import Store
+from scalectl.store.reader import move_aside
 
 _FIRST = (
     pa.field("run_id", pa.string(), metadata={"unit": "", "description": "Identity of the run."}),
@@ -26,6 +30,23 @@ _FIRST = (
     ),
     pa.field("config", pa.string(), metadata={"unit": "", "description": "Record of the run's RunConfig as JSON."}),
 )
+
+_FORGOTTEN = "runs of earlier versions of the sweep are listed no more"
+
+
+class DamagedSweep(StoreError):
+    """A sweep of which the plan or the sweep file is damaged or gone; saving it again mends it.
+
+    mended: what saving it does, in words.
+    """
+
+    def __init__(self, name: str, folder: Path, reason: str, mended: str) -> None:
+        super().__init__(
+            f"the plan of sweep {name} is damaged: {reason}",
+            where=str(folder),
+            remedy="repeat the sweep with its file to write it again: scalectl sweep FILE, or import FILE",
+        )
+        self.mended = mended
 
 
 @dataclass(frozen=True)
@@ -47,17 +68,25 @@ class StoredSweep:
         return tuple(row["run_id"] for row in self.rows if not row["current"])
 
 
-def save_sweep(store: Store, name: str, toml_text: str, plan_rows: Iterable[Mapping[str, Any]]) -> None:
+def save_sweep(store: Store, name: str, toml_text: str, asked: Iterable[Mapping[str, Any]]) -> None:
     """Record what a sweep asks for now, and keeps what it asked for before as not current.
 
-    Args: plan_rows: `run_id`, `config` (the record of the RunConfig, as a dict or JSON text) and one key per column of
+    A damaged plan is moved to the quarantine, and what only it asked for is forgotten.
+
+    Args: asked: `run_id`, `config` (the record of the RunConfig, as a dict or JSON text) and one key per column of
     the cell; a run that appears twice is kept once.
     Raises: UsageError for a bad name; StoreError or BudgetRefused if the store cannot be written.
     """
-    rows = {str(row["run_id"]): dict(row) | {"current": True} for row in plan_rows}
-    if (store.sweep_folder(name) / "plan.parquet").exists():
-        for row in load_sweep(store, name).rows:
+    rows = {str(row["run_id"]): dict(row) | {"current": True} for row in asked}
+    folder = store.sweep_folder(name)
+    try:
+        for row in plan_rows(store, name):
             rows.setdefault(row["run_id"], row | {"current": False})
+    except FileNotFoundError:
+        pass
+    except DamagedSweep:
+        with writing(folder / "plan.parquet"), contextlib.suppress(FileNotFoundError):  # another process was faster
+            move_aside(store, folder / "plan.parquet", name, ".plan")
     write_sweep(store, name, toml_text, list(rows.values()))
 
 
@@ -71,37 +100,114 @@ def write_sweep(store: Store, name: str, toml_text: str, rows: Sequence[Mapping[
         ready.append({**row, "config": text})
     sink = pa.BufferOutputStream()
     pq.write_table(schema.table_of(ready, _FIRST), sink, compression="zstd", write_page_checksum=True)
+    files = {"sweep.toml": toml_text.encode(), "plan.parquet": bytes(sink.getvalue())}
+    if not folder.exists() and _appeared(folder, files):
+        return
+    for file, content in files.items():
+        atomic_write(folder / file, content)
+
+
+def _appeared(folder: Path, files: Mapping[str, bytes]) -> bool:
+    """Write a new folder, which nobody finds with a part of its files; False if another process was faster."""
+    fresh = temporary_name(folder)
     with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    # The plan last: a sweep is listed once its plan is there.
-    atomic_write(folder / "sweep.toml", toml_text.encode())
-    atomic_write(folder / "plan.parquet", bytes(sink.getvalue()))
+        fresh.mkdir(parents=True)
+    try:
+        for file, content in files.items():
+            atomic_write(fresh / file, content)
+        with contextlib.suppress(OSError):
+            os.rename(fresh, folder)
+            sync_folder(folder.parent)
+        return not fresh.exists()
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
 
 
 def load_sweep(store: Store, name: str) -> StoredSweep:
     """Return a sweep by name.
 
-    Raises: NothingMatched if there is none, with the names that are there; StoreError if its plan is damaged.
+    Raises: NothingMatched if there is none, with the names that are there; DamagedSweep if its plan is damaged or one
+    of its two files is gone; StoreError if they cannot be read.
     """
     folder = store.sweep_folder(name)
-    try:
-        toml = (folder / "sweep.toml").read_text(encoding="utf-8")
-        table = pq.ParquetFile(folder / "plan.parquet", page_checksum_verification=True).read()
-        if table.schema.names[: len(_FIRST)] != [field.name for field in _FIRST]:
-            raise ValueError("its columns are not those of a plan")
-    except FileNotFoundError as error:
-        there = list_sweeps(store)
+    toml = plan = None
+    with contextlib.suppress(FileNotFoundError):
+        toml = _content(folder / "sweep.toml", name)
+    with contextlib.suppress(FileNotFoundError):
+        plan = _plan(folder, name)
+    if plan is None and toml is None:
         raise NothingMatched(
             f"no sweep named {name}",
             where=str(store.root),
-            remedy=did_you_mean(name, there) or "scalectl status lists the sweeps that are there",
-        ) from error
-    except (OSError, pa.ArrowException, ValueError) as error:
+            remedy=did_you_mean(name, list_sweeps(store)) or "scalectl status lists the sweeps that are there",
+        )
+    if plan is None:
+        raise DamagedSweep(name, folder, "plan.parquet is gone", f"it is written anew; {_FORGOTTEN}")
+    if toml is None:
+        raise DamagedSweep(name, folder, "sweep.toml is gone", "it is written anew")
+    try:
+        return StoredSweep(name, toml.decode(), tuple(_rows(plan)))
+    except UnicodeDecodeError as error:
+        raise DamagedSweep(name, folder, "sweep.toml is no text", "it is written anew") from error
+
+
+def damaged_sweeps(store: Store, names: Iterable[str]) -> dict[str, StoreError]:
+    """Those of these sweeps that cannot be read, each with the error of `load_sweep`."""
+    found = {}
+    for name in names:
+        try:
+            load_sweep(store, name)
+        except NothingMatched:
+            continue
+        except StoreError as error:
+            found[name] = error
+    return found
+
+
+def repaired(error: StoreError) -> str:
+    """What saving a sweep of `damaged_sweeps` does about it, in a sentence. Raises: the error, if it cannot be read."""
+    if not isinstance(error, DamagedSweep):
+        raise error
+    return f"{error.what}; {error.mended}"
+
+
+def plan_rows(store: Store, name: str) -> Iterator[dict[str, Any]]:
+    """The rows of a plan alone. Raises: FileNotFoundError; DamagedSweep; StoreError if it cannot be read."""
+    return _rows(_plan(store.sweep_folder(name), name))
+
+
+def _plan(folder: Path, name: str) -> pa.Table:
+    """The plan in a sweep's folder. Raises: FileNotFoundError; DamagedSweep; StoreError if it cannot be read."""
+    content = _content(folder / "plan.parquet", name)
+    try:
+        table = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True).read()
+        if table.schema.names[: len(_FIRST)] != [field.name for field in _FIRST]:
+            raise ValueError("its columns are not those of a plan")
+    except (OSError, pa.ArrowException, ValueError, MemoryError, OverflowError) as error:
+        said = str(error).splitlines()[0][:100] if str(error) else type(error).__name__
+        mended = f"it is moved to quarantine/ and written anew; {_FORGOTTEN}"
+        raise DamagedSweep(name, folder, said, mended) from error
+    return table
+
+
+def _rows(plan: pa.Table) -> Iterator[dict[str, Any]]:
+    for row in plan.to_pylist():
+        yield {key: value for key, value in row.items() if value is not None}
+
+
+def _content(path: Path, name: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise
+    except NotADirectoryError as error:
+        raise FileNotFoundError(path) from error
+    except OSError as error:
         raise StoreError(
-            f"the plan of sweep {name} is damaged", where=str(folder), remedy="repeat the sweep to write it again"
+            f"sweep {name} cannot be read",
+            where=f"{path}: {error.strerror}",
+            remedy="give yourself access to it, or ask its owner",
         ) from error
-    rows = [{key: value for key, value in row.items() if value is not None} for row in table.to_pylist()]
-    return StoredSweep(name, toml, tuple(rows))
 
 
 def sweep_text(store: Store, name: str) -> str:
@@ -126,11 +232,22 @@ def list_sweeps(store: Store) -> list[str]:
             continue
         if entry.is_symlink():
             store.inside("sweeps", entry.name)
+        written = _written(entry.path)
+        if written is not None:
+            found.append((-written, entry.name))
+    return [name for _, name in sorted(found)]
+
+
+def _written(folder: str) -> int | None:
+    """When a sweep was last run [Unix ns], 0 if that cannot be seen; None for a folder that is none."""
+    for file in ("plan.parquet", "sweep.toml"):
         try:
-            found.append((-os.stat(os.path.join(entry.path, "plan.parquet")).st_mtime_ns, entry.name))
+            return os.stat(os.path.join(folder, file)).st_mtime_ns
         except (FileNotFoundError, NotADirectoryError):
             continue
-    return [name for _, name in sorted(found)]
+        except OSError:  # listed, so that whoever wants it is told why it cannot be read
+            return 0
+    return None
 
 
 def latest_sweep(store: Store) -> str:

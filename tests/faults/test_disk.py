@@ -107,15 +107,18 @@ def test_fault_07_a_limit_on_the_size_of_files_is_a_full_disk(tmp_path, scalectl
     assert rows_of(tmp_path)["step"].max() == 200
 
 
+def slowly(*values):
+    """Parameters of the slow tests."""
+    return [pytest.param(value, marks=pytest.mark.slow) for value in values]
+
+
 def columns(path):
     """What Parquet says of each column of the one group of rows."""
     group = pq.read_metadata(path).row_group(0)
     return [group.column(i).to_dict() for i in range(group.num_columns)]
 
 
-@pytest.mark.parametrize(
-    "damage", [*(pytest.param(damage, marks=pytest.mark.slow) for damage in ("truncated", "empty")), "bit-flipped"]
-)
+@pytest.mark.parametrize("damage", [*slowly("truncated", "empty"), "bit-flipped"])
 def test_fault_08_a_run_whose_file_is_damaged_is_trained_again_and_the_others_are_left(
     trained, scalectl, tmp_path, damage
 ):
@@ -136,6 +139,30 @@ def test_fault_08_a_run_whose_file_is_damaged_is_trained_again_and_the_others_ar
     assert "1 damaged file whose run has a good one again: mended" in found
     assert not list((folder / "results/quarantine").iterdir())
     assert "damaged" not in scalectl("doctor", cwd=folder).stdout
+
+
+@pytest.mark.parametrize("damage", ["plan.parquet cut", *slowly("plan.parquet gone", "sweep.toml gone")])
+def test_fault_08_a_damaged_plan_is_named_by_every_reader_and_the_next_sweep_writes_it_again(
+    trained, scalectl, tmp_path, damage
+):
+    folder = shutil.copytree(trained, tmp_path / "copy")
+    file, what = damage.split()
+    path = folder / "results/sweeps/tiny" / file
+    os.truncate(path, 300) if what == "cut" else path.unlink()
+    for reader in (["status"], ["fit", "tiny"], ["plan", "tiny.toml"], ["clean", "tiny"]):
+        error = scalectl(*reader, cwd=folder, code=5).stderr
+        assert "error: the plan of sweep tiny is damaged" in error
+        assert "scalectl sweep FILE" in error
+    assert "✘ damage    the plan of sweep tiny is damaged" in scalectl("doctor", cwd=folder, code=5).stdout
+    cleaned = scalectl("clean", cwd=folder)
+    assert "warning: the plan of sweep tiny is damaged" in cleaned.stderr
+    done = scalectl("sweep", "tiny.toml", cwd=folder)
+    assert "warning: the plan of sweep tiny is damaged" in done.stderr
+    assert "Nothing to do: 6/6 done." in done.stdout
+    assert (folder / "results/quarantine/tiny.plan").exists() is (what == "cut")
+    scalectl("doctor", cwd=folder)
+    assert json.loads(scalectl("status", "tiny", "--json", cwd=folder).stdout)["counts"] == {"done": 6}
+    assert "warning" not in scalectl("sweep", "tiny.toml", cwd=folder).stderr
 
 
 def test_fault_09_rows_torn_in_the_middle_of_a_write_leave_whole_lines_and_unique_steps(lab, monkeypatch, tmp_path):

@@ -103,6 +103,21 @@ def test_fault_02_a_detached_sweep_is_stopped_at_checkpoints_and_resumes(scalect
     assert "Nothing trains tiny here" in scalectl("stop", "tiny", cwd=tmp_path).stdout
 
 
+def test_fault_08_a_damaged_plan_keeps_no_sweep_from_being_stopped_and_costs_no_checkpoint(scalectl, tmp_path):
+    (tmp_path / "tiny.toml").write_text(one_run(100_000, "[0, 1]"))
+    scalectl("sweep", "tiny.toml", "--detach", cwd=tmp_path)
+    wait_until(lambda: rows_in(tmp_path))
+    os.truncate(tmp_path / "results/sweeps/tiny/plan.parquet", 300)
+    said = scalectl("stop", "tiny", cwd=tmp_path)
+    assert "warning: the plan of sweep tiny is damaged" in said.stderr
+    assert "paused" in said.stdout
+    assert not trainers(tmp_path)
+    kept = list(tmp_path.glob("results/live/*/checkpoint"))
+    assert kept
+    scalectl("clean", cwd=tmp_path)
+    assert [path for path in kept if path.exists()] == kept
+
+
 def test_fault_04_a_trainer_that_ignores_sigterm_is_killed_with_all_that_descends_from_it(lab, monkeypatch):
     monkeypatch.setattr(local, "GRACE_SECONDS", 1.0)
     faults = ("worker.received=child", "worker.received=term-ignore", "worker.after_step:3=sleep")

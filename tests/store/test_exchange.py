@@ -271,6 +271,16 @@ def test_a_count_that_no_run_can_have_is_named_before_any_row_is_written(store, 
     assert list(store.sweeps.iterdir()) == []
 
 
+@pytest.mark.parametrize("gone", ["sweep.toml", "plan.parquet"])
+def test_importing_again_mends_an_import_that_is_damaged(store, table, gone):
+    import_table(store, table, "theirs")
+    before = load_sweep(store, "theirs")
+    (store.sweep_folder("theirs") / gone).unlink()
+    notes = import_table(store, table, "theirs")
+    assert any(f"the plan of sweep theirs is damaged: {gone} is gone; it is written anew" in note for note in notes)
+    assert load_sweep(store, "theirs") == before
+
+
 # --- stores ----------------------------------------------------------------------------------------------------------
 
 
@@ -334,6 +344,19 @@ def test_a_damaged_file_here_is_replaced_by_the_good_one_there(store, other, lab
     lab.stored(other, run)
     import_store(store, other.root)
     assert read_run(store.run_file(run.run_id)).rows() == lab.rows(run)
+
+
+@pytest.mark.parametrize("side", ["there", "here"])
+def test_a_damaged_sweep_on_either_side_is_left_out_of_a_merge_and_said(store, other, lab, side):
+    run = lab.run()
+    lab.stored(other, run)
+    for where in (store, other):
+        sweep_of(where, [run])
+    sweep_of(other, [run], "further")
+    (other if side == "there" else store).inside("sweeps", "s", "plan.parquet").write_bytes(b"PAR1")
+    merge = import_store(store, other.root)
+    assert (merge.copied, merge.sweeps) == ((run.run_id,), ("further",))
+    assert [said.partition(":")[0] for said in merge.left] == ["the plan of sweep s is damaged"]
 
 
 def test_a_link_in_another_store_is_not_followed(store, other, lab, tmp_path):

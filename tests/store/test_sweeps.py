@@ -8,8 +8,10 @@ import pytest
 
 from scalectl.core.errors import NothingMatched, StoreError, UsageError
 from scalectl.core.run import record
+from scalectl.store import sweeps
+from scalectl.store.files import atomic_write
 from scalectl.store.layout import open_store
-from scalectl.store.sweeps import latest_sweep, list_sweeps, load_sweep, save_sweep
+from scalectl.store.sweeps import DamagedSweep, damaged_sweeps, latest_sweep, list_sweeps, load_sweep, save_sweep
 
 
 def cell(run, **columns):
@@ -89,6 +91,36 @@ def test_a_damaged_plan_is_an_error_that_names_it(store, lab):
     (store.sweep_folder("s") / "plan.parquet").write_bytes(b"PAR1")
     with pytest.raises(StoreError, match="plan of sweep s is damaged"):
         load_sweep(store, "s")
+
+
+@pytest.mark.parametrize("broken", ["plan.parquet cut", "plan.parquet gone", "sweep.toml gone", "sweep.toml cut"])
+def test_saving_a_damaged_sweep_again_mends_it(store, lab, broken):
+    a, b = (lab.run(seed=seed) for seed in range(2))
+    save_sweep(store, "s", "1", [cell(a), cell(b)])
+    file, what = broken.split()
+    path = store.sweep_folder("s") / file
+    content = path.read_bytes()
+    path.unlink() if what == "gone" else path.write_bytes(b"\xff" + content[:300])
+    assert list_sweeps(store) == ["s"]
+    with pytest.raises(DamagedSweep, match="scalectl sweep FILE") as caught:
+        load_sweep(store, "s")
+    assert damaged_sweeps(store, ["s", "no-such-one"]).keys() == {"s"}
+    save_sweep(store, "s", "2", [cell(a)])
+    assert load_sweep(store, "s").current == (a.run_id,)
+    plan = file == "plan.parquet"
+    assert load_sweep(store, "s").earlier == (() if plan else (b.run_id,))
+    assert ("runs of earlier versions" in caught.value.mended) is plan
+    aside = [store.quarantine / "s.plan"] if plan and what == "cut" else []
+    assert list(store.root.glob("quarantine/*")) == aside
+    assert damaged_sweeps(store, ["s"]) == {}
+
+
+def test_a_new_sweep_appears_with_both_its_files(store, lab, monkeypatch):
+    seen = []
+    monkeypatch.setattr(sweeps, "atomic_write", lambda *args: seen.append(list_sweeps(store)) or atomic_write(*args))
+    save_sweep(store, "s", "1", [cell(lab.run())])
+    assert seen == [[], []]
+    assert [path.name for path in store.sweeps.iterdir()] == ["s"]
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "[red]", ""])
