@@ -19,6 +19,7 @@ from scalectl.core.errors import ScalectlError, StoreError, UsageError
 from scalectl.core.job import State
 from scalectl.executors.adopted import signal_process
 from scalectl.executors.local import CHECKPOINT_SECONDS
+from scalectl.executors.slurm import Task
 from scalectl.executors.submission import forget, submissions
 from scalectl.store.files import writing
 from scalectl.store.keepers import forget_dead, keepers, kept
@@ -99,7 +100,8 @@ def stop(named: str | None, results: str | None, say: Callable[[str], None]) -> 
     the record of its pilots is gone.
 
     Args: say: told what is waited for.
-    Raises: NothingMatched if there is no such sweep.
+    Raises: NothingMatched if there is no such sweep; ScalectlError if its cluster does not answer, once all that trains
+    here has ended.
     """
     target = find_target(named, results)
     if target.file is not None:
@@ -110,7 +112,12 @@ def stop(named: str | None, results: str | None, say: Callable[[str], None]) -> 
     except StoreError as error:
         say(f"warning: {error.what}; only what its orchestrators train is known")
         run_ids = _kept_runs(store, name)
-    jobs = cancel(store, name)
+    jobs: list[Task] = []
+    silence = None
+    try:  # first: a pilot that a job runs here is ended by its job, which would otherwise queue again
+        jobs = cancel(store, name)
+    except ScalectlError as error:
+        silence = error
     here, now = host_identity(), time.time()
     forget_dead(store, name)
     own = [held for held in keepers(store, name).values() if held.alive(here, now)]
@@ -132,6 +139,9 @@ def stop(named: str | None, results: str | None, say: Callable[[str], None]) -> 
     for pid, started in left:
         signal_process(pid, started, signal.SIGKILL)
     _wait(left, CHECKPOINT_SECONDS)
+    if silence is not None:
+        say(f"Ended here: {len(asked)} of its processes; jobs of its cluster may go on")
+        raise silence
     found = states(store, run_ids)
     holders = [held for held in _holders(store, run_ids) if held.alive(here, time.time())]
     hosts = sorted({held.host.split("/")[0] for held in holders})

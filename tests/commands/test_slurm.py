@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support import SWEEP
+from support import SWEEP, one_run, trainers, wait_until
 
 from scalectl.commands import background, pilots, slurm
 from scalectl.commands.pilots import Said
@@ -15,6 +15,7 @@ from scalectl.commands.sweep import execute, prepare, record_plan
 from scalectl.core.job import State
 from scalectl.executors.drive import Halted
 from scalectl.executors.submission import Submission, log_of, submissions, write_submission
+from scalectl.store.layout import open_store
 from scalectl.store.live import live, states
 
 BLOCK = '[slurm]\npartition = "main"\ntime = "10"\n'
@@ -207,6 +208,22 @@ def test_stop_cancels_the_jobs_and_waits_for_their_end(tiny, cluster, tmp_path):
     assert background.stop("tiny", "results", str).processes == 1
     assert called(tmp_path, "scancel") == ["scancel 77_0"]
     assert len(os.listdir(tmp_path / "answers")) == 1
+
+
+def test_stop_ends_what_trains_here_where_slurm_does_not_answer_and_says_so(cluster, scalectl, tmp_path):
+    (tmp_path / "tiny.toml").write_text(one_run(100_000))
+    scalectl("sweep", "tiny.toml", "--detach", cwd=tmp_path)
+    try:
+        wait_until(lambda: list(tmp_path.glob("results/live/*/rows.jsonl")))
+        write_submission(open_store(tmp_path / "results"), Submission("tiny", "abc", 1, job="77"))
+        cluster(["error"])
+        error = scalectl("stop", cwd=tmp_path, code=1).stderr
+        assert "Slurm does not answer" in error
+        assert "Ended here: 1 of its processes; jobs of its cluster may go on" in error
+        assert not trainers(tmp_path)
+    finally:
+        cluster([])
+        scalectl("stop", cwd=tmp_path)
 
 
 def test_jobs_that_wait_when_all_is_done_are_taken_back(tiny, cluster, tmp_path):
