@@ -396,6 +396,7 @@ def status(
     results: Results = None,
     failed: Annotated[bool, typer.Option("--failed", help="Only runs that failed, diverged or were lost.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Go on until nothing is being trained any more.")] = False,
+    everything: Everything = False,
     as_json: Json = False,
 ) -> None:
     """Show the truth about each run, even after a crash."""
@@ -406,9 +407,9 @@ def status(
     if watch and as_json:
         raise typer.BadParameter("--watch draws, and --json is one document; give one")
     if watch:
-        _watch(name, results, failed)
+        _watch(name, results, failed, everything)
         return
-    view = command.run(name, results, failed=failed)
+    view = command.run(name, results, failed=failed, everything=everything)
     if as_json:
         print(document.document("status", view))
         return
@@ -419,7 +420,7 @@ def status(
     terminal.emit(plan_screen.status_lines(view, look), console)
 
 
-def _watch(name: str | None, results: str | None, failed: bool) -> None:
+def _watch(name: str | None, results: str | None, failed: bool, everything: bool) -> None:
     """On a terminal a screen that is drawn anew each second, elsewhere a line for each change of a state."""
     import time
 
@@ -430,7 +431,7 @@ def _watch(name: str | None, results: str | None, failed: bool) -> None:
     drawn = console.is_terminal and look.unicode
     before: dict[str, str] = {}
     while True:
-        view = command.run(name, results, failed=failed)
+        view = command.run(name, results, failed=failed, everything=everything)
         now = {row.run_id: f"{row.state}  {row.message}".rstrip() for row in view.rows}
         if drawn:
             console.clear()
@@ -779,6 +780,7 @@ def report(
     bootstrap: Bootstrap = 1000,
     seed: Seed = 0,
     level: Level = 0.95,
+    everything: Everything = False,
     as_json: Json = False,
 ) -> None:
     """Show everything known about a sweep."""
@@ -798,6 +800,7 @@ def report(
         draws=bootstrap,
         seed=seed,
         level=level,
+        all=everything,
     )
     view = command.run(request)
     if as_json:
@@ -884,6 +887,7 @@ def export(
     name: Name = None,
     output: Annotated[str | None, typer.Option("--output", "-o", help="A .parquet or .csv file.")] = None,
     long: Annotated[bool, typer.Option("--long", help="One row per measurement, not per run.")] = False,
+    everything: Everything = False,
     results: Results = None,
     as_json: Json = False,
 ) -> None:
@@ -891,7 +895,7 @@ def export(
     from scalectl.commands import exchange as command
     from scalectl.report import document
 
-    found = command.take_out(name, results, output, long=long)
+    found = command.take_out(name, results, output, long=long, everything=everything)
     if as_json:
         print(document.document("export", found))
         return

@@ -70,10 +70,13 @@ def bring(
     return Imported((sweep,), len(runs - before), len(runs & before), said)
 
 
-def take_out(named: str | None, results: str | None, output: str | None, *, long: bool = False) -> Exported:
+def take_out(
+    named: str | None, results: str | None, output: str | None, *, long: bool = False, everything: bool = False
+) -> Exported:
     """Write a sweep's runs with their provenance to a CSV or Parquet file.
 
-    Args: output: the file, NAME.parquet if None; long: one row per measurement.
+    Args: output: the file, NAME.parquet if None; long: one row per measurement; everything: also runs that only earlier
+    versions of the sweep asked for.
     Raises: UsageError for another ending or a file that cannot be written, NothingMatched if no run has ended.
     """
     target = find_target(named, results)
@@ -82,7 +85,7 @@ def take_out(named: str | None, results: str | None, output: str | None, *, long
     path = Path(output or f"{target.name}.parquet")
     if path.suffix not in (".csv", ".parquet"):
         raise UsageError(f"cannot write {path.name}", remedy="end the file's name in .parquet or .csv")
-    frame = export(target.store, target.name, long=long)
+    frame = export(target.store, target.name, long=long, everything=everything)
     content = frame.to_csv(index=False).encode() if path.suffix == ".csv" else frame.to_parquet(None, index=False)
     try:
         atomic_write(path, content)

@@ -40,6 +40,7 @@ def run(request: Request) -> SweepView:
             remedy=f"scalectl fit {target.name}, or scalectl import {target.name} --name NAME first",
         )
     sweep = load_sweep(target.store, target.name)
+    sweep = sweep.whole if request.all else sweep
     curves, left = _curves(target, sweep)  # first: what its thorough reading sets aside is then in no table either
     index = refresh(target.store)
     columns: dict[str, dict[str, Any]] = {row["run_id"]: row for row in index.of(sweep.current).table.to_pylist()}

@@ -33,16 +33,17 @@ class RunLog:
     log: str
 
 
-def run(named: str | None, results: str | None, *, failed: bool = False) -> StatusView:
+def run(named: str | None, results: str | None, *, failed: bool = False, everything: bool = False) -> StatusView:
     """How every run of a sweep stands.
 
-    Args: failed: only runs that failed or diverged.
+    Args: failed: only runs that failed or diverged; everything: also those that only earlier versions asked for.
     Raises: NothingMatched if there is no such sweep; UsageError for a file.
     """
     target = find_target(named, results)
     if target.file is not None:
         raise UsageError(f"{target.name} is a file, and status is of a sweep", remedy="scalectl status NAME")
     sweep = load_sweep(target.store, target.name)
+    sweep = sweep.whole if everything else sweep
     index = refresh(target.store)
     found = states(target.store, sweep.current, index)
     broken = (State.FAILED, State.DIVERGED, State.LOST, State.OOM, State.TIMEOUT)

@@ -62,14 +62,16 @@ class Merge:
     left: tuple[str, ...] = ()
 
 
-def export(store: Store, name: str, *, long: bool = False) -> pd.DataFrame:
+def export(store: Store, name: str, *, long: bool = False, everything: bool = False) -> pd.DataFrame:
     """Return the current runs of a sweep with their provenance, as one frame.
 
-    Args: long: one row per measurement (the columns of RUN_COLUMNS, state, provenance), not one per run (the index).
+    Args: long: one row per measurement (the columns of RUN_COLUMNS, state, provenance), not one per run (the index);
+    everything: also runs that only earlier versions of the sweep asked for.
     Returns: provenance in columns named `provenance.KEY`.
     Raises: NothingMatched if the sweep is unknown or none of its runs has ended.
     """
-    wanted = set(load_sweep(store, name).current)
+    sweep = load_sweep(store, name)
+    wanted = set((sweep.whole if everything else sweep).current)
     frame = refresh(store).of(wanted).frame().dropna(axis="columns", how="all")
     if frame.empty:
         raise NothingMatched(f"no run of sweep {name} has ended", remedy=f"scalectl status {name}")

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,11 @@ class StoredSweep:
     def earlier(self) -> tuple[str, ...]:
         """Run ids that only earlier versions of the sweep file asked for."""
         return tuple(row["run_id"] for row in self.rows if not row["current"])
+
+    @property
+    def whole(self) -> StoredSweep:
+        """The same with all runs that were ever asked for as those that are asked for now."""
+        return replace(self, rows=tuple(row | {"current": True} for row in self.rows))
 
 
 def save_sweep(store: Store, name: str, toml_text: str, asked: Iterable[Mapping[str, Any]]) -> None:

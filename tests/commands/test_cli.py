@@ -307,6 +307,23 @@ def test_a_sweep_file_or_its_folder_may_stand_for_its_sweep(trained, scalectl, t
     assert "trained" not in done  # nothing is, whether alone or in packs
 
 
+def test_all_reads_the_runs_of_earlier_versions_too(trained, scalectl, tmp_path):
+    folder = shutil.copytree(trained, tmp_path / "copy")
+    (folder / "tiny.toml").write_text(SWEEP.replace("[8, 16, 32]", "[8, 16]"))
+    scalectl("sweep", "tiny.toml", cwd=folder)
+    runs = {}
+    for more in ((), ("--all",)):
+        status = json.loads(scalectl("status", "tiny", *more, "--json", cwd=folder).stdout)
+        report = json.loads(scalectl("report", "tiny", *more, "--bootstrap", "0", "--json", cwd=folder).stdout)
+        scalectl("export", "tiny", *more, "-o", "out.csv", cwd=folder)
+        with open(folder / "out.csv") as file:
+            exported = len(list(csv.DictReader(file)))
+        runs[more] = (status["counts"], len(report["runs"]), exported)
+        widths = next(axis["values"] for axis in report["axes"] if axis["key"] == "model.d_model")
+        assert widths == ([8, 16, 32] if more else [8, 16])
+    assert runs == {(): ({"done": 4}, 4, 4), ("--all",): ({"done": 6}, 6, 6)}
+
+
 def test_a_trial_with_set_says_so_wherever_its_runs_are_read(trained, scalectl, tmp_path):
     folder = shutil.copytree(trained, tmp_path / "copy")
     scalectl("sweep", "tiny.toml", "--set", "train.steps=12", cwd=folder)
