@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 UsageProblem: Any = typer.BadParameter.__mro__[1]
 CommandProblem: Any = typer.BadParameter.__mro__[2]
 
+_tracebacks = False  # -vv was given
 SIGNAL_EXIT = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
@@ -84,7 +85,12 @@ Name = Annotated[str | None, typer.Argument(metavar="[NAME]", help="A sweep of t
 @app.callback()
 def _root(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    verbose: Annotated[
+        int, typer.Option("-v", count=True, show_default=False, help="Twice, -vv: errors with their traceback.")
+    ] = 0,
 ) -> None:
+    global _tracebacks
+    _tracebacks = verbose > 1
     if version:
         from scalectl import __version__
 
@@ -1098,7 +1104,7 @@ def main() -> NoReturn:
         code = app(args=sys.argv[1:] or ["--help"], standalone_mode=False)
         sys.stdout.flush()
     except ScalectlError as error:
-        code = _report_error(error)
+        code = _failed(error)
     except typer.Abort:
         code = 130
     except CommandProblem as error:
@@ -1112,7 +1118,32 @@ def main() -> NoReturn:
         # the reader left; nothing may be written at exit either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
+    except OSError as error:
+        code = _failed(_refused(error))
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _failed(error: ScalectlError) -> int:
+    """Say what ended the command. Returns: its exit code."""
+    if _tracebacks:
+        import traceback
+
+        _line("".join(traceback.format_exception(error)))
+    return _report_error(error)
+
+
+def _refused(error: OSError) -> ScalectlError:
+    """What the system refused where nobody expected it: most often a file or folder of another user."""
+    from scalectl.core.errors import BudgetRefused, StoreError, disk_is_full
+
+    kind = BudgetRefused if disk_is_full(error) else StoreError
+    found = kind(
+        f"the system refused it: {error.strerror or error}",
+        where=None if error.filename is None else str(error.filename),
+        remedy="see who may read and write there, and what space is left; scalectl -vv COMMAND shows where it happened",
+    )
+    found.__cause__ = error
+    return found
 
 
 def _report_error(error: ScalectlError, of: str = "") -> int:

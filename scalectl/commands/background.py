@@ -25,7 +25,7 @@ from scalectl.store.files import writing
 from scalectl.store.keepers import forget_dead, keepers, kept
 from scalectl.store.layout import Store
 from scalectl.store.live import Holder, host_identity, live, process_start, states
-from scalectl.store.sweeps import load_sweep
+from scalectl.store.sweeps import DamagedSweep, load_sweep
 
 START_SECONDS = 120.0  # a background process that is neither at work nor at its end by then is left alone; ours
 LOOK_SECONDS = 0.1
@@ -109,7 +109,7 @@ def stop(named: str | None, results: str | None, say: Callable[[str], None]) -> 
     store, name = target.store, target.name
     try:
         run_ids = load_sweep(store, name).current
-    except StoreError as error:
+    except DamagedSweep as error:
         say(f"warning: {error.what}; only what its orchestrators train is known")
         run_ids = _kept_runs(store, name)
     jobs: list[Task] = []
@@ -152,14 +152,22 @@ def stop(named: str | None, results: str | None, say: Callable[[str], None]) -> 
 def _kept_runs(store: Store, name: str) -> tuple[str, ...]:
     """Runs in flight that orchestrators of a sweep have begun, those that were killed included."""
     own = {(held.pid, held.started) for held in keepers(store, name).values() if held.host == host_identity()}
-    held = ((run_id, live(store, run_id).holder()) for run_id in store.in_flight())
+    held = ((run_id, _holder(store, run_id)) for run_id in store.in_flight())
     return tuple(run_id for run_id, holder in held if holder and (holder.keeper, holder.keeper_started) in own)
 
 
 def _holders(store: Store, run_ids: Sequence[str]) -> list[Holder]:
     flying = set(store.in_flight())
-    found = (live(store, run_id).holder() for run_id in run_ids if run_id in flying)
+    found = (_holder(store, run_id) for run_id in run_ids if run_id in flying)
     return [holder for holder in found if holder is not None]
+
+
+def _holder(store: Store, run_id: str) -> Holder | None:
+    """Who holds a run; None for one that another user keeps to himself, and whose process is none of ours to stop."""
+    try:
+        return live(store, run_id).holder()
+    except StoreError:
+        return None
 
 
 def _wait(processes: set[tuple[int, int]], seconds: float) -> set[tuple[int, int]]:

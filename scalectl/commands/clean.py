@@ -37,8 +37,8 @@ class Removed:
 class Cleaned:
     """All that went.
 
-    kept: runs in flight that stay; busy: of them, those that are being trained; notes: one sentence for each sweep that
-    could not be read.
+    kept: runs in flight that stay; busy: of them, those that are being trained; notes: one sentence for each sweep or
+    run that could not be read.
     """
 
     removed: tuple[Removed, ...]
@@ -78,12 +78,12 @@ def run(
         raise NothingMatched(f"there is no store at {store.root}", remedy="name one: --results DIR")
     only = None if named is None else {row["run_id"] for row in load_sweep(store, named).rows}
     wanted: set[str] = set()
-    unread = []
+    unread, notes = [], []
     for name in list_sweeps(store):
         try:
             wanted |= set(load_sweep(store, name).current)
         except StoreError as error:
-            unread.append(f"{error.what}; its runs are not known, so that those no sweep asks for stay")
+            unread.append(f"{error.what} ({error.where}); its runs are not known: what no sweep asks for stays")
     removed = [] if only is not None else [*_links(store, dry=dry), *_leftovers(store, dry=dry)]
     kept = busy = 0
     for run_id in store.in_flight():
@@ -91,9 +91,14 @@ def run(
             continue
         if only is not None and run_id not in only:
             continue
-        state, folder = state_of(store, run_id).state, live(store, run_id).folder
+        try:
+            state = state_of(store, run_id).state
+            size, last = _size(live(store, run_id).folder)
+        except StoreError as error:
+            notes.append(f"{error.what}, and stays ({error.where})")
+            kept += 1
+            continue
         why = _why(state, bool(unread) or run_id in wanted, policy)
-        size, last = _size(folder)
         if state is State.RUNNING or not why or time.time() - last < older * DAY:
             kept, busy = kept + 1, busy + (state is State.RUNNING)
             continue
@@ -104,7 +109,7 @@ def run(
             removed.append(Removed(run_id, why, size))
     if parameters:
         removed += _parameters(store, only, older, dry=dry)
-    return Cleaned(tuple(removed), kept, busy, dry, tuple(unread))
+    return Cleaned(tuple(removed), kept, busy, dry, (*unread, *notes))
 
 
 def _parameters(store: Store, only: set[str] | None, older: float, *, dry: bool) -> Iterator[Removed]:
@@ -193,7 +198,10 @@ def _links(store: Store, *, dry: bool) -> Iterator[Removed]:
     """
     kept = store.root / "kept"
     for folder in (*folders(store), *([kept] if kept.is_dir() and not kept.is_symlink() else [])):
-        for entry in _entries(folder):
+        held: list[os.DirEntry[str]] = []
+        with contextlib.suppress(StoreError):  # one that may not be read stays as it is
+            held = _entries(folder)
+        for entry in held:
             target = os.path.realpath(entry.path)
             if entry.is_symlink() and not target.startswith(os.path.join(store.root, "")):
                 if not dry:

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import platform
 import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from scalectl.commands.clean import folders
 from scalectl.commands.target import results_store
 from scalectl.core import units
-from scalectl.core.errors import ScalectlError
+from scalectl.core.errors import ScalectlError, StoreError
 from scalectl.core.job import State
 from scalectl.core.units import counted
 from scalectl.executors.local import slots
 from scalectl.store.compact import forget
 from scalectl.store.evaluations import damaged_evaluations
-from scalectl.store.files import leftovers, remove
+from scalectl.store.files import leftovers, remove, writing
 from scalectl.store.index import damaged_runs, rebuild, refresh
 from scalectl.store.keepers import dead_keepers
 from scalectl.store.layout import Store
-from scalectl.store.live import live, release_dead, state_of, tidy
+from scalectl.store.live import Standing, live, release_dead, state_of, tidy
 from scalectl.store.reader import superseded
 from scalectl.store.sweeps import damaged_sweeps, list_sweeps
 
@@ -60,8 +63,9 @@ def run(results: str | None, *, remake: bool = False, mend: bool = False) -> Dia
     damaged = False
     if store.root.is_dir():
         checks += [_space(store), _access(store)]
-        found, damaged = _store(store, remake=remake)
-        checks += [*found, *_left_behind(store, mend=mend)]
+        flying, unread = _in_flight(store)
+        found, damaged = _store(store, flying, unread, remake=remake)
+        checks += [*found, *_left_behind(store, flying, mend=mend)]
     else:
         checks.append(Check("store", True, f"{store.root} does not exist yet; the first sweep makes it"))
     return Diagnosis(tuple(checks), damaged)
@@ -108,13 +112,27 @@ def _space(store: Store) -> Check:
     return Check("disk", free > 1 << 30, f"{units.size(free)} free at {store.root}", "free some space")
 
 
-def _store(store: Store, *, remake: bool) -> tuple[list[Check], bool]:
+def _in_flight(store: Store) -> tuple[dict[str, Standing], list[StoreError]]:
+    """How the runs in flight stand, and why some of them cannot be read."""
+    found, unread = {}, []
+    for run_id in store.in_flight():
+        try:
+            found[run_id] = state_of(store, run_id)
+        except StoreError as error:
+            unread.append(error)
+    return found, unread
+
+
+def _store(
+    store: Store, flying: Mapping[str, Standing], unread: Sequence[StoreError], *, remake: bool
+) -> tuple[list[Check], bool]:
     index = rebuild(store) if remake else refresh(store)
     names = list_sweeps(store)
     for name in names if remake else ():
         forget(store, name)
     broken = {str(damaged): TRAIN for damaged in damaged_runs(store, index)}
-    broken |= {f"{held.what} ({held.where})": held.remedy or "" for held in damaged_sweeps(store, names).values()}
+    unread = [*unread, *damaged_sweeps(store, names).values()]
+    broken |= {f"{error.what} ({error.where})": error.remedy or "" for error in unread}
     if remake:
         broken |= {f"{path}: {why}": JUDGE for path, why in damaged_evaluations(store).items()}
     rebuilt = "index rebuilt" if os.access(store.root, os.W_OK) else "index rebuilt in memory alone"
@@ -122,21 +140,22 @@ def _store(store: Store, *, remake: bool) -> tuple[list[Check], bool]:
     found = f"{index.table.num_rows} runs, {len(names)} sweeps; {verified}"
     checks = [Check("store", not broken, found)]
     checks += [Check("damage", False, text, remedy) for text, remedy in broken.items()]
-    states = [state_of(store, run_id).state for run_id in store.in_flight()]
-    if going := states.count(State.RUNNING):
+    if going := sum(held.state is State.RUNNING for held in flying.values()):
         checks.append(Check("running", True, f"{going} runs are being trained"))
     return checks, bool(broken)
 
 
-def _left_behind(store: Store, *, mend: bool) -> list[Check]:
+def _left_behind(store: Store, found: Mapping[str, Standing], *, mend: bool) -> list[Check]:
     """What killed processes left: one finding for each kind, put right or with the command that does so."""
     temporary = [entry for folder in folders(store) for entry in leftovers(folder)]
-    found = {run_id: state_of(store, run_id) for run_id in store.in_flight()}
     lost = [run_id for run_id, held in found.items() if held.state is State.LOST]
     claims = [run_id for run_id in lost if (holder := live(store, run_id).holder()) and not holder.released]
     settled = [run_id for run_id, held in found.items() if held.state.final]
     replaced = superseded(store)
-    dead = [path for name in list_sweeps(store) for path in dead_keepers(store, name)]
+    dead: list[Path] = []
+    for name in list_sweeps(store):
+        with contextlib.suppress(StoreError):  # another user's, who alone can read it
+            dead += dead_keepers(store, name)
     if mend:
         for entry in temporary:
             remove(entry)
@@ -144,7 +163,8 @@ def _left_behind(store: Store, *, mend: bool) -> list[Check]:
             release_dead(store, run_id)
         tidy(store, settled)
         for path in (*replaced, *dead):
-            path.unlink(missing_ok=True)
+            with writing(path):
+                path.unlink(missing_ok=True)
     kinds = {
         "temporary": (len(temporary), "temporary file", "of killed writers"),
         "claims": (len(claims), "run", "held by a dead process"),

@@ -47,6 +47,24 @@ def writing(path: Path) -> Iterator[None]:
         raise StoreError(f"{path.name} cannot be written", where=f"{path.parent}: {error.strerror or error}") from error
 
 
+@contextlib.contextmanager
+def reading(what: str, path: Path) -> Iterator[None]:
+    """Turn an OSError of the body into an error with a remedy; what is not there stays a FileNotFoundError.
+
+    Raises: StoreError.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise StoreError(
+            f"{what} cannot be read",
+            where=f"{path}: {error.strerror or error}",
+            remedy="give yourself access to it, or ask its owner",
+        ) from error
+
+
 def sync_folder(folder: Path) -> None:
     """Make the names in a folder survive a power cut."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

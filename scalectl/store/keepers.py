@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from scalectl.core.errors import BudgetRefused, StoreError
-from scalectl.store.files import atomic_write
+from scalectl.store.files import atomic_write, reading
 from scalectl.store.layout import Store
 from scalectl.store.live import Holder, host_identity, process_start, read_holder
 
@@ -59,10 +59,14 @@ def kept(store: Store, name: str, token: str) -> bool:
 
 
 def keepers(store: Store, name: str) -> dict[Path, Holder]:
-    """The orchestrators of a sweep by their files, those that were killed included."""
+    """The orchestrators of a sweep by their files, those that were killed included.
+
+    Raises: StoreError if one of them cannot be read.
+    """
     found = {}
     for path in sorted(store.sweep_folder(name).glob(f"{_PREFIX}*")):
-        holder = read_holder(path)
+        with reading(f"sweep {name}", path):
+            holder = read_holder(path)
         if holder is not None:
             found[path] = holder
     return found

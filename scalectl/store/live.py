@@ -30,7 +30,7 @@ from scalectl.core import fault
 from scalectl.core.errors import BudgetRefused, StoreBusy, StoreError
 from scalectl.core.job import State
 from scalectl.core.rows import Row
-from scalectl.store.files import atomic_write, temporary_name, writing
+from scalectl.store.files import atomic_write, reading, temporary_name, writing
 from scalectl.store.index import Index, refresh, stamps
 from scalectl.store.layout import Store
 from scalectl.store.reader import DamagedRun, read_meta
@@ -254,8 +254,9 @@ class Live:
 
     def holder(self) -> Holder | None:
         """Who holds the run or held it last; None if nobody did."""
-        number = max(_numbers(self.folder), default=0)
-        return read_holder(self.folder / f"claim.{number}") if number else None
+        with reading(f"run {self.run_id}", self.folder):
+            number = max(_numbers(self.folder), default=0)
+            return read_holder(self.folder / f"claim.{number}") if number else None
 
     def append(self, rows: Iterable[Row]) -> None:
         """Add measurements in one write that is handed to the system before this returns.
@@ -359,7 +360,8 @@ class Live:
     def marker(self) -> Standing | None:
         """Return what `mark` recorded last."""
         try:
-            data = json.loads((self.folder / "state.json").read_bytes())
+            with reading(f"run {self.run_id}", self.folder):
+                data = json.loads((self.folder / "state.json").read_bytes())
             return Standing(State(data["state"]), str(data["message"]), int(data["step"]))
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             return None
@@ -367,7 +369,7 @@ class Live:
     def last_step(self) -> int:
         """Step of the last whole row; 0 if there is none."""
         try:
-            with open(self.rows_file, "rb") as file:
+            with reading(f"run {self.run_id}", self.folder), open(self.rows_file, "rb") as file:
                 file.seek(0, os.SEEK_END)
                 file.seek(max(0, file.tell() - _TAIL))
                 lines = file.read().split(b"\n")[:-1]

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from scalectl.core.errors import NothingMatched, StoreError
 from scalectl.core.names import did_you_mean, is_name
 from scalectl.store import schema
-from scalectl.store.files import atomic_write, sync_folder, temporary_name, writing
+from scalectl.store.files import atomic_write, reading, sync_folder, temporary_name, writing
 from scalectl.store.layout import Store
 from scalectl.store.reader import move_aside
 
@@ -137,7 +137,7 @@ def load_sweep(store: Store, name: str) -> StoredSweep:
     folder = store.sweep_folder(name)
     toml = plan = None
     with contextlib.suppress(FileNotFoundError):
-        toml = _content(folder / "sweep.toml", name)
+        toml = _content(folder / "sweep.toml")
     with contextlib.suppress(FileNotFoundError):
         plan = _plan(folder, name)
     if plan is None and toml is None:
@@ -183,7 +183,7 @@ def plan_rows(store: Store, name: str) -> Iterator[dict[str, Any]]:
 
 def _plan(folder: Path, name: str) -> pa.Table:
     """The plan in a sweep's folder. Raises: FileNotFoundError; DamagedSweep; StoreError if it cannot be read."""
-    content = _content(folder / "plan.parquet", name)
+    content = _content(folder / "plan.parquet")
     try:
         table = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True).read()
         if table.schema.names[: len(_FIRST)] != [field.name for field in _FIRST]:
@@ -200,19 +200,12 @@ def _rows(plan: pa.Table) -> Iterator[dict[str, Any]]:
         yield {key: value for key, value in row.items() if value is not None}
 
 
-def _content(path: Path, name: str) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise
-    except NotADirectoryError as error:
-        raise FileNotFoundError(path) from error
-    except OSError as error:
-        raise StoreError(
-            f"sweep {name} cannot be read",
-            where=f"{path}: {error.strerror}",
-            remedy="give yourself access to it, or ask its owner",
-        ) from error
+def _content(path: Path) -> bytes:
+    with reading(f"sweep {path.parent.name}", path.parent):
+        try:
+            return path.read_bytes()
+        except NotADirectoryError as error:  # a file among the sweeps
+            raise FileNotFoundError(path) from error
 
 
 def sweep_text(store: Store, name: str) -> str:

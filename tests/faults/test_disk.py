@@ -12,7 +12,7 @@ import pytest
 from support import SWEEP, ended, environment, one_run, rows_of, started, wait_until
 
 from scalectl.executors.drive import Policy
-from scalectl.store.live import live
+from scalectl.store.live import host_identity, live
 
 
 def own_mounts():
@@ -199,6 +199,62 @@ def test_fault_16_a_store_that_is_read_only_is_refused_in_one_line_and_still_rea
     assert errors[0].startswith("error: ")
     assert "read-only" in errors[0]
     assert len([line for line in errors if not line.startswith("    ")]) == 3  # a long path folds the second
+
+
+OTHERS = """
+mount --bind results results && mount -o remount,ro,bind results
+$S doctor --mend >out 2>err; echo "mend: $?"
+"""
+
+
+@mounts
+def test_fault_16_what_cannot_be_mended_is_said_in_one_line(trained, tmp_path):
+    folder = shutil.copytree(trained, tmp_path / "copy")
+    dead = {"host": host_identity(), "pid": 0, "started": 1, "token": "a", "heartbeat": 0}
+    (folder / "results/sweeps/tiny/keeper.a").write_text(json.dumps(dead))
+    said, _, _ = in_namespace(OTHERS, folder)
+    assert said["mend"] == "5"
+    assert (folder / "err").read_text().startswith("error: keeper.a cannot be written: the store is read-only here")
+
+
+# Root may read everything, but for these.
+POWERS = "-dac_override,-dac_read_search"
+SHUT_OUT = ["setpriv", f"--bounding-set={POWERS}", f"--inh-caps={POWERS}"] if os.geteuid() == 0 else []
+
+
+@pytest.mark.skipif(bool(SHUT_OUT) and shutil.which("setpriv") is None, reason="root needs setpriv to be shut out")
+@pytest.mark.parametrize("closed", ["live", *slowly("sweeps")])
+def test_fault_16_what_another_user_keeps_to_himself_is_said_in_three_lines(trained, tmp_path, closed):
+    folder = shutil.copytree(trained, tmp_path / "copy")
+    results = folder / "results"
+    run_id = min((results / "runs").glob("*.parquet")).stem
+    (results / "runs" / f"{run_id}.parquet").unlink()
+    (results / "live" / run_id).mkdir()
+    shut = results / "live" / run_id if closed == "live" else results / "sweeps/tiny"
+    shut.chmod(0)
+    try:
+        for verb in (
+            ["status"],
+            ["plan", "tiny.toml"],
+            ["sweep", "tiny.toml"],
+            ["logs", run_id],
+            ["stop"],
+            ["doctor"],
+            ["clean"],
+        ):
+            if closed == "sweeps" and verb[0] == "logs":
+                continue
+            process = started(folder, *verb, prefix=SHUT_OUT)
+            out, err = process.communicate(timeout=60)
+            assert process.returncode == (0 if verb == ["clean"] else 5), out + err
+            told = out if verb == ["doctor"] else err
+            assert str(shut) in told.replace("\n    ", ""), out + err
+            assert "Traceback" not in err
+            assert len([line for line in err.splitlines() if not line.startswith("    ")]) <= 3
+        process = started(folder, "-vv", "status", prefix=SHUT_OUT)
+        assert "Traceback" in process.communicate(timeout=60)[1]
+    finally:
+        shut.chmod(0o755)
 
 
 @pytest.mark.slow
