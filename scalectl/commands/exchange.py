@@ -59,6 +59,10 @@ def bring(
             for held, runs in merged.further.items()
         ]
         notes += [f"{counted(merged.judged, 'evaluation')} on further data"] * (merged.judged > 0)
+        if merged.flying:
+            first = ", ".join(run_id[:6] for run_id in merged.flying[:6])
+            what = counted(len(merged.flying), "run") + (" is" if len(merged.flying) == 1 else " are")
+            notes.append(f"{what} in flight here and left out ({first}); import again once they have ended")
         notes += [*merged.left, *map(str, merged.damaged)]
         return Imported(merged.sweeps, len(merged.copied), len(merged.known), tuple(notes))
     if not os.path.isfile(source):

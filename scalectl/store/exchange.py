@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections import Counter
@@ -14,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from scalectl.core.cost import Convention
-from scalectl.core.errors import NothingMatched, StoreError, UsageError
+from scalectl.core.errors import NothingMatched, ScalectlError, StoreBusy, StoreError, UsageError
 from scalectl.core.job import State
 from scalectl.core.rows import HELD_OUT, INDEX_COLUMNS, LOSS, Row
 from scalectl.core.run import ID_DIGITS
@@ -24,6 +25,7 @@ from scalectl.store.evaluations import JudgedOn, check_name, evaluated, evaluate
 from scalectl.store.files import atomic_write, writing
 from scalectl.store.index import refresh
 from scalectl.store.layout import Store, checked_name, open_store
+from scalectl.store.live import begin, live, state_of
 from scalectl.store.points import Mask, is_export, mapped_points, read_columns
 from scalectl.store.reader import Damaged, DamagedRun, read_meta, read_run
 from scalectl.store.sweeps import (
@@ -50,7 +52,7 @@ class Merge:
 
     copied, known, damaged: runs; judged: evaluations on further data that were added; sweeps: names that were added or
     grew; further: of those that were here, the runs that the sweep file here does not ask for, shown with --all;
-    left: why a sweep was left out, one sentence each.
+    left: why a sweep was left out, one sentence each; flying: runs left out because they are in flight here.
     """
 
     copied: tuple[str, ...]
@@ -60,6 +62,7 @@ class Merge:
     further: Mapping[str, int]
     judged: int = 0
     left: tuple[str, ...] = ()
+    flying: tuple[str, ...] = ()
 
 
 def export(store: Store, name: str, *, long: bool = False, everything: bool = False) -> pd.DataFrame:
@@ -235,7 +238,8 @@ def import_store(store: Store, source: str | Path) -> Merge:
     """Merge another store into this one: run files that are missing here, and sweeps.
 
     Every file is verified in full before it is copied, byte for byte. A run that is here with the same measurements is
-    left alone (times may differ); a settled run takes the place of one that failed.
+    left alone (times may differ); a settled run takes the place of one that failed. What a living process trains here
+    is left to it; a checkpoint that nobody holds gives way to the finished run.
 
     Raises: NothingMatched if there is no store; StoreError if a run is settled on both sides with other numbers: then
     nothing is copied at all.
@@ -255,13 +259,13 @@ def import_store(store: Store, source: str | Path) -> Merge:
         try:
             ours = read_run(target)
         except (FileNotFoundError, DamagedRun):
-            missing.append((path, target))
+            missing.append((path, target, theirs.meta.state))
             continue
         same = measurements(ours.table).equals(measurements(theirs.table)) and ours.meta.state is theirs.meta.state
         if same or not theirs.meta.state.final:
             known.append(theirs.meta.run_id)
         elif not ours.meta.state.final:
-            missing.append((path, target))
+            missing.append((path, target, theirs.meta.state))
         else:
             conflicts.append(theirs.meta.run_id)
     if conflicts:
@@ -274,18 +278,51 @@ def import_store(store: Store, source: str | Path) -> Merge:
     store.prepare()
     for name, on in sets.items():
         take_name(store, name, on)
-    for path, target in (*missing, *further_files):
-        with writing(target):
-            target.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(target, path.read_bytes())
+    flying = {target.stem for path, target, state in missing if not _brought(store, path, target, state)}
+    further_files = [(path, target) for path, target in further_files if target.stem not in flying]
+    for path, target in further_files:
+        _copy(path, target)
     names = list_sweeps(other)
     broken = {**damaged_sweeps(other, names), **damaged_sweeps(store, names)}
     merged = {name: _merge_sweep(store, other, name) for name in reversed(names) if name not in broken}
     grown = tuple(name for name, runs in merged.items() if runs != 0)
     further = {name: runs for name, runs in merged.items() if runs}
-    copied = tuple(target.stem for _, target in missing)
+    copied = tuple(target.stem for _, target, _ in missing if target.stem not in flying)
     left = tuple(f"{error.what} ({error.where}); its list of runs is left out" for error in broken.values())
-    return Merge(copied, tuple(known), grown, tuple(damaged), further, len(further_files), left)
+    return Merge(copied, tuple(known), grown, tuple(damaged), further, len(further_files), left, tuple(sorted(flying)))
+
+
+def _brought(store: Store, path: Path, target: Path, state: State) -> bool:
+    """Copy the file of a run that ended in this state; False for a run in flight here that is left to itself."""
+    run_id = target.stem
+    if not live(store, run_id).folder.is_dir():
+        _copy(path, target)
+        return True
+    stood = state_of(store, run_id)
+    if not state.final or stood.state is State.RUNNING:
+        return False
+    try:
+        begun = begin(store, run_id)
+    except StoreBusy:  # somebody began it just now
+        return False
+    if begun is None:  # it ended just now
+        return False
+    folder, claim = begun
+    try:
+        _copy(path, target)
+    except ScalectlError:
+        with contextlib.suppress(ScalectlError):  # a full disk keeps the shorter story
+            folder.mark(stood.state, stood.message, stood.step)
+        claim.release()
+        raise
+    folder.clear()
+    return True
+
+
+def _copy(path: Path, target: Path) -> None:
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write(target, path.read_bytes())
 
 
 def _further_evaluations(store: Store, other: Store) -> tuple[dict[str, JudgedOn], list[tuple[Path, Path]]]:

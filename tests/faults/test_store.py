@@ -14,7 +14,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
-from support import SWEEP, a_moment, environment, one_run, rows_of, started
+from support import SWEEP, a_moment, ended, environment, one_run, rows_of, started, trainers, wait_until
 
 from scalectl.core.rows import STORE_VERSION
 from scalectl.store import schema
@@ -73,6 +73,26 @@ def test_fault_15_two_orchestrators_train_every_run_once(tmp_path, hosts):
     assert not rows_of(tmp_path).duplicated(["run_id", "step", "split", "metric"]).any()
     hosts_seen = {pq.read_metadata(path).metadata[schema.PROVENANCE] for path in tmp_path.glob("results/runs/*")}
     assert len({json.loads(text)["host"] for text in hosts_seen}) <= hosts
+
+
+def test_fault_15_a_merge_leaves_out_what_is_being_trained_here(scalectl, tmp_path):
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder in (here, there):
+        folder.mkdir()
+        (folder / "tiny.toml").write_text(one_run(20, slots=1))
+    scalectl("sweep", "tiny.toml", cwd=there)
+    sweep = started(here, "sweep", "tiny.toml", SCALECTL_FAULT="worker.after_step:3=sleep")
+    try:
+        wait_until(lambda: list(here.glob("results/live/*/claim.*")), sweep)
+        said = scalectl("import", "../there/results", cwd=here).stdout
+        assert "1 run is in flight here and left out" in said
+        assert not list(here.glob("results/runs/*.parquet"))
+    finally:
+        ended(sweep)
+    wait_until(lambda: not trainers(here))
+    assert scalectl("import", "../there/results", cwd=here).stdout.startswith("1 runs, 0 known before")
+    assert not list(here.glob("results/live/*"))
+    assert "Nothing to do: 1/1 done." in scalectl("sweep", "tiny.toml", cwd=here).stdout
 
 
 def test_fault_15_no_flag_unlocks(scalectl, tmp_path):

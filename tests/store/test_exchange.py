@@ -8,12 +8,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scalectl.core.errors import NothingMatched, StoreError, UsageError
+from scalectl.core.errors import BudgetRefused, NothingMatched, StoreError, UsageError
 from scalectl.core.job import State
 from scalectl.core.run import record
+from scalectl.store import exchange
 from scalectl.store.exchange import export, import_store, import_table
 from scalectl.store.index import rebuild, refresh
 from scalectl.store.layout import open_store
+from scalectl.store.live import live, state_of
 from scalectl.store.points import load_points, table_points, vary
 from scalectl.store.reader import read_run
 from scalectl.store.sweeps import load_sweep, save_sweep
@@ -357,6 +359,55 @@ def test_a_damaged_sweep_on_either_side_is_left_out_of_a_merge_and_said(store, o
     merge = import_store(store, other.root)
     assert (merge.copied, merge.sweeps) == ((run.run_id,), ("further",))
     assert [said.partition(":")[0] for said in merge.left] == ["the plan of sweep s is damaged"]
+
+
+def test_a_run_that_is_being_trained_here_is_left_out_of_a_merge_until_it_is_let_go(store, other, lab):
+    held, free = lab.run(seed=0), lab.run(seed=1)
+    for run in (held, free):
+        lab.stored(other, run)
+    folder = live(store, held.run_id)
+    claim = folder.claim()
+    merge = import_store(store, other.root)
+    assert (merge.copied, merge.flying) == ((free.run_id,), (held.run_id,))
+    assert not store.run_file(held.run_id).exists()
+    assert claim.held()
+    folder.save_checkpoint(b"half")
+    folder.mark(State.PAUSED, "stopped", 3)
+    claim.release()
+    merge = import_store(store, other.root)
+    assert (merge.copied, merge.flying) == ((held.run_id,), ())
+    assert state_of(store, held.run_id).state is State.DONE
+    assert not folder.folder.exists()
+
+
+def test_a_checkpoint_here_is_not_given_for_a_failure_there(store, other, lab):
+    run = lab.run()
+    lab.stored(other, run, state=State.FAILED, rows=[])
+    folder = live(store, run.run_id)
+    claim = folder.claim()
+    folder.save_checkpoint(b"half")
+    folder.mark(State.PAUSED, "stopped", 3)
+    claim.release()
+    assert import_store(store, other.root).flying == (run.run_id,)
+    assert state_of(store, run.run_id).state is State.PAUSED
+    assert folder.checkpoint.exists()
+
+
+def test_a_disk_that_is_full_leaves_a_paused_run_as_it_was(store, other, lab, monkeypatch):
+    run = lab.run()
+    lab.stored(other, run)
+    folder = live(store, run.run_id)
+    claim = folder.claim()
+    folder.mark(State.PAUSED, "stopped", 3)
+    claim.release()
+
+    def full(path, content):
+        raise BudgetRefused("no space left")
+
+    monkeypatch.setattr(exchange, "atomic_write", full)
+    with pytest.raises(BudgetRefused):
+        import_store(store, other.root)
+    assert state_of(store, run.run_id) == (State.PAUSED, "stopped", 3)
 
 
 def test_a_link_in_another_store_is_not_followed(store, other, lab, tmp_path):
