@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections import Counter
@@ -13,6 +14,7 @@ from scalectl.commands.target import changed_note, find_target, results_store
 from scalectl.core.errors import UsageError
 from scalectl.core.job import State
 from scalectl.report.views import StatusRow, StatusView
+from scalectl.store.files import no_link
 from scalectl.store.index import damaged_runs, find_run, refresh, source_notes
 from scalectl.store.keepers import keepers
 from scalectl.store.layout import Store
@@ -76,7 +78,7 @@ def going(view: StatusView, results: str | None) -> bool:
 def logs(prefix: str, results: str | None) -> RunLog:
     """The log and the end of one run.
 
-    Raises: NothingMatched if no run begins with `prefix`, UsageError if several do.
+    Raises: NothingMatched if no run begins with `prefix`, UsageError if several do; StoreError if its log is a link.
     """
     store = results_store(results)
     run_id = find_run(store, prefix)
@@ -85,11 +87,10 @@ def logs(prefix: str, results: str | None) -> RunLog:
     filed = None if meta is None else Standing(meta.state, meta.message, int(meta.columns.get("steps") or 0))
     log = live(store, run_id).log
     text = ""
-    if log.exists():
-        with log.open("rb") as file:
-            file.seek(0, 2)
-            file.seek(max(0, file.tell() - LOG_BYTES))
-            text = file.read().decode(errors="replace")
+    with contextlib.suppress(FileNotFoundError), open(log, "rb", opener=no_link) as file:
+        file.seek(0, 2)
+        file.seek(max(0, file.tell() - LOG_BYTES))
+        text = file.read().decode(errors="replace")
     return RunLog(run_id, standing(store, run_id, filed), meta, text)
 
 

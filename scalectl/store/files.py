@@ -65,6 +65,23 @@ def reading(what: str, path: Path) -> Iterator[None]:
         ) from error
 
 
+def refused_link(path: Path) -> StoreError:
+    """The error that a symbolic link in a folder of the store is."""
+    return StoreError(
+        f"{path.name} is a symbolic link", where=str(path), remedy="remove the link; a store holds its own files"
+    )
+
+
+def no_link(path: str, flags: int) -> int:
+    """`opener` for `open`, by which a symbolic link is not followed. Raises: StoreError for one; OSError."""
+    try:
+        return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise refused_link(Path(path)) from error
+        raise
+
+
 def sync_folder(folder: Path) -> None:
     """Make the names in a folder survive a power cut."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -24,6 +24,7 @@ from scalectl.core.units import size
 from scalectl.models import ledger_of
 from scalectl.optim.trunks import occupancy, split_step, trunks
 from scalectl.store import live
+from scalectl.store.files import no_link
 from scalectl.store.layout import Store
 from scalectl.store.live import NOBODY, Keeper, Live
 from scalectl.store.writer import write_run
@@ -365,7 +366,8 @@ class Attempt:
 
     def _log(self, run_id: str, text: str) -> None:
         folder = self.lives[run_id]
-        with contextlib.suppress(OSError), folder.log.open("a") as file:  # a log never stops a run
+        # a log never stops a run
+        with contextlib.suppress(OSError, StoreError), open(folder.log, "a", opener=no_link) as file:
             file.write(f"{now()}  {text}\n")
 
 

@@ -25,7 +25,7 @@ from typing import Any
 import psutil
 
 from scalectl.core import family, fault, machine
-from scalectl.core.errors import BudgetRefused, ScalectlError, StoreBusy
+from scalectl.core.errors import BudgetRefused, ScalectlError, StoreBusy, StoreError
 from scalectl.core.family import die_with
 from scalectl.core.job import CommandJob, Placement, State
 from scalectl.core.names import escaped
@@ -34,7 +34,7 @@ from scalectl.core.run import CommandRun
 from scalectl.core.source import source_digest
 from scalectl.core.template import plain
 from scalectl.store import live
-from scalectl.store.files import leftovers, remove, sync_folder, temporary_name, writing
+from scalectl.store.files import leftovers, no_link, refused_link, remove, sync_folder, temporary_name, writing
 from scalectl.store.layout import Store
 from scalectl.store.live import NOBODY, Keeper
 from scalectl.store.writer import write_run
@@ -97,11 +97,11 @@ class CommandAttempt:
         if begun is None:  # somebody else has finished it
             return
         self.live, self.claim = begun
-        self.heard = self._heard()
-        self._log(f"attempt {self.claim.number} {'goes on' if self.heard.known else 'begins'}")
         try:
+            self.heard = self._heard()
+            self._log(f"attempt {self.claim.number} {'goes on' if self.heard.known else 'begins'}")
             self._attempt()
-        except ScalectlError as error:  # a full disk, say
+        except ScalectlError as error:  # a full disk, say, or a link in the folder
             self._stand_still(error.what)
             raise
 
@@ -119,7 +119,8 @@ class CommandAttempt:
                 elif found is not None and "step" not in found:
                     dead.hear(found)
         if run.rows and self.live.log.exists():
-            text = self.live.log.read_bytes()
+            with open(self.live.log, "rb", opener=no_link) as file:
+                text = file.read()
             pattern = re.compile(run.rows)
             for line in text[max(0, text.rfind(BEGUN)) :].split(b"\n"):
                 found = printed(pattern, line)
@@ -134,7 +135,8 @@ class CommandAttempt:
         places = {"out": str(out.absolute())}
         command = [plain(part, places) for part in run.command]
         rows = self.live.folder.absolute() / f"rows.{self.claim.number}"
-        rows.touch()
+        with writing(rows):
+            os.close(no_link(str(rows), os.O_WRONLY | os.O_CREAT))
         about = command_provenance(run, command, self.folder, self.placement, self.started)
         if source_digest(self.folder, run.files) != run.source:
             self._end(
@@ -152,7 +154,7 @@ class CommandAttempt:
             "SCALECTL_PARAMS": json.dumps(dict(run.params)),
             "SCALECTL_OUT": places["out"],
         }
-        with self.live.log.open("ab") as log:
+        with open(self.live.log, "ab", opener=no_link) as log:
             at = log.tell()
             try:
                 process = subprocess.Popen(
@@ -177,11 +179,16 @@ class CommandAttempt:
         self._judge(process.returncode, about)
 
     def _out(self) -> Path:
-        """`{out}`, taken back where an attempt died after it had moved it to where it stays; else a new one."""
+        """`{out}`, taken back where an attempt died after it had moved it to where it stays; else a new one.
+
+        Raises: StoreError if it is a link: what a script writes would go through it.
+        """
         out, kept = self.live.folder / "out", self.store.kept_folder(self.run_config.run_id)
         with writing(out):
             if self.heard.known and kept.is_dir() and not out.exists():
                 kept.rename(out)
+            if out.is_symlink():
+                raise refused_link(out)
             out.mkdir(exist_ok=True)
         return out
 
@@ -297,7 +304,7 @@ class CommandAttempt:
 
     def _last_words(self) -> str:
         """The last line that the script printed."""
-        with self.live.log.open("rb") as file:
+        with open(self.live.log, "rb", opener=no_link) as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - LAST_WORDS))
             text = file.read()
         lines = text[max(0, text.rfind(BEGUN)) :].decode(errors="replace").split("\n")[1:]
@@ -356,6 +363,8 @@ class CommandAttempt:
         dies, what the script wrote is whole. A script that removed its folder keeps nothing.
         """
         out, kept = self.live.folder / "out", self.store.kept_folder(self.run_config.run_id)
+        if out.is_symlink():
+            raise refused_link(out)
         if not out.exists():
             return
         with writing(kept):
@@ -379,7 +388,8 @@ class CommandAttempt:
         self.tell({"event": "ended", "run_id": self.run_config.run_id, "state": State.PAUSED, "message": message})
 
     def _log(self, text: str) -> None:
-        with contextlib.suppress(OSError), self.live.log.open("a") as file:  # a log never stops a run
+        # a log never stops a run
+        with contextlib.suppress(OSError, StoreError), open(self.live.log, "a", opener=no_link) as file:
             file.write(f"{now()}  {text}\n")
 
 

@@ -18,6 +18,7 @@ from typing import Any
 from scalectl.core.names import shown
 from scalectl.core.rows import HELD_OUT, LOSS, Row
 from scalectl.core.run import CommandRun
+from scalectl.store.files import no_link
 
 Key = tuple[int, str, str]
 COUNTS = ("N", "D", "C")
@@ -32,9 +33,9 @@ class Tail:
         self.at = at
 
     def lines(self, *, last: bool = False) -> list[bytes]:
-        """Lines since the last call. last: one without an end, too."""
+        """Lines since the last call. last: one without an end, too. Raises: StoreError for a link in its place."""
         try:
-            with self.path.open("rb") as file:
+            with open(self.path, "rb", opener=no_link) as file:
                 size = file.seek(0, 2)
                 self.at = self.at if self.at <= size else 0
                 file.seek(self.at)

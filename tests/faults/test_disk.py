@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -292,6 +293,14 @@ def test_fault_07_a_log_on_a_full_device_never_stops_a_run(lab):
     run = lab.run(steps=20)
     folder = live(lab.store, run.run_id)
     folder.folder.mkdir()
-    folder.log.symlink_to("/dev/full")
-    lab.driven(lab.job(run))
+    folder.log.touch()
+    os.truncate(folder.log, 200 << 20)  # a hole, beyond what files may have: EFBIG is a full disk
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100 << 20, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"), folder.log.open("a") as log:
+            log.write("no room")
+        lab.driven(lab.job(run))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert lab.state(run) == "done"

@@ -4,6 +4,8 @@ import sys
 
 import pytest
 
+from scalectl.commands.status import logs
+from scalectl.core.errors import StoreError
 from scalectl.core.job import CommandJob, Placement, State
 from scalectl.core.run import CommandRun
 from scalectl.core.source import source_digest
@@ -166,3 +168,52 @@ def test_fault_10_what_cannot_be_stored_ends_a_run_as_failed_with_the_reason(lab
     run, job = script(text, env=(("NUL", "\0"),))
     lab.driven(job)
     assert read_meta(lab.store.run_file(run.run_id)).message.endswith("cannot be started: embedded null byte")
+
+
+@pytest.mark.parametrize("name", ["out", "log", "rows.1"])
+def test_fault_20_a_link_in_the_folder_of_a_script_is_refused_until_it_is_gone(lab, script, tmp_path, name):
+    run, job = script(KEEPER + "print('a word')")
+    outside, folder = tmp_path / "outside", live(lab.store, run.run_id).folder
+    folder.mkdir()
+    if name == "out":
+        outside.mkdir()
+    else:
+        outside.write_text("mine")
+    (folder / name).symlink_to(outside)
+    events = lab.driven(job)
+    assert lab.state(run) == "paused"
+    assert any(f"{name} is a symbolic link" in str(event) for event in events)
+    assert not (lab.root / "starts").exists()
+    if name == "out":
+        assert not list(outside.iterdir())
+    else:
+        assert outside.read_text() == "mine"
+    if name == "log":
+        with pytest.raises(StoreError, match="log is a symbolic link"):
+            logs(run.run_id, str(lab.store.root))
+    (folder / name).unlink()
+    lab.driven(job)
+    assert lab.state(run) == "done"
+
+
+@pytest.mark.parametrize("name", ["out", "rows.1", "log"])
+def test_fault_20_a_link_that_a_script_made_itself_is_not_followed(lab, script, tmp_path, name):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    remove = "import shutil; shutil.rmtree(out)" if name == "out" else f"os.remove(out + '/../{name}')"
+    made = f"{remove}\nos.symlink({str(outside)!r}, os.path.dirname(out) + '/{name}')\n"
+    run, job = script(KEEPER + made, keep=True)
+    events = lab.driven(job)
+    assert lab.state(run) == "paused"
+    assert any(f"{name} is a symbolic link" in str(event) for event in events)
+    assert not list(outside.iterdir())
+
+
+def test_fault_20_the_log_of_a_model_is_not_written_through_a_link(lab, tmp_path):
+    run = lab.run(steps=20)
+    folder, outside = live(lab.store, run.run_id), tmp_path / "notes"
+    folder.folder.mkdir()
+    folder.log.symlink_to(outside)
+    lab.driven(lab.job(run))
+    assert lab.state(run) == "done"
+    assert not outside.exists()
