@@ -129,7 +129,7 @@ class Progress:
             State.PENDING: ("›", "dim"),
         }.get(state, ("✘", "red"))
         said = f"loss {loss:.4f}   {units.duration(seconds)}" if state is State.DONE and loss is not None else ""
-        text = message or said
+        text = "   ".join(filter(None, (said, message)))
         if state is not State.DONE and not message.startswith(str(state)):
             text = f"{state}  {message}".rstrip()
         cell = label(self.expected[run_id].cell)

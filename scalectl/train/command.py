@@ -33,6 +33,7 @@ from scalectl.core.rows import HELD_OUT, LOSS, Row
 from scalectl.core.run import CommandRun
 from scalectl.core.source import source_digest
 from scalectl.core.template import plain
+from scalectl.core.units import counted
 from scalectl.store import live
 from scalectl.store.files import leftovers, no_link, refused_link, remove, sync_folder, temporary_name, writing
 from scalectl.store.layout import Store
@@ -53,6 +54,13 @@ ROWS = re.compile(r"rows\.([0-9]+)")  # where the script of one attempt appends 
 BEGUN = b"  attempt "  # in the log, where what an attempt printed begins
 
 Tell = Callable[[Mapping[str, Any]], None]
+
+
+TAKEN = "taken over by another process"
+
+
+class _Taken(Exception):
+    """The run is another process's by now."""
 
 
 class Killed(Exception):
@@ -92,7 +100,7 @@ class CommandAttempt:
         try:
             begun = live.begin(self.store, self.run_config.run_id, self.keeper)
         except StoreBusy as busy:
-            self.tell({"event": "busy", "run_id": self.run_config.run_id, "message": busy.what})
+            self._busy(busy.what)
             return
         if begun is None:  # somebody else has finished it
             return
@@ -101,9 +109,18 @@ class CommandAttempt:
             self.heard = self._heard()
             self._log(f"attempt {self.claim.number} {'goes on' if self.heard.known else 'begins'}")
             self._attempt()
+        except _Taken:
+            self._busy(TAKEN)
+        except FileNotFoundError:
+            if self.claim.held():
+                raise
+            self._busy(TAKEN)  # and ended: its folder is gone
         except ScalectlError as error:  # a full disk, say, or a link in the folder
             self._stand_still(error.what)
             raise
+
+    def _busy(self, why: str) -> None:
+        self.tell({"event": "busy", "run_id": self.run_config.run_id, "message": why})
 
     def _heard(self) -> Heard:
         """What the attempts before this one left, with what the last of them said and nobody wrote down."""
@@ -231,7 +248,10 @@ class CommandAttempt:
                     beat, computed, tokens, printed_at, alive = clock, spent, now_tokens, size, False
                 looked = clock
             if clock - lease >= LEASE_BEAT_SECONDS:
-                self.claim = self.claim.beat()
+                try:
+                    self.claim = self.claim.beat()
+                except StoreBusy:
+                    raise _Taken from None
                 lease = clock
             time.sleep(POLL_SECONDS)
 
@@ -243,6 +263,8 @@ class CommandAttempt:
     def _write(self) -> bool:
         """Put on disk what was heard. Returns: whether there was anything."""
         heard = self.heard
+        if (heard.cut or heard.fresh) and not self.claim.held():
+            raise _Taken
         if heard.cut:
             self.live.rewrite(sorted(heard.known.values(), key=lambda row: row.step))
         elif heard.fresh:
@@ -271,11 +293,8 @@ class CommandAttempt:
     def _judge(self, code: int, about: Mapping[str, Any]) -> None:
         """Decide how the run ended. code: of its process, negative for the signal that killed it."""
         run, heard = self.run_config, self.heard
-        if heard.unread:
-            self._log(f"lines of the rows file that are no row, left out: {heard.unread}")
-        if heard.no_counts:
-            named = ", ".join(f"{name} = {text}" for name, text in heard.no_counts.items())
-            self._log(f"counts that no run can have, left out: {named}")
+        if left_out := self._left_out():
+            self._log(left_out)
         last = max((key[0] for key in heard.known), default=0)
         words = self._last_words()
         killed = -code if code < 0 else code - 128
@@ -295,12 +314,20 @@ class CommandAttempt:
                 remedy="free some space; the same command resumes",
             )
         elif code:
-            self._end(State.FAILED, words or f"the script ended with code {code} and without a word", about)
+            self._end(State.FAILED, f"exit code {code}" + (f": {words}" if words else ", without a word"), about)
         elif not heard.known:
             what = "the script ended with code 0 and has written no row to SCALECTL_ROWS"
             self._end(State.FAILED, what + (", nor printed one that [run] rows finds" if run.rows else ""), about)
         else:
             self._end(State.DONE, "", about)
+
+    def _left_out(self) -> str:
+        """What of a run that is done was not stored, in words."""
+        heard = self.heard
+        found = [f"{counted(heard.left_out, 'row')} without a split, as others are held-out"] * (heard.left_out > 0)
+        found += [f"{counted(heard.unread, 'line')} of the rows file, no row"] * (heard.unread > 0)
+        found += [f"{name} = {text}" for name, text in heard.no_counts.items()]
+        return f"left out: {'; '.join(found)}" if found else ""
 
     def _last_words(self) -> str:
         """The last line that the script printed."""
@@ -315,8 +342,7 @@ class CommandAttempt:
         """Write the run's one file, then remove its folder; that of a failed run stays, to be retried from."""
         run, folder = self.run_config, self.live
         if not self.claim.held():
-            self.tell({"event": "busy", "run_id": run.run_id, "message": "taken over by another process"})
-            return
+            raise _Taken
         rows, notes = folder.rows()
         for note in notes:
             self._log(note)
@@ -336,6 +362,12 @@ class CommandAttempt:
             state, message, whole = State.FAILED, f"what it measured cannot be stored: {error}", rows
             columns = _index_columns(run, whole, dict.fromkeys(COUNTS), seconds, about)
             write_run(self.store, run, whole, state, about, columns, message)
+        except StoreError as error:
+            if not live.state_of(self.store, run.run_id).state.final:
+                raise
+            folder.clear()  # an import, say, has brought it: the first that was there stays
+            self._busy(error.what)
+            return
         if fault.PLANNED:
             fault.hit("worker.after_file", last, run=run.run_id)
         self._log(f"{state} at step {last} {message}".rstrip())
@@ -352,7 +384,7 @@ class CommandAttempt:
                 "step": last,
                 "loss": final.get(f"{HELD_OUT}/{LOSS}"),
                 "seconds": seconds,
-                "message": message,
+                "message": message or self._left_out(),
             }
         )
 
@@ -381,6 +413,9 @@ class CommandAttempt:
                 remove(entry)
 
     def _stand_still(self, message: str) -> None:
+        if not self.claim.held():
+            self._busy(TAKEN)
+            return
         with contextlib.suppress(ScalectlError):  # a full disk cannot hold the reason either
             self.live.mark(State.PAUSED, message, self.live.last_step())
         with contextlib.suppress(ScalectlError):

@@ -1,6 +1,6 @@
 """What a script says of itself, in lines of JSON or in what it prints, as rows: each step once, nothing invented.
 
-{"step": 100, "loss": 3.21}                              a loss, held-out unless "split" says otherwise
+{"step": 100, "loss": 3.21}                              a loss, held-out where no row of it says "split": "held-out"
 {"step": 100, "metric": "accuracy", "value": 0.4, "split": "test", "tokens": 6400, "flops": 1e9}
 {"N": 123456}                                            parameters; D [tokens] and C [FLOP] likewise
 """
@@ -69,7 +69,9 @@ class Heard:
     known: rows so far, by step, split and metric; clock: seconds of this attempt; began: whether it has said a row;
     before: seconds trained for the rows that it goes on from; fresh: rows that are not on disk yet; cut: whether rows
     that were on disk are not to stand any more; counts: N, D and C as the script says them; no_counts: those that it
-    cannot have; unread: lines that said nothing; diverged: how a loss that is not finite came about.
+    cannot have; unread: lines that said nothing; diverged: how a loss that is not finite came about; unmarked: rows
+    that are held-out because they name no split; marked: metrics of which other rows say that they are, so that those
+    are not; left_out: how many of them there were.
     """
 
     run: CommandRun
@@ -83,12 +85,16 @@ class Heard:
     no_counts: dict[str, str] = field(default_factory=dict)
     unread: int = 0
     diverged: str = ""
+    unmarked: set[Key] = field(default_factory=set)
+    marked: set[str] = field(default_factory=set)
+    left_out: int = 0
 
     def hear(self, found: Mapping[str, Any] | None) -> None:
         """Take in what a line says.
 
         The first row of an attempt shows where the script goes on: what an earlier one said of that step and of later
-        ones is replaced. In one attempt the later of two rows of one step counts.
+        ones is replaced. In one attempt the later of two rows of one step counts. A row without a split is held-out
+        unless others of its metric say that they are: then it is left out, as a loss of the training would be.
         """
         counts = {} if found is None else {name: found[name] for name in COUNTS if name in found}
         for name, text in counts.items():
@@ -116,9 +122,33 @@ class Heard:
             else:
                 self.unread += 1
             return
+        if not self._is_held_out(row, named="split" in (found or {})):
+            return
         row = row._replace(seconds=self.seconds())
         self.known[row.step, row.split, row.metric] = row
         self.fresh.append(row)
+
+    def _is_held_out(self, row: Row, *, named: bool) -> bool:
+        """Whether a row is of the split that it has, which it may have for want of another."""
+        key = row.step, row.split, row.metric
+        if row.split != HELD_OUT:
+            return True
+        if not named and row.metric in self.marked:
+            self.left_out += 1
+            return False
+        if not named:
+            self.unmarked.add(key)
+            return True
+        if row.metric not in self.marked:
+            self.marked.add(row.metric)
+            wrong = {held for held in self.unmarked if held[2] == row.metric}
+            for held in wrong & self.known.keys():
+                del self.known[held]
+            self.unmarked -= wrong
+            self.fresh = [held for held in self.fresh if (held.step, held.split, held.metric) not in wrong]
+            self.left_out += len(wrong)
+            self.cut = self.cut or bool(wrong)
+        return True
 
     def seconds(self) -> float:
         """Trained so far, by this attempt and for the rows that it goes on from: all, until it has said one."""

@@ -255,8 +255,8 @@ def test_how_a_script_ends_is_said_and_what_fails_waits(scalectl, tmp_path):
     assert said.stderr.count("killed by SIGABRT") == 3  # tried twice more
     rows = json.loads(scalectl("status", "failing", "--json", cwd=tmp_path).stdout)["rows"]
     found = {row["cell"]["params.how"]: row for row in rows}
-    assert found["raise"]["message"] == "ValueError: no such thing"
-    assert found["exit"]["message"] == "here exit"
+    assert found["raise"]["message"] == "exit code 1: ValueError: no such thing"
+    assert found["exit"]["message"] == "exit code 3: here exit"
     assert "has written no row to SCALECTL_ROWS" in found["silent"]["message"]
     assert found["segfault"]["state"] == "lost"
     log = scalectl("logs", found["raise"]["run_id"], cwd=tmp_path).stdout
@@ -271,7 +271,7 @@ def test_equal_failures_stop_the_sweep_and_a_full_disk_pauses_it(scalectl, tmp_p
     text = FAILING.replace("KINDS", '["raise"]') + "n = { grid = [1, 2, 3, 4, 5, 6, 7, 8] }\n"
     (tmp_path / "failing.toml").write_text(text.replace('"{how}"', '"{how}", "{n}"'))
     said = scalectl("sweep", "failing.toml", cwd=tmp_path, code=1)
-    assert "3 jobs failed alike: ValueError: no such thing" in said.stderr
+    assert "3 jobs failed alike: exit code 1: ValueError: no such thing" in said.stderr
     assert "pending" in said.stdout
     (tmp_path / "full.toml").write_text(FAILING.replace("KINDS", '["full"]'))
     said = scalectl("sweep", "full.toml", cwd=tmp_path, code=4)

@@ -1,17 +1,22 @@
 """Somebody's scripts, whose processes die at the worst moment."""
 
 import sys
+import time
 
 import pytest
 
 from scalectl.commands.status import logs
 from scalectl.core.errors import StoreError
 from scalectl.core.job import CommandJob, Placement, State
+from scalectl.core.rows import Row
 from scalectl.core.run import CommandRun
 from scalectl.core.source import source_digest
 from scalectl.executors.drive import Policy
+from scalectl.executors.executor import RunEnded
 from scalectl.store.live import live
 from scalectl.store.reader import read_meta
+from scalectl.store.writer import write_run
+from scalectl.train import command
 
 KEEPER = """\
 import json, os, sys
@@ -217,3 +222,74 @@ def test_fault_20_the_log_of_a_model_is_not_written_through_a_link(lab, tmp_path
     lab.driven(lab.job(run))
     assert lab.state(run) == "done"
     assert not outside.exists()
+
+
+TALKER = """\
+import json, os, time
+for step in range(1, 400):
+    with open(os.environ["SCALECTL_ROWS"], "a") as rows:
+        rows.write(json.dumps({"step": step, "loss": 1 / step}) + "\\n")
+    time.sleep(0.02)
+"""
+
+
+@pytest.mark.parametrize("how", ["claimed", "finished", "claimed and silent"])
+def test_fault_15_a_script_whose_run_was_taken_over_ends_and_halts_nothing(lab, script, monkeypatch, how):
+    run, job = script(TALKER.replace("0.02", "5" if "silent" in how else "0.02"))
+    monkeypatch.setattr(command, "LEASE_BEAT_SECONDS", 0.2)
+    folder, told, once = live(lab.store, run.run_id), [], iter([True])
+
+    def rival():
+        if folder.last_step() and next(once, False):
+            if how == "finished":
+                other = Row(run.run_id, 1, 0, 0.0, "held-out", "loss", 7.0, 1.0)
+                write_run(lab.store, run, [other], State.DONE, {}, {})
+                folder.clear()
+            else:
+                (folder.folder / "claim.2").write_bytes((folder.folder / "claim.1").read_bytes())
+                folder.rewrite([])
+        return False
+
+    begun = time.monotonic()
+    command.CommandAttempt(lab.store, job, told.append, rival).run()
+    assert time.monotonic() - begun < 60
+    assert told[-1] == {"event": "busy", "run_id": run.run_id, "message": "taken over by another process"}
+    assert not any(message["event"] == "ended" for message in told)
+    if how == "finished":
+        assert [row.value for row in lab.rows(run)] == [7.0]
+    else:
+        assert not folder.rows_file.read_bytes()  # nothing of ours among theirs
+        assert folder.marker() is None
+
+
+def test_fault_15_a_script_whose_run_was_brought_meanwhile_leaves_what_is_there(lab, script):
+    run, job = script(KEEPER)
+    told, once = [], iter([True])
+
+    def bringing():
+        if live(lab.store, run.run_id).folder.exists() and next(once, False):
+            write_run(lab.store, run, [Row(run.run_id, 3, 0, 0.0, "held-out", "loss", 7.0, 1.0)], State.DONE, {}, {})
+        return False
+
+    command.CommandAttempt(lab.store, job, told.append, bringing).run()
+    assert told[-1]["event"] == "busy"
+    assert [row.value for row in lab.rows(run)] == [7.0]
+    assert not live(lab.store, run.run_id).folder.exists()
+
+
+MIXED = """\
+import json, os
+with open(os.environ["SCALECTL_ROWS"], "a") as rows:
+    for row in ({"step": 1, "loss": 9.5}, {"step": 2, "loss": 9.0}, {"step": 2, "loss": 3.0, "split": "held-out"},
+                {"step": 3, "loss": 8.0}, {"step": 4, "loss": 2.5, "split": "held-out"}, {"step": 4, "loss": 7.0}):
+        rows.write(json.dumps(row) + "\\n")
+    rows.write("epoch done\\n")
+"""
+
+
+def test_losses_of_a_training_never_take_the_place_of_held_out_ones(lab, script):
+    run, job = script(MIXED)
+    (ended,) = [event for event in lab.driven(job) if isinstance(event, RunEnded)]
+    assert [(row.step, row.value) for row in lab.rows(run)] == [(2, 3.0), (4, 2.5)]
+    assert ended.message == "left out: 4 rows without a split, as others are held-out; 1 line of the rows file, no row"
+    assert read_meta(lab.store.run_file(run.run_id)).message == ""

@@ -143,3 +143,22 @@ def test_tokens_and_flops_follow_from_the_steps_where_the_script_does_not_say():
         (500, 30_000.0), (1000, 60_000.0), (7, 3.0)]  # fmt: skip
     assert [held.flops for held in completed(rows, {"N": 10, "D": 1000.0, "C": 8.0}, 100)] == [4.0, 8.0, 3.0]
     assert completed(rows, {"N": None, "D": 1000.0, "C": None}, None) == rows
+
+
+def test_a_row_without_a_split_is_held_out_only_where_no_other_says_it_is():
+    held = {"split": "held-out"}
+    assert heard({"step": 1, "loss": 3}, {"step": 2, "loss": 2}).fresh == [row(1, 3.0, 5.0), row(2, 2.0, 5.0)]
+    found = heard(
+        {"step": 1, "loss": 9}, {"step": 1, "loss": 3} | held, {"step": 1, "loss": 8}, {"step": 2, "loss": 7},
+        {"step": 2, "metric": "accuracy", "value": 0.5}, {"step": 2, "loss": 6, "split": "train"},
+    )  # fmt: skip
+    assert found.fresh == [
+        row(1, 3.0, 5.0),
+        row(2, 0.5, 5.0, metric="accuracy"),
+        row(2, 6.0, 5.0, split="train"),
+    ]
+    assert found.left_out == 3
+    found = heard({"step": 1, "loss": 9}, {"step": 2, "loss": 8}, {"step": 2, "loss": 3} | held)
+    assert list(found.known.values()) == found.fresh == [row(2, 3.0, 5.0)]
+    assert (found.left_out, found.cut) == (2, True)
+    assert heard({"step": 1, "loss": 3} | held, {"step": 2, "loss": math.nan}).diverged  # whichever loss it is
