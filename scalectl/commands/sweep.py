@@ -450,7 +450,8 @@ def record_plan(prepared: Prepared) -> None:
     rows: list[dict[str, Any]] = [
         {"run_id": planned.run_id, "config": record(planned.run), **planned.cell} for planned in prepared.plan.runs
     ]
-    text = with_overrides_recorded(prepared.sweep.text, prepared.sweep.overrides)
+    folder = next(iter(prepared.sweep.search), "")
+    text = with_overrides_recorded(prepared.sweep.text, prepared.sweep.overrides, folder)
     save_sweep(prepared.store, prepared.sweep.name, text, rows)
 
 

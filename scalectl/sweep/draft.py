@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from dataclasses import dataclass
@@ -32,11 +33,12 @@ Tables = dict[str, dict[str, Entry]]
 
 
 class Draft:
-    """Problems are collected; a step that needs what is broken is left out."""
+    """Problems are collected; a step that needs what is broken is left out. folder: where its code is looked for."""
 
-    def __init__(self, text: str, path: str, overrides: tuple[str, ...]) -> None:
+    def __init__(self, text: str, path: str, overrides: tuple[str, ...], folder: str = "") -> None:
         self.text = text
         self.path = path
+        self.folder = folder or os.path.dirname(os.path.abspath(path))
         self.overrides = overrides
         self.lines = text.replace("\r\n", "\n").split("\n")
         self.places = Places({}, {})

@@ -19,8 +19,7 @@ class Members:
 
     def __init__(self, draft: Draft) -> None:
         self.draft = draft
-        beside = os.path.dirname(os.path.abspath(draft.path))
-        self.examiner = Examiner(tuple(dict.fromkeys((beside, os.getcwd()))))
+        self.examiner = Examiner(tuple(dict.fromkeys((draft.folder, os.getcwd()))))
         self.foreign: dict[str, Model | UsageError] = {}
 
     def close(self) -> None:

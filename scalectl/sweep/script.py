@@ -135,7 +135,7 @@ class ScriptReader:
 
     def files(self, command: Sequence[str], code: Sequence[str]) -> tuple[Folder, tuple[str, ...]]:
         """The folder in which the command runs, and the files of it that are code: arguments and [run] code."""
-        beside = Folder(os.path.dirname(os.path.abspath(self.draft.path)))
+        beside = Folder(self.draft.folder)
         named = [part for i, part in enumerate(command) if not placeholders(part) and (i or os.sep in part)]
         own = [part for part in named if not os.path.isabs(part)]  # an interpreter is everywhere
         folders = [folder for folder in (beside, Folder.cwd()) if any(_is_file(folder / part) for part in own)]

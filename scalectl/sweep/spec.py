@@ -29,7 +29,7 @@ from scalectl.sweep.keys import SCIENCE, label_of, to_write, train_fields
 from scalectl.sweep.locate import Path
 from scalectl.sweep.members import Members
 from scalectl.sweep.mup import BaseWidths
-from scalectl.sweep.overrides import recorded_overrides
+from scalectl.sweep.overrides import recorded_folder, recorded_overrides
 from scalectl.sweep.script import ScriptReader
 from scalectl.sweep.sweep import OnError, Runtime, Sweep
 from scalectl.sweep.tables import (
@@ -63,7 +63,8 @@ def load(
 
     Args: overrides: `KEY=VALUE` each, the value as in TOML (a bare word is a text); they win over the file and its
     blocks, and another run length replaces the file's; max_runs: refuse a grid of more cells, before it is built;
-    recorded: the file is that of a store: what it remembers of its overrides holds, before those given here.
+    recorded: the file is that of a store: what it remembers of its overrides holds, before those given here, and its
+    code is where it was, if that folder is there.
     Raises: UsageError if there is no such file; SweepFileError with every problem that was found.
     """
     name = os.fspath(path)
@@ -85,7 +86,9 @@ def load(
         raise SweepFileError(name, (Problem(line, "these bytes are not UTF-8", "save the file as UTF-8"),)) from None
     remembered = recorded_overrides(text)
     if recorded:
-        return parse_sweep(text, path=name, overrides=(*remembered, *overrides), max_runs=max_runs)
+        folder = recorded_folder(text)
+        beside = folder if os.path.isdir(folder) else ""
+        return parse_sweep(text, path=name, overrides=(*remembered, *overrides), max_runs=max_runs, beside=beside)
     sweep = parse_sweep(text, path=name, overrides=overrides, max_runs=max_runs)
     if remembered:
         note = "the --set lines at the end of the file are comments here; they hold where the store's own file is read"
@@ -94,10 +97,15 @@ def load(
 
 
 def parse_sweep(
-    text: str, *, path: str = "sweep.toml", overrides: Sequence[str] = (), max_runs: int = MAX_RUNS
+    text: str,
+    *,
+    path: str = "sweep.toml",
+    overrides: Sequence[str] = (),
+    max_runs: int = MAX_RUNS,
+    beside: str = "",
 ) -> Sweep:
-    """`load`, from text; path is what errors call the file."""
-    reader = _Reader(Draft(text, path, tuple(overrides)), max_runs)
+    """`load`, from text; path is what errors call the file; beside: folder of its code, "" for that of the path."""
+    reader = _Reader(Draft(text, path, tuple(overrides), beside), max_runs)
     with contextlib.closing(reader.members):
         return reader.sweep()
 

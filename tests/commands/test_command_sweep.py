@@ -13,6 +13,10 @@ import psutil
 import pytest
 from support import REPOSITORY, environment
 
+from scalectl.executors.submission import Submission, write_submission
+from scalectl.store.layout import open_store
+from scalectl.store.sweeps import load_sweep
+
 SWEEP = """\
 name = "mine"
 question = "How does the loss of my script fall with its width?"
@@ -288,3 +292,19 @@ def test_a_script_edited_after_the_plan_makes_other_runs(swept, scalectl, tmp_pa
     assert plan["todo"] == 12
     assert plan["older"] == 12
     assert plan["seconds"] is None
+
+
+def test_a_sweep_of_another_folder_is_trained_by_its_name_and_by_a_pilot(scalectl, tmp_path):
+    written(tmp_path / "sub", SWEEP.replace("[16, 24, 32, 48, 64, 96]", "[16]"))
+    scalectl("sweep", "sub/mine.toml", "--set", "params.seed=0", cwd=tmp_path)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    results = tmp_path / "results"
+    assert "Nothing to do: 1/1" in scalectl("plan", "mine", "--results", results, cwd=elsewhere).stdout
+    store = open_store(results)
+    (results / "runs" / f"{load_sweep(store, 'mine').current[0]}.parquet").unlink()
+    record = write_submission(store, Submission("mine", "0123abcd", 1))
+    scalectl("pilot", record, cwd=elsewhere)
+    assert json.loads(scalectl("status", "mine", "--json", cwd=tmp_path).stdout)["counts"] == {"done": 1}
+    (tmp_path / "sub").rename(tmp_path / "moved")  # then it is looked for where one stands, as before
+    assert "Nothing to do: 1/1" in scalectl("plan", "mine", "--results", results, cwd=tmp_path / "moved").stdout
