@@ -100,6 +100,10 @@ def batch_script(
         "#SBATCH --requeue",
         "",
         *slurm.setup,
+        *(
+            ["set +eu +o pipefail  # that setup may have set: the end of a wait by a signal is no error"]
+            * bool(slurm.setup)
+        ),
         *paths,
         f"{shlex.join(command)} &",
         "pilot=$!",

@@ -29,6 +29,9 @@ def store(tmp_path):
     return found
 
 
+SETUPS = [(), ("set -e",), ("set -euo pipefail", "export A=1")]
+
+
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     """`place(name, text)` puts a command on PATH; there is no Slurm beside these, and each notes how it was called."""
@@ -79,21 +82,23 @@ def test_the_script_of_an_array_in_a_container_is_the_golden_one(golden):
 @pytest.mark.parametrize(
     ("state", "code", "again"), [("RUNNING", 10, True), ("COMPLETING", 10, False), ("RUNNING", 0, False)]
 )
-def test_a_job_queues_itself_again_if_it_leaves_work_and_is_not_being_ended(tmp_path, place, state, code, again):
+@pytest.mark.parametrize("setup", SETUPS)
+def test_a_job_queues_itself_again_if_it_leaves_work_and_is_not_being_ended(tmp_path, place, state, code, again, setup):
     place("squeue", f"echo {state}")
     place("scontrol", "")
     place("python", f"exit {code}")
-    (tmp_path / "a.sh").write_text(script(Slurm(), python=str(tmp_path / "bin/python")))
+    (tmp_path / "a.sh").write_text(script(Slurm(setup=setup), python=str(tmp_path / "bin/python")))
     done = subprocess.run(["bash", tmp_path / "a.sh"], env={**os.environ, "SLURM_JOB_ID": "7"}, check=False)
     assert ("scontrol requeue 7" in calls(tmp_path)) == again
     assert done.returncode == (0 if again else code)
 
 
-def test_the_signal_before_the_end_reaches_the_pilot_which_is_waited_for(tmp_path, place):
+@pytest.mark.parametrize("setup", SETUPS)
+def test_the_signal_before_the_end_reaches_the_pilot_which_is_waited_for(tmp_path, place, setup):
     place("squeue", "echo RUNNING")
     place("scontrol", "")
     place("python", f"trap 'sleep 0.5; echo stopped >> {tmp_path}/calls; exit 10' TERM\necho up\nsleep 60 & wait $!")
-    (tmp_path / "a.sh").write_text(script(Slurm(), python=str(tmp_path / "bin/python")))
+    (tmp_path / "a.sh").write_text(script(Slurm(setup=setup), python=str(tmp_path / "bin/python")))
     job = subprocess.Popen(
         ["bash", tmp_path / "a.sh"], env={**os.environ, "SLURM_JOB_ID": "7"}, stdout=subprocess.PIPE, text=True,
         start_new_session=True,
