@@ -7,9 +7,11 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from scalectl.core import units
 from scalectl.core.job import AnyJob, CommandJob, Job, State, Ticket
+from scalectl.core.run import CommandRun, Run
 from scalectl.executors.executor import Beat, Event, Executor, JobOver, RunEnded
 from scalectl.optim.trunks import trunk_key
 from scalectl.store.layout import Store
@@ -78,6 +80,7 @@ def drive(
         while waiting and executor.free() >= min(waiting[0].placement.threads, max(1, executor.size)):
             job = _widened(waiting[0], -(-executor.free() // len(waiting)), policy)
             waiting.popleft()
+            retries.begins(job)
             running[executor.submit(job)] = job
         for ticket in clocks.overdue():
             executor.cancel(ticket)
@@ -88,8 +91,13 @@ def drive(
                 if event.runs:
                     began.add(event.ticket)
             elif isinstance(event, RunEnded):
+                ticket = next((t for t in running if event.run_id in t), "")
+                why = clocks.late.get(ticket, "")
+                if why and event.state is State.PAUSED:  # it was told to end, and did
+                    explain(store, [event.run_id], State.TIMEOUT, why, of=State.PAUSED)
+                    event = replace(event, state=State.TIMEOUT, message=why)
                 if event.state is State.FAILED:
-                    halted = failures.count(event.message, next((t for t in running if event.run_id in t), ""))
+                    halted = failures.count(event.message, ticket)
             elif isinstance(event, JobOver):
                 job = running.pop(event.ticket)
                 late, died = clocks.over(event.ticket), event.died
@@ -182,6 +190,24 @@ class _Retries:
         self.attempts: Counter[str] = Counter()
         self.checkpoints: dict[str, int] = {}
 
+    def begins(self, job: AnyJob) -> None:
+        """Note how far the runs of a job are, before its first attempt here."""
+        stamps = self._stamps(job)
+        for run in job.runs:
+            self.checkpoints.setdefault(run.run_id, stamps[_trunk(run)])
+
+    def _stamps(self, job: AnyJob) -> dict[Hashable, int]:
+        """How far each run is, by its trunk: of a script the last step, which shows its checkpoints.
+
+        Of others the time of the newest checkpoint: a run that follows a trunk has none of its own.
+        """
+        stamps: dict[Hashable, int] = {}
+        for run in job.runs:
+            folder = live(self.store, run.run_id)
+            stamp = folder.last_step() if isinstance(job, CommandJob) else _changed(folder.checkpoint)
+            stamps[_trunk(run)] = max(stamp, stamps.get(_trunk(run), 0))
+        return stamps
+
     def left(self, job: AnyJob, *, all_runs: bool) -> tuple[AnyJob | None, AnyJob | None]:
         """The job with the runs that may be tried again, as two; what is in neither stays as it is.
 
@@ -189,22 +215,18 @@ class _Retries:
         Returns: the job without those that ran out of memory, and with them alone, to go through the model one by one;
         None for one without runs.
         """
-        if isinstance(job, CommandJob):  # how far it came is what shows of its checkpoints
+        stamps = self._stamps(job)
+        if isinstance(job, CommandJob):
             run_id = job.run.run_id
-            furthest = max(live(self.store, run_id).last_step(), self.checkpoints.get(run_id, 0))
+            furthest = max(stamps[_trunk(job.run)], self.checkpoints.get(run_id, 0))
             resumes = all_runs and state_of(self.store, run_id).state.resumes
             return job if resumes and self._again(run_id, furthest) else None, None
-        stamps: dict[Hashable, int] = {}  # of a trunk's newest checkpoint: a run that follows one has none of its own
-        for run in job.runs:
-            path = live(self.store, run.run_id).checkpoint
-            stamp = path.stat().st_mtime_ns if path.exists() else 0
-            stamps[trunk_key(run)] = max(stamp, stamps.get(trunk_key(run), 0))
         states = {run.run_id: state_of(self.store, run.run_id).state for run in job.runs}
         again = [
             run
             for run in job.runs
             if (states[run.run_id].resumes if all_runs else states[run.run_id] is State.OOM)
-            and self._again(run.run_id, stamps[trunk_key(run)])
+            and self._again(run.run_id, stamps[_trunk(run)])
         ]
         dead = tuple(run for run in again if states[run.run_id] is not State.OOM)
         large = tuple(run for run in again if states[run.run_id] is State.OOM)
@@ -212,8 +234,22 @@ class _Retries:
         return replace(job, runs=dead) if dead else None, replace(job, runs=large, placement=alone) if large else None
 
     def _again(self, run_id: str, stamp: int) -> bool:
+        """Whether a run that ended so may be tried again."""
         self.attempts[run_id] += 1
         if stamp != self.checkpoints.get(run_id, 0):
             self.checkpoints[run_id] = stamp
             self.attempts[run_id] = 0
         return self.attempts[run_id] <= self.most
+
+
+def _trunk(run: Run) -> Hashable:
+    """What runs share that are one until they part; a script is alone."""
+    return run.run_id if isinstance(run, CommandRun) else trunk_key(run)
+
+
+def _changed(path: Path) -> int:
+    """When a file was written [ns since 1970], 0 if it is not there."""
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0

@@ -448,11 +448,11 @@ def begin(store: Store, run_id: str, keeper: Keeper = NOBODY) -> tuple[Live, Cla
     return folder, claim
 
 
-def explain(store: Store, run_ids: Iterable[str], state: State, message: str) -> None:
-    """Record why the process of these runs ended, as whoever started it saw it; only of runs that are lost."""
+def explain(store: Store, run_ids: Iterable[str], state: State, message: str, of: State = State.LOST) -> None:
+    """Record why these runs ended, as whoever started their process saw it. of: only those that are in this state."""
     for run_id in run_ids:
         held = state_of(store, run_id)
-        if held.state is State.LOST:
+        if held.state is of:
             with contextlib.suppress(BudgetRefused, StoreError):  # a full disk keeps the shorter story
                 live(store, run_id).mark(state, message, held.step)
 

@@ -138,6 +138,7 @@ class Attempt:
             self._log(run.run_id, f"goes on from step {progress.step}" if progress else "begins")
             if progress:
                 begin[run.run_id] = progress
+                self.saved[run.run_id] = progress.step
         return begin
 
     def _progress(self, folder: Live) -> Progress | None:

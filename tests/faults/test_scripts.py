@@ -13,7 +13,7 @@ from scalectl.core.run import CommandRun
 from scalectl.core.source import source_digest
 from scalectl.executors.drive import Policy
 from scalectl.executors.executor import RunEnded
-from scalectl.store.live import live
+from scalectl.store.live import live, state_of
 from scalectl.store.reader import read_meta
 from scalectl.store.writer import write_run
 from scalectl.train import command
@@ -293,3 +293,31 @@ def test_losses_of_a_training_never_take_the_place_of_held_out_ones(lab, script)
     assert [(row.step, row.value) for row in lab.rows(run)] == [(2, 3.0), (4, 2.5)]
     assert ended.message == "left out: 4 rows without a split, as others are held-out; 1 line of the rows file, no row"
     assert read_meta(lab.store.run_file(run.run_id)).message == ""
+
+
+HANGS = """\
+import json, os, time
+open("starts", "a").write("up\\n")
+with open(os.environ["SCALECTL_ROWS"], "a") as rows:
+    rows.write(json.dumps({"step": 1, "loss": 2.0}) + "\\n")
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("retries", [0, 1])
+def test_fault_04_a_script_that_hangs_has_run_out_of_time_as_often_as_retries_allow(lab, script, retries):
+    run, job = script(HANGS)
+    starts = lab.root / "starts"
+
+    def hung():
+        """States that are told, and how often it was started."""
+        starts.unlink(missing_ok=True)
+        told = lab.driven(job, policy=Policy(retries=retries, timeout=1.0))
+        ended = [(event.state, event.message) for event in told if isinstance(event, RunEnded)]
+        assert set(ended) == {(State.TIMEOUT, "no sign of life for 0:01")}
+        return starts.read_text().count("up")
+
+    assert hung() == 2 + retries  # the first came as far as step 1
+    assert lab.state(run) == "timeout"
+    assert state_of(lab.store, run.run_id).message == "no sign of life for 0:01"
+    assert hung() == 1 + retries  # none came further
