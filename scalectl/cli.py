@@ -175,7 +175,12 @@ def sweep(
     console, look = _stdout()
     for damaged in prepared.damaged:
         _line(f"warning: {damaged}; the run is trained again")
-    for warning in (*command.plan_warnings(prepared), prepared.edited, *prepared.changes):
+    for warning in (
+        *command.plan_warnings(prepared),
+        prepared.edited,
+        *prepared.changes,
+        command.unchecked(prepared),
+    ):
         if warning:
             _line(f"warning: {warning}")
     if engine == "slurm":
@@ -192,6 +197,7 @@ def sweep(
         raise typer.Exit
     for holder, job in prepared.orphans:
         _line(f"process {holder.pid} goes on with {len(job.runs)} of the runs; it is taken over")
+    command.check_budget(prepared, hours=False)  # before minutes of measuring, which change nothing of it
     prepared = command.probed(prepared, _line)
     progress = command.progress(prepared, *_console(sys.stderr))
     signals = _Signals(lambda count: progress.say(_stopping(count, len(progress.running))))
@@ -345,7 +351,8 @@ def _detached(
     local, name = engine == "local", prepared.sweep.name
     started = detach(prepared, arguments, hours=local or not prepared.sweep.ray.gpus)
     runs = sum(len(job.runs) for job in (*prepared.jobs, *(job for _, job in prepared.orphans)))
-    where = f"in the background, about {duration(prepared.seconds)}" if local else "on Ray, from the background"
+    time = f"about {duration(prepared.seconds)}" if prepared.timed else "time unknown"
+    where = f"in the background, {time}" if local else "on Ray, from the background"
     return (
         f"Process {started.pid} trains {runs} runs {where}.",
         f"Next:  scalectl status {name} --watch    scalectl stop {name}",

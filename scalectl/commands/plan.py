@@ -8,10 +8,12 @@ from math import nan
 from typing import Any, NamedTuple
 
 from scalectl.commands.speed import Here, precision_advice, shapes
-from scalectl.commands.sweep import Prepared, job_rows, job_trunks, slot_seconds
+from scalectl.commands.sweep import Prepared, check_budget, job_rows, job_trunks, slot_seconds, unchecked
 from scalectl.commands.target import shared_facts
 from scalectl.core import units
+from scalectl.core.errors import BudgetRefused
 from scalectl.core.job import CommandJob
+from scalectl.core.machine import memory_total
 from scalectl.core.run import SEED, RunConfig
 from scalectl.report.views import PlanGroup, PlanView, RayView, SlurmView
 from scalectl.store.sweeps import list_sweeps, load_sweep
@@ -70,7 +72,7 @@ def view(prepared: Prepared, slurm: SlurmView | None = None, ray: RayView | None
         groups=tuple(told),
         todo=len(prepared.todo) + len(prepared.commands),
         flops=prepared.flops,
-        seconds=None if not all(scripts.values()) else prepared.seconds,
+        seconds=prepared.seconds if prepared.timed else None,
         disk=float(prepared.disk),
         devices=_devices(prepared.at),
         jobs=len(prepared.jobs),
@@ -78,7 +80,7 @@ def view(prepared: Prepared, slurm: SlurmView | None = None, ray: RayView | None
         measured=len(asked_shapes & prepared.at.speed.measured.keys()),
         shared=shared_facts(planned.columns() for planned in _kinds(prepared.plan.runs)),
         dropped=tuple(dropped.items()),
-        warnings=(*prepared.plan.notes, *_left_notes(prepared)),
+        warnings=(*prepared.plan.notes, *_left_notes(prepared, here=slurm is None and ray is None)),
         older=earlier,
         alone=_alone(prepared) if branched else None,
         trunks=branched,
@@ -156,13 +158,35 @@ def _group(
     )
 
 
-def _left_notes(prepared: Prepared) -> list[str]:
+def _left_notes(prepared: Prepared, *, here: bool) -> list[str]:
     notes = [*prepared.damaged, *prepared.changes]
+    try:
+        check_budget(prepared, hours=here)
+    except BudgetRefused as error:
+        notes.append(f"sweep refuses: {error.what}; {error.remedy}")
+    notes += filter(None, [unchecked(prepared), _memory(prepared) if here else ""])
     if prepared.elsewhere:
         notes.append(f"{len(prepared.elsewhere)} runs are being trained by another process")
     if prepared.waiting:
         notes.append(f"{len(prepared.waiting)} runs failed before; sweep --retry failed tries them again")
     return notes
+
+
+def _memory(prepared: Prepared) -> str:
+    """A sentence where packs take more memory than the machine has; a GPU says by itself what fits."""
+    if not prepared.at.on_cpu or not prepared.todo:
+        return ""
+    of = {planned.run: planned for planned in prepared.todo}
+    packs = [
+        pack_memory(of[job.runs[0]], max(k for k, _ in job_rows(job)), prepared.at.speed) for job in prepared.packs
+    ]
+    largest, there = sum(sorted(packs, reverse=True)[: prepared.places]), memory_total()
+    if there is None or largest <= there:
+        return ""
+    return (
+        f"what trains at once takes {units.size(largest)}, and this machine has {units.size(there)}:"
+        " fewer [runtime] slots, a smaller micro_batch, or recompute = true"
+    )
 
 
 def _alone(prepared: Prepared) -> tuple[float, float]:

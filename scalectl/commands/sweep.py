@@ -87,7 +87,23 @@ class Prepared:
     @property
     def seconds(self) -> float:
         """Expected wall time of what is left."""
-        return makespan([job.seconds for job in self.jobs], self.places) if self.jobs else 0.0
+        return makespan(self.device_seconds, self.places) if self.jobs else 0.0
+
+    @property
+    def device_seconds(self) -> list[float]:
+        """Expected time of what is left of each job, 0 for scripts of which nobody knows it."""
+        return [job.seconds * self.left(job) for job in self.jobs]
+
+    @property
+    def timed(self) -> bool:
+        """Whether the time of every job is known."""
+        return all(job.seconds for job in self.jobs)
+
+    def left(self, job: AnyJob) -> float:
+        """The share of a job's steps that its runs have still to take: they go on from checkpoints."""
+        steps = sum(run.steps or 0 for run in job.runs)
+        taken = sum(min(self.standings[run.run_id].step, run.steps or 0) for run in job.runs)
+        return 1 - taken / steps if steps else 1.0
 
     @property
     def places(self) -> int:
@@ -98,8 +114,11 @@ class Prepared:
     def flops(self) -> float:
         """Exact training FLOPs of what is left, those of a trunk once; of scripts as far as their sweep says it."""
         per_step = {planned.run: planned.flops / planned.run.steps for planned in self.todo}
-        models = sum(per_step[job.runs[0]] * sum(k * steps for k, steps in job_rows(job)) for job in self.packs)
-        return models + sum(planned.flops or 0.0 for planned in self.commands)
+        models = sum(
+            per_step[job.runs[0]] * sum(k * steps for k, steps in job_rows(job)) * self.left(job) for job in self.packs
+        )
+        whole = {planned.run_id: planned.flops or 0.0 for planned in self.commands}
+        return models + sum(whole[job.run.run_id] * self.left(job) for job in self.jobs if isinstance(job, CommandJob))
 
     @property
     def packs(self) -> tuple[Job, ...]:
@@ -270,16 +289,18 @@ def probed(prepared: Prepared, say: Callable[[str], None], *, asked: bool = Fals
 def check_budget(prepared: Prepared, *, hours: bool = True) -> None:
     """Refuse before the first second of training what the budget or the disk does not allow.
 
+    Hours are those of what is left, as far as its time is known: `unchecked` says where it is not.
+
     Args: hours: whether the speeds known here are those of the devices that train.
     Raises: BudgetRefused.
     """
     budget = prepared.sweep.budget
-    needed = sum(job.seconds for job in prepared.jobs) / 3600
+    needed = sum(prepared.device_seconds) / 3600
     # seconds from shapes are those of a CPU core
     known = prepared.at.on_cpu or shapes(prepared.todo).keys() <= prepared.at.speed.measured.keys()
     if budget.device_hours is not None and hours and known and needed > budget.device_hours:
         raise BudgetRefused(
-            f"the sweep needs about {needed:.3g} device-hours, and its budget is {budget.device_hours:g}",
+            f"what is left needs about {needed:.3g} device-hours, and the budget is {budget.device_hours:g}",
             where=f"{prepared.sweep.path} [budget] device_hours",
             remedy="raise the budget, shorten the runs, or drop some in [constraints]",
         )
@@ -296,6 +317,13 @@ def check_budget(prepared: Prepared, *, hours: bool = True) -> None:
             where=str(prepared.store.root),
             remedy="free some space, or name another folder with --results",
         )
+
+
+def unchecked(prepared: Prepared) -> str:
+    """What to say of a budget that holds nobody, "" if it does."""
+    if prepared.sweep.budget.device_hours is None or prepared.timed:
+        return ""
+    return "[budget] device_hours holds nothing back yet: what these scripts take is known once some are done"
 
 
 def execute(

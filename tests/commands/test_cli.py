@@ -355,9 +355,30 @@ def test_the_bare_command_is_help_and_no_error(scalectl, tmp_path):
 
 def test_a_budget_that_does_not_suffice_is_refused_before_anything_starts(scalectl, tmp_path):
     (tmp_path / "tiny.toml").write_text(SWEEP + "\n[budget]\ndevice_hours = 1e-9\n")
+    planned = " ".join(scalectl("plan", "tiny.toml", cwd=tmp_path).stdout.split())
+    assert "warning: sweep refuses: what is left needs about" in planned
     done = scalectl("sweep", "tiny.toml", cwd=tmp_path, code=4)
     assert "device-hours" in done.stderr
     assert not (tmp_path / "results/runs").exists() or not list((tmp_path / "results/runs").iterdir())
+
+
+def test_what_no_machine_has_is_refused_before_minutes_of_measuring(scalectl, tmp_path):
+    large = SWEEP.replace("[8, 16, 32]", "[65536]").replace("n_layer = 1", "n_layer = 100")
+    (tmp_path / "tiny.toml").write_text(large)
+    planned = " ".join(scalectl("plan", "tiny.toml", cwd=tmp_path).stdout.split())
+    assert "warning: sweep refuses: the sweep needs about" in planned
+    assert "warning: what trains at once takes" in planned
+    done = scalectl("sweep", "tiny.toml", cwd=tmp_path, code=4)
+    assert done.stderr.startswith("error: the sweep needs about")
+
+
+def test_what_a_run_has_trained_already_is_not_planned_again(scalectl, tmp_path):
+    (tmp_path / "tiny.toml").write_text(SWEEP.replace("[8, 16, 32]", "[8]") + "\n[on_error]\nretries = 0\n")
+    whole = json.loads(scalectl("plan", "tiny.toml", "--json", cwd=tmp_path).stdout)
+    scalectl("sweep", "tiny.toml", cwd=tmp_path, code=1, SCALECTL_FAULT="worker.after_step:20=kill")
+    left = json.loads(scalectl("plan", "tiny.toml", "--json", cwd=tmp_path).stdout)
+    assert left["flops"] == pytest.approx(whole["flops"] * 2 / 3)  # it had told of step 10
+    assert left["seconds"] == pytest.approx(whole["seconds"] * 2 / 3)
 
 
 def test_an_axis_that_was_not_named_is_refused_not_pooled(scalectl, tmp_path):
