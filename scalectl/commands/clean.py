@@ -196,8 +196,7 @@ def _links(store: Store, *, dry: bool) -> Iterator[Removed]:
 
     What a script keeps in a folder of its own is its own affair.
     """
-    kept = store.root / "kept"
-    for folder in (*folders(store), *([kept] if kept.is_dir() and not kept.is_symlink() else [])):
+    for folder in folders(store):
         held: list[os.DirEntry[str]] = []
         with contextlib.suppress(StoreError):  # one that may not be read stays as it is
             held = _entries(folder)
@@ -220,12 +219,13 @@ def _leftovers(store: Store, *, dry: bool) -> Iterator[Removed]:
 
 
 def folders(store: Store) -> Sequence[Path]:
-    """The store, its folders, and one below: none of them through a link."""
-    first = [store.root / name for name in ("runs", "live", "sweeps", "quarantine", "evals")]
+    """The store, its folders, and one below, but for those of scripts: none of them through a link."""
+    first = [store.root / name for name in ("runs", "kept", "live", "sweeps", "quarantine", "evals")]
     first = [path for path in first if path.is_dir() and not path.is_symlink()]
     below = [
         Path(entry.path)
-        for path in first[1:]
+        for path in first
+        if path.name not in ("runs", "kept")
         for entry in _entries(path)
         if entry.is_dir(follow_symlinks=False) and is_name(entry.name)
     ]

@@ -59,6 +59,7 @@ def bring(
             for held, runs in merged.further.items()
         ]
         notes += [f"{counted(merged.judged, 'evaluation')} on further data"] * (merged.judged > 0)
+        notes += [f"what {counted(len(merged.kept), 'run')} kept"] * bool(merged.kept)
         if merged.flying:
             first = ", ".join(run_id[:6] for run_id in merged.flying[:6])
             what = counted(len(merged.flying), "run") + (" is" if len(merged.flying) == 1 else " are")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
+import shutil
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +24,7 @@ from scalectl.core.run import ID_DIGITS
 from scalectl.store import schema
 from scalectl.store.compact import load_rows
 from scalectl.store.evaluations import JudgedOn, check_name, evaluated, evaluated_sets, judged_runs, take_name, what_is
-from scalectl.store.files import atomic_write, writing
+from scalectl.store.files import atomic_write, sync_folder, temporary_name, writing
 from scalectl.store.index import refresh
 from scalectl.store.layout import Store, checked_name, open_store
 from scalectl.store.live import begin, live, state_of
@@ -52,7 +54,8 @@ class Merge:
 
     copied, known, damaged: runs; judged: evaluations on further data that were added; sweeps: names that were added or
     grew; further: of those that were here, the runs that the sweep file here does not ask for, shown with --all;
-    left: why a sweep was left out, one sentence each; flying: runs left out because they are in flight here.
+    left: why a sweep was left out, one sentence each; flying: runs left out because they are in flight here; kept: runs
+    whose final parameters, or what a script kept, came along.
     """
 
     copied: tuple[str, ...]
@@ -63,6 +66,7 @@ class Merge:
     judged: int = 0
     left: tuple[str, ...] = ()
     flying: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
 
 
 def export(store: Store, name: str, *, long: bool = False, everything: bool = False) -> pd.DataFrame:
@@ -289,7 +293,35 @@ def import_store(store: Store, source: str | Path) -> Merge:
     further = {name: runs for name, runs in merged.items() if runs}
     copied = tuple(target.stem for _, target, _ in missing if target.stem not in flying)
     left = tuple(f"{error.what} ({error.where}); its list of runs is left out" for error in broken.values())
-    return Merge(copied, tuple(known), grown, tuple(damaged), further, len(further_files), left, tuple(sorted(flying)))
+    kept = tuple(run_id for run_id in (*copied, *known) if _bring_kept(store, other, run_id))
+    return Merge(
+        copied, tuple(known), grown, tuple(damaged), further, len(further_files), left, tuple(sorted(flying)), kept
+    )
+
+
+def _bring_kept(store: Store, other: Store, run_id: str) -> bool:
+    """Copy what another store kept of a run, but for links, where nothing is kept of it here. Returns: whether it did.
+
+    Raises: BudgetRefused if the disk is full, StoreError if it cannot be written; nothing is left behind.
+    """
+    source, target = other.root / "kept" / run_id, store.kept_folder(run_id)
+    if source.parent.is_symlink() or source.is_symlink() or not source.is_dir() or target.exists():
+        return False
+
+    def links(folder: str, names: list[str]) -> list[str]:
+        return [name for name in names if os.path.islink(os.path.join(folder, name))]
+
+    temporary = temporary_name(target)
+    with writing(target):
+        target.parent.mkdir(exist_ok=True)
+        try:
+            shutil.copytree(source, temporary, ignore=links)
+            os.rename(temporary, target)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        sync_folder(target.parent)
+    return True
 
 
 def _brought(store: Store, path: Path, target: Path, state: State) -> bool:

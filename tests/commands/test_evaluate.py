@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import codecs
 import json
 import shutil
 import sys
@@ -11,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from support import REPOSITORY, SWEEP
+from support import SWEEP
 
 from scalectl.commands import clean, evaluate
 from scalectl.core.errors import NothingMatched, StoreError, UsageError
@@ -37,9 +39,9 @@ seed = {{ grid = [0, 1] }}
 
 
 def written(folder, kept="true"):
-    text = (REPOSITORY / "README.md").read_text()
+    text = Path(argparse.__file__).read_text()
     (folder / "first.md").write_text(text)
-    (folder / "other.md").write_text(text[::-1])
+    (folder / "other.md").write_text(codecs.encode(text, "rot13"))
     (folder / "tiny.toml").write_text(f"{TEXT}keep = {kept}\n")
     return folder
 
@@ -88,7 +90,7 @@ def test_other_text_is_a_split_of_its_own_for_every_reader(folder, scalectl):
         "without": 0,
     }
     assert found["losses"] == [column("other/loss").min(), column("other/loss").max()]
-    assert (column("other/loss") > column("held-out/loss")).all()  # letters in an order that was never seen
+    assert (column("other/loss") > column("held-out/loss")).all()  # letters that stand for others
     fitted = json.loads(
         scalectl("fit", "tiny", "--metric", "other/loss", "--bootstrap", "0", "--json", cwd=folder).stdout
     )
@@ -208,7 +210,14 @@ def test_damaged_parameters_are_named_and_not_believed(folder):
 def test_a_store_that_is_merged_brings_what_its_runs_were_judged_on(folder, tmp_path):
     judged(source="text:other.md")
     here = open_store(tmp_path / "here")
-    assert import_store(here, folder / "results").judged == 6
+    store = open_store("results")
+    linked, kept, *_ = load_sweep(store, "tiny").current
+    (store.kept / linked / "elsewhere").symlink_to(tmp_path)
+    merged = import_store(here, folder / "results")
+    assert (merged.judged, len(merged.kept)) == (6, 6)
+    assert here.parameters(kept).read_bytes() == store.parameters(kept).read_bytes()
+    assert [path.name for path in here.kept_folder(linked).iterdir()] == ["parameters"]
+    assert import_store(here, folder / "results").kept == ()
     assert refresh(here).table["other/loss"].null_count == 0
     assert import_store(here, folder / "results").judged == 0
     shutil.rmtree(folder / "results/evals")
