@@ -197,6 +197,8 @@ def sweep(
         raise typer.Exit
     for holder, job in prepared.orphans:
         _line(f"process {holder.pid} goes on with {len(job.runs)} of the runs; it is taken over")
+    if going_on := command.resumed(prepared):
+        _line(going_on)
     command.check_budget(prepared, hours=False)  # before minutes of measuring, which change nothing of it
     prepared = command.probed(prepared, _line)
     progress = command.progress(prepared, *_console(sys.stderr))
@@ -400,7 +402,9 @@ def _nothing_to_do(prepared: Prepared) -> str:
     if prepared.waiting:
         failed = len(prepared.waiting)
         return f"{prepared.settled}/{total} done, {failed} failed.  Next:  scalectl status {name}, sweep --retry failed"
-    return f"Nothing to do: {prepared.settled}/{total} done.  Next:  scalectl fit {name}"
+    diverged = prepared.diverged
+    among = f", {diverged} of them diverged" if diverged else ""
+    return f"Nothing to do: {prepared.settled}/{total} done{among}.  Next:  scalectl fit {name}"
 
 
 @app.command()

@@ -18,7 +18,7 @@ from scalectl.commands.speed import Here, here, measured, shapes, worth_measurin
 from scalectl.commands.target import results_store
 from scalectl.core import units
 from scalectl.core.errors import BudgetRefused, NothingMatched
-from scalectl.core.job import AnyJob, CommandJob, Job, Placement, State
+from scalectl.core.job import AnyJob, CommandJob, Job, Placement, State, Ticket
 from scalectl.core.run import CommandRun, RunConfig, record
 from scalectl.core.source import code_digest
 from scalectl.core.units import counted
@@ -83,6 +83,11 @@ class Prepared:
     def settled(self) -> int:
         """Runs that are done or diverged."""
         return sum(held.state.final for held in self.standings.values())
+
+    @property
+    def diverged(self) -> int:
+        """Of the settled ones, those that diverged."""
+        return sum(held.state is State.DIVERGED for held in self.standings.values())
 
     @property
     def seconds(self) -> float:
@@ -401,8 +406,10 @@ def outcome(prepared: Prepared) -> Outcome:
     complete = counts.total() == finished
     whole = "Finished" if complete else "Stopped"
     broken = counts[State.FAILED] + counts[State.LOST] + counts[State.OOM] + counts[State.TIMEOUT]
-    rest = "" if complete or broken else " The same command resumes."
     elsewhere = counts[State.RUNNING] and counts.total() == finished + counts[State.RUNNING]
+    rest = "" if complete or broken else " The same command resumes."
+    if elsewhere:
+        rest = " Another process trains what is left."
     code = 0 if complete else 75 if elsewhere else 1
     notes = source_notes(index, prepared.plan.run_ids)
     return Outcome(counts, code, complete, counts[State.DONE] > 0, f"{whole}: {said}.{rest}", notes)
@@ -453,7 +460,9 @@ def tell(display: Progress, event: Event | Halted) -> Halted | None:
         for run_id in event.busy:
             display.say(f"  {run_id[:6]} is being trained by another process")
         if event.died:
-            display.say(f"  {event.message}; its runs go on from their checkpoints", "red")
+            display.say(
+                f"  the worker of {_named(event.ticket)}: {event.message}; its runs go on from their checkpoints", "red"
+            )
         elif event.full:
             display.say(f"  {event.message}; it waits")
     elif isinstance(event, SlotClosed):
@@ -461,6 +470,23 @@ def tell(display: Progress, event: Event | Halted) -> Halted | None:
     else:
         return event
     return None
+
+
+def _named(ticket: Ticket) -> str:
+    """The runs of a job, for a line on the screen."""
+    run_ids = [run_id[:6] for run_id in ticket.split("+")]
+    more = f" and {len(run_ids) - 3} more" if len(run_ids) > 3 else ""
+    return f"{', '.join(run_ids[:3])}{more}"
+
+
+def resumed(prepared: Prepared) -> str:
+    """What to say of runs that go on from where they were, "" for none."""
+    runs = [run.run_id for job in prepared.jobs for run in job.runs]
+    steps = sorted(step for run_id in runs if (step := prepared.standings[run_id].step))
+    if not steps:
+        return ""
+    span = f"{steps[0]}" if steps[0] == steps[-1] else f"{steps[0]} to {steps[-1]}"
+    return f"{counted(len(steps), 'run')} {'goes' if len(steps) == 1 else 'go'} on, last seen at step {span}"
 
 
 def most_threads(job: Job) -> int:

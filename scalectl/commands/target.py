@@ -105,7 +105,8 @@ def find_target(named: str | None, results: str | None) -> Target:
             remedy=f"train it: scalectl sweep {named}",
         )
     guess = meant(named, (*there, *shipped_sweeps()))
-    listed = f"sweeps there: {', '.join(there[:6])}; " if there else ""
+    more = f" and {len(there) - 6} more" if len(there) > 6 else ""
+    listed = f"sweeps there: {', '.join(there[:6])}{more}; " if there else ""
     listed += f"shipped with results: {', '.join(sorted(list_sweeps(reference)))}"
     raise NothingMatched(
         f"no sweep named {escaped(named)}", where=str(store.root), remedy=f"did you mean {guess}?" if guess else listed

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -204,7 +205,9 @@ def test_a_signal_checkpoints_and_the_same_command_resumes(scalectl, tmp_path, n
     counts = json.loads(scalectl("status", "--json", cwd=tmp_path).stdout)["counts"]
     assert "running" not in counts
     assert counts["paused"] >= 1
-    assert "Finished: 2 done." in scalectl("sweep", "tiny.toml", cwd=tmp_path).stdout
+    again = scalectl("sweep", "tiny.toml", cwd=tmp_path)
+    assert re.search(r"runs? (goes|go) on, last seen at step \d+", again.stderr)
+    assert "Finished: 2 done." in again.stdout
 
 
 MALFORMED = {
