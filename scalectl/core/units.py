@@ -168,6 +168,8 @@ def _outwards(bound: float, digits: int, *, down: bool) -> str:
     if bound == 0 or not math.isfinite(bound):
         return f"{bound:g}"
     scale = 10.0 ** (math.floor(math.log10(abs(bound))) - digits + 1)
+    if not scale:  # of a number too small for so many digits
+        return f"{bound:g}"
     steps = bound / scale
     outside = math.floor(steps + 1e-9) if down else math.ceil(steps - 1e-9)
     return f"{outside * scale:.{digits + 1}g}" if abs(outside) >= 10**digits else f"{outside * scale:.{digits}g}"
