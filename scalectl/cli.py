@@ -480,12 +480,8 @@ def logs(
         print(document.document("logs", found))
         return
     console, look = _stdout()
-    console.print(look.text(f"{found.run_id}  {found.standing.state} at step {found.standing.step}"), style="bold")
-    if found.standing.message:
-        console.print(look.text(found.standing.message))
-    if found.meta is not None:
-        about = ", ".join(f"{key} {value}" for key, value in found.meta.provenance.items() if value is not None)
-        console.print(look.text(about), style="dim")
+    for line, style in command.log_lines(found):
+        console.print(look.text(line), style=style)
     for line in found.log.splitlines():
         console.print(look.text(line))
 

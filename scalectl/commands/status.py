@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from scalectl.commands.target import changed_note, find_target, results_store
-from scalectl.core.errors import UsageError
+from scalectl.core.errors import NothingMatched, StoreError, UsageError
 from scalectl.core.job import State
+from scalectl.report.cells import label, short_names, show
 from scalectl.report.views import StatusRow, StatusView
 from scalectl.store.files import no_link
 from scalectl.store.index import damaged_runs, find_run, refresh, source_notes
@@ -20,19 +21,25 @@ from scalectl.store.keepers import keepers
 from scalectl.store.layout import Store
 from scalectl.store.live import Standing, host_identity, live, standing, states
 from scalectl.store.reader import RunMeta, read_meta
-from scalectl.store.sweeps import load_sweep
+from scalectl.store.sweeps import list_sweeps, load_sweep
 
 LOG_BYTES = 200_000  # of a log's end; ours: a traceback and the attempts before it
 
 
 @dataclass(frozen=True)
 class RunLog:
-    """What is known about one run. meta: of its file, None while it has none; log: what its trainer wrote."""
+    """What is known about one run.
+
+    meta: of its file, None while it has none; log: what its trainer wrote; sweep: that asks for it, "" where none does
+    any more; cell: its place there.
+    """
 
     run_id: str
     standing: Standing
     meta: RunMeta | None
     log: str
+    sweep: str
+    cell: Mapping[str, Any]
 
 
 def run(named: str | None, results: str | None, *, failed: bool = False, everything: bool = False) -> StatusView:
@@ -91,17 +98,47 @@ def logs(prefix: str, results: str | None) -> RunLog:
         file.seek(0, 2)
         file.seek(max(0, file.tell() - LOG_BYTES))
         text = file.read().decode(errors="replace")
-    return RunLog(run_id, standing(store, run_id, filed), meta, text)
+    return RunLog(run_id, standing(store, run_id, filed), meta, text, *_asked_by(store, run_id))
+
+
+def log_lines(found: RunLog) -> list[tuple[str, str]]:
+    """What stands above the log of a run: each line with its style."""
+    told = [(f"{found.run_id}  {found.standing.state} at step {found.standing.step}", "bold")]
+    names = short_names(tuple(found.cell))
+    cell = label({names[key]: value for key, value in found.cell.items()})
+    if found.sweep:
+        told.append((f"{found.sweep}  {cell}".rstrip(), ""))
+    if found.standing.message:
+        told.append((found.standing.message, ""))
+    if found.meta is not None:
+        final = ", ".join(f"{name} {show(value)}" for name, value in found.meta.final.items())
+        about = ((name, show(value)) for name, value in found.meta.provenance.items() if value is not None)
+        told += [(final, "")] * bool(final)
+        told.append((", ".join(f"{name} {text}" for name, text in about), "dim"))
+    return told
+
+
+def _asked_by(store: Store, run_id: str) -> tuple[str, Mapping[str, Any]]:
+    """The sweep that asked for a run last, and the run's cell in it."""
+    for name in list_sweeps(store):
+        with contextlib.suppress(NothingMatched, StoreError):  # a damaged plan says nothing, here
+            for row in load_sweep(store, name).rows:
+                if row["run_id"] == run_id:
+                    return name, _cell(row)
+    return "", {}
+
+
+def _cell(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if key not in ("run_id", "current", "config")}
 
 
 def _row(store: Store, row: Mapping[str, Any], held: Standing) -> StatusRow:
     rows_file = live(store, row["run_id"]).rows_file
     since = max(0.0, time.time() - rows_file.stat().st_mtime) if rows_file.exists() else None
     config = json.loads(row["config"])
-    cell = {key: value for key, value in row.items() if key not in ("run_id", "current", "config")}
     return StatusRow(
         run_id=row["run_id"],
-        cell=cell,
+        cell=_cell(row),
         state=held.state,
         step=held.step,
         steps=int(config.get("steps") or 0),

@@ -310,6 +310,18 @@ def test_a_sweep_file_or_its_folder_may_stand_for_its_sweep(trained, scalectl, t
     assert "trained" not in done  # nothing is, whether alone or in packs
 
 
+def test_the_log_of_a_run_says_which_one_it_is(trained, scalectl):
+    index = pd.read_parquet(trained / "results/index.parquet").set_index("run_id")
+    for run_id in (index.index[0], index.index[-1]):
+        said = scalectl("logs", run_id[:8], cwd=trained).stdout.splitlines()
+        row = index.loc[run_id]
+        assert said[0] == f"{run_id}  done at step 30"
+        assert said[1] == f"tiny  d_model={row['model.d_model']} seed={row['train.seed']}"
+        assert f"held-out/loss {row['held-out/loss']:.4g}" in " ".join(said[2:5])
+        held = json.loads(scalectl("logs", run_id, "--json", cwd=trained).stdout)
+        assert (held["sweep"], held["cell"]["train.seed"]) == ("tiny", row["train.seed"])
+
+
 def test_all_reads_the_runs_of_earlier_versions_too(trained, scalectl, tmp_path):
     folder = shutil.copytree(trained, tmp_path / "copy")
     (folder / "tiny.toml").write_text(SWEEP.replace("[8, 16, 32]", "[8, 16]"))
