@@ -90,10 +90,10 @@ def test_the_search_goes_on_beyond_an_edge_that_is_the_best_and_ends_inside():
 
 def test_memory_grows_with_the_pack_and_is_above_the_bare_process(make_run, quick):
     run = make_run(d_model=64, context=64, sequences=16)
-    (found,) = probe.measure([run], Placement(), [4], most=4)
+    (found,) = probe.measure([run], Placement(), [8], most=8)
     numbers = {k: seen.memory for k, seen in found.items()}
     assert None not in numbers.values()
-    assert numbers[4] > 1.2 * numbers[1] > 0  # rows of this size go through the model in turns
+    assert numbers[8] > 1.2 * numbers[1] > 0  # rows of this size go through the model in turns; 1.7 to 1.9 measured
 
 
 def test_the_process_answers_one_line_a_request_and_an_error_where_it_cannot_measure(make_run):
