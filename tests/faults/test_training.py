@@ -26,7 +26,7 @@ def test_fault_10_a_loss_that_is_no_number_is_diverged_listed_and_left_out(scale
     (row,) = json.loads(scalectl("status", "--failed", "--json", cwd=tmp_path).stdout)["rows"]
     assert (row["state"], row["step"]) == ("diverged", 11)
     again = scalectl("sweep", "tiny.toml", "--retry", "failed", cwd=tmp_path)
-    assert "Nothing to do: 4/4 done." in again.stdout
+    assert "Nothing to do: 4/4 done, 1 of them diverged." in again.stdout
     fit = json.loads(scalectl("fit", "tiny", "--bootstrap", 100, "--json", cwd=tmp_path).stdout)
     assert fit["fits"][0]["n"] == 3
     assert any("1 diverged" in note or "diverged" in note for note in fit["notes"])
