@@ -355,8 +355,10 @@ def _detached(
     runs = sum(len(job.runs) for job in (*prepared.jobs, *(job for _, job in prepared.orphans)))
     time = f"about {duration(prepared.seconds)}" if prepared.timed else "time unknown"
     where = f"in the background, {time}" if local else "on Ray, from the background"
+    others = len(prepared.elsewhere) - sum(len(job.runs) for _, job in prepared.orphans)
+    beside = f" Another process trains {others} more, on the same cores." if others > 0 and local else ""
     return (
-        f"Process {started.pid} trains {runs} runs {where}.",
+        f"Process {started.pid} trains {runs} runs {where}.{beside}",
         f"Next:  scalectl status {name} --watch    scalectl stop {name}",
     )
 
