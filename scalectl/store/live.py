@@ -106,8 +106,18 @@ class Claim:
         return self.folder / f"claim.{self.number}"
 
     def held(self) -> bool:
-        """Whether nobody has taken the run over since, after a heartbeat that came too late."""
-        return max(_numbers(self.folder), default=0) == self.number
+        """Whether nobody has taken the run over since, after a heartbeat that came too late.
+
+        Raises: StoreError if the whole store is gone, which is nobody's doing who trains.
+        """
+        highest = max(_numbers(self.folder), default=0)
+        if not highest and not self.folder.parent.is_dir():
+            raise StoreError(
+                "the folder of the runs in flight is gone",
+                where=str(self.folder.parent),
+                remedy="what was trained since is lost; the same command begins anew",
+            )
+        return highest == self.number
 
     def beat(self, now: float | None = None) -> Claim:
         """Renew the lease; a holder beats at least every LEASE / 4 seconds.

@@ -341,9 +341,10 @@ class Attempt:
     def _stand_still(self, state: State, message: str) -> None:
         """Let the runs go. One that was following a trunk and has nothing of its own is pending again."""
         for run_id in list(self.runs):
-            if not self.leases.held(run_id):
-                self._forget(run_id, TAKEN)
-                continue
+            with contextlib.suppress(StoreError):  # the store is gone, and nobody has it
+                if not self.leases.held(run_id):
+                    self._forget(run_id, TAKEN)
+                    continue
             folder = self.lives[run_id]
             pending = state is State.PAUSED and run_id in self.waiting and not folder.checkpoint.exists()
             with contextlib.suppress(ScalectlError):  # a full disk cannot hold the reason either

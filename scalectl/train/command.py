@@ -413,9 +413,10 @@ class CommandAttempt:
                 remove(entry)
 
     def _stand_still(self, message: str) -> None:
-        if not self.claim.held():
-            self._busy(TAKEN)
-            return
+        with contextlib.suppress(StoreError):  # the store is gone, and nobody has it
+            if not self.claim.held():
+                self._busy(TAKEN)
+                return
         with contextlib.suppress(ScalectlError):  # a full disk cannot hold the reason either
             self.live.mark(State.PAUSED, message, self.live.last_step())
         with contextlib.suppress(ScalectlError):

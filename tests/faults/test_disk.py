@@ -258,7 +258,6 @@ def test_fault_16_what_another_user_keeps_to_himself_is_said_in_three_lines(trai
         shut.chmod(0o755)
 
 
-@pytest.mark.slow
 def test_fault_16_a_results_folder_that_is_removed_ends_the_sweep_with_an_error(tmp_path):
     (tmp_path / "tiny.toml").write_text(one_run(100_000))
     sweep = started(tmp_path, "sweep", "tiny.toml")
@@ -271,7 +270,7 @@ def test_fault_16_a_results_folder_that_is_removed_ends_the_sweep_with_an_error(
         ended(sweep)
     assert sweep.returncode == 5, err
     assert "error: " in err
-    assert "cannot be written" in err
+    assert "cannot be written" in err or "the folder of the runs in flight is gone" in err
     assert "Traceback" not in err
 
 

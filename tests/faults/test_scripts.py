@@ -321,3 +321,18 @@ def test_fault_04_a_script_that_hangs_has_run_out_of_time_as_often_as_retries_al
     assert lab.state(run) == "timeout"
     assert state_of(lab.store, run.run_id).message == "no sign of life for 0:01"
     assert hung() == 1 + retries  # none came further
+
+
+def test_fault_16_a_script_whose_results_folder_is_removed_ends_the_sweep_with_an_error(lab, script):
+    run, job = script(TALKER)
+    folder, once = live(lab.store, run.run_id), iter([True])
+
+    def removed():
+        if folder.last_step() and next(once, False):
+            lab.store.root.rename(lab.root / "gone")
+        return False
+
+    told = []
+    with pytest.raises(StoreError, match=r"is gone|cannot be written"):
+        command.CommandAttempt(lab.store, job, told.append, removed).run()
+    assert not any(message["event"] == "busy" for message in told)
