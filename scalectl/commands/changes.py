@@ -13,7 +13,7 @@ from scalectl.core.units import counted
 from scalectl.store import schema
 from scalectl.store.index import Index
 from scalectl.store.layout import Store
-from scalectl.store.sweeps import load_sweep
+from scalectl.store.sweeps import cell_of, load_sweep
 from scalectl.sweep.plan import Plan, Planned
 
 _EVERY = "eval.every"
@@ -40,7 +40,7 @@ def _anew(store: Store, plan: Plan, index: Index) -> list[str]:
     before: dict[Key, str] = {}
     for row in stored.rows:  # the latest first
         if row["run_id"] in ended and row["run_id"] not in asked:
-            before.setdefault(_key(row), row["run_id"])
+            before.setdefault(_key(cell_of(row)), row["run_id"])
     new = [planned for planned in plan.runs if planned.run_id not in ended and _key(planned.cell) in before]
     if not new:
         return []
@@ -86,7 +86,7 @@ def _measured(plan: Plan, index: Index) -> list[str]:
 
 def _key(cell: Mapping[str, Any]) -> Key:
     """What tells cells apart, whether from a plan or from the store."""
-    kept = {name: schema.plain(held) for name, held in cell.items() if name not in ("run_id", "current", "config")}
+    kept = {name: schema.plain(held) for name, held in cell.items()}
     return tuple(
         sorted(
             (name, repr(float(held) if isinstance(held, int) else held))  # 1 and 1.0 are one value

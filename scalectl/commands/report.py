@@ -25,7 +25,7 @@ from scalectl.store.compact import load_rows
 from scalectl.store.index import damaged_runs, refresh
 from scalectl.store.live import Standing, states
 from scalectl.store.reader import Damaged, read_meta
-from scalectl.store.sweeps import StoredSweep, load_sweep
+from scalectl.store.sweeps import StoredSweep, cell_of, load_sweep
 
 
 def run(request: Request) -> SweepView:
@@ -107,9 +107,8 @@ def _axes(sweep: StoredSweep) -> tuple[GridAxis, ...]:
     keys: dict[str, dict[Any, None]] = {}
     for row in sweep.rows:
         if row["current"]:
-            for key, value in row.items():
-                if key not in ("run_id", "current", "config"):
-                    keys.setdefault(key, {})[value] = None
+            for key, value in cell_of(row).items():
+                keys.setdefault(key, {})[value] = None
     return tuple(GridAxis(key, tuple(_ascending(list(values)))) for key, values in keys.items())
 
 

@@ -21,7 +21,7 @@ from scalectl.store.keepers import keepers
 from scalectl.store.layout import Store
 from scalectl.store.live import Standing, host_identity, live, standing, states
 from scalectl.store.reader import RunMeta, read_meta
-from scalectl.store.sweeps import list_sweeps, load_sweep
+from scalectl.store.sweeps import cell_of, list_sweeps, load_sweep
 
 LOG_BYTES = 200_000  # of a log's end; ours: a traceback and the attempts before it
 
@@ -124,12 +124,8 @@ def _asked_by(store: Store, run_id: str) -> tuple[str, Mapping[str, Any]]:
         with contextlib.suppress(NothingMatched, StoreError):  # a damaged plan says nothing, here
             for row in load_sweep(store, name).rows:
                 if row["run_id"] == run_id:
-                    return name, _cell(row)
+                    return name, cell_of(row)
     return "", {}
-
-
-def _cell(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in row.items() if key not in ("run_id", "current", "config")}
 
 
 def _row(store: Store, row: Mapping[str, Any], held: Standing) -> StatusRow:
@@ -138,7 +134,7 @@ def _row(store: Store, row: Mapping[str, Any], held: Standing) -> StatusRow:
     config = json.loads(row["config"])
     return StatusRow(
         run_id=row["run_id"],
-        cell=_cell(row),
+        cell=cell_of(row),
         state=held.state,
         step=held.step,
         steps=int(config.get("steps") or 0),

@@ -1,8 +1,8 @@
 """Faults on demand: tests break real processes at a place of their choice.
 
     SCALECTL_FAULT="worker.after_step:412=kill"               after step 412 of any run; without a number every time
-    SCALECTL_FAULT="worker.rows=kill@/tmp/once,..."           only once: whoever can create the file does it
-    SCALECTL_FAULT="worker.before_file=note@/tmp/notes"       nothing goes wrong: a line in the file says where who was
+    SCALECTL_FAULT="worker.rows=kill@FILE,..."                only once: whoever can create the file does it
+    SCALECTL_FAULT="worker.before_file=note@FILE"             nothing goes wrong: a line in the file says where who was
 
 Unset, a place costs one look at an empty tuple.
 """

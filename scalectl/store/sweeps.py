@@ -49,6 +49,11 @@ class DamagedSweep(StoreError):
         self.mended = mended
 
 
+def cell_of(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The cell of a run in a stored sweep: its row without what every row has."""
+    return {name: held for name, held in row.items() if name not in ("run_id", "current", "config")}
+
+
 @dataclass(frozen=True)
 class StoredSweep:
     """A sweep as it was last run. rows: dicts of run_id, current, config (JSON text) and the cell's columns."""

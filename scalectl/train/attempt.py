@@ -31,14 +31,13 @@ from scalectl.store.writer import write_run
 from scalectl.tasks import TASKS
 from scalectl.train import checkpoint, parameters
 from scalectl.train.device import admitted, crowded, device_failed, free_bytes, out_of_memory, row_bytes
-from scalectl.train.leases import Leases
+from scalectl.train.leases import TAKEN, Leases
 from scalectl.train.loop import Ended, Progress, Split, Trainer
 from scalectl.train.peak import LEAST_SECONDS, peak_flops
 from scalectl.train.provenance import now, provenance
 
 BEAT_SECONDS = 0.5  # between messages; a live display redraws at most four times a second
 LOOK_SECONDS = 20.0  # between looks at whether a run was taken over; what writes into its folder looks by itself
-TAKEN = "taken over by another process"
 SHOWN_ID = 6  # digits of a run id that a reader is shown
 
 Tell = Callable[[Mapping[str, Any]], None]

@@ -39,12 +39,12 @@ from scalectl.store.files import leftovers, no_link, refused_link, remove, sync_
 from scalectl.store.layout import Store
 from scalectl.store.live import NOBODY, Keeper
 from scalectl.store.writer import write_run
+from scalectl.train import leases
 from scalectl.train.listen import COUNTS, Heard, Tail, completed, printed, said
 from scalectl.train.provenance import command_provenance, now
 
 POLL_SECONDS = 0.05  # between looks at what the script wrote
 BEAT_SECONDS = 0.5  # between messages
-LEASE_BEAT_SECONDS = 20.0  # between renewals of the claim
 GRACE_SECONDS = 10.0  # between SIGTERM and SIGKILL
 LIFE_SECONDS = 1.0  # of computing that count as a sign of life of a script that says nothing
 MESSAGE = 300  # characters of a script's last words in a message
@@ -54,9 +54,6 @@ ROWS = re.compile(r"rows\.([0-9]+)")  # where the script of one attempt appends 
 BEGUN = b"  attempt "  # in the log, where what an attempt printed begins
 
 Tell = Callable[[Mapping[str, Any]], None]
-
-
-TAKEN = "taken over by another process"
 
 
 class _Taken(Exception):
@@ -110,11 +107,11 @@ class CommandAttempt:
             self._log(f"attempt {self.claim.number} {'goes on' if self.heard.known else 'begins'}")
             self._attempt()
         except _Taken:
-            self._busy(TAKEN)
+            self._busy(leases.TAKEN)
         except FileNotFoundError:
             if self.claim.held():
                 raise
-            self._busy(TAKEN)  # and ended: its folder is gone
+            self._busy(leases.TAKEN)  # and ended: its folder is gone
         except ScalectlError as error:  # a full disk, say, or a link in the folder
             self._stand_still(error.what)
             raise
@@ -247,7 +244,7 @@ class CommandAttempt:
                     self._beat((now_tokens - tokens) / (clock - beat))
                     beat, computed, tokens, printed_at, alive = clock, spent, now_tokens, size, False
                 looked = clock
-            if clock - lease >= LEASE_BEAT_SECONDS:
+            if clock - lease >= leases.BEAT_SECONDS:
                 try:
                     self.claim = self.claim.beat()
                 except StoreBusy:
@@ -415,7 +412,7 @@ class CommandAttempt:
     def _stand_still(self, message: str) -> None:
         with contextlib.suppress(StoreError):  # the store is gone, and nobody has it
             if not self.claim.held():
-                self._busy(TAKEN)
+                self._busy(leases.TAKEN)
                 return
         with contextlib.suppress(ScalectlError):  # a full disk cannot hold the reason either
             self.live.mark(State.PAUSED, message, self.live.last_step())

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from scalectl.core.errors import ScalectlError
 from scalectl.store.live import LEASE, Claim
 
+TAKEN = "taken over by another process"
 BEAT_SECONDS = LEASE / 6  # between renewals; a process that stands still for a lease has lost its runs
 
 

@@ -7,8 +7,8 @@ from scalectl.core.errors import UsageError
 
 
 def test_a_setting_is_read():
-    found = fault.planned("worker.after_step:412=kill,worker.rows=raise@/tmp/once")
-    assert found == (("worker.after_step", 412, "kill", ""), ("worker.rows", None, "raise", "/tmp/once"))
+    found = fault.planned("worker.after_step:412=kill,worker.rows=raise@a/file")
+    assert found == (("worker.after_step", 412, "kill", ""), ("worker.rows", None, "raise", "a/file"))
     assert fault.planned("") == ()
     assert fault.PLANNED == ()
 
