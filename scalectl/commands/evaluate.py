@@ -91,7 +91,10 @@ def run(
     if not done:
         raise NothingMatched(f"no run of sweep {target.name} is done", remedy=f"scalectl status {target.name}")
     if any("imported" in config for config in done.values()):
-        raise UsageError(f"{target.name} is a table that was imported: there are no models to judge")
+        raise UsageError(
+            f"{target.name} is a table that was imported: there are no models to judge",
+            remedy="name a sweep that was trained in this store",
+        )
     if any("command" in config for config in done.values()):
         raise UsageError(f"the runs of {target.name} are a script's", remedy="let the script judge what it kept")
     from scalectl.train import parameters
@@ -113,7 +116,11 @@ def run(
         tell(f"{shown(on.source)} has {there} held-out tokens: all of them judge")
     _check_sequences(bench, asked, on, there)
     if not os.access(store.root, os.W_OK):
-        raise StoreError("the store is read-only here", where=str(store.root))
+        raise StoreError(
+            "the store is read-only here",
+            where=str(store.root),
+            remedy="judge where it can be written, or in a copy of it",
+        )
     before, losses = 0, []
     for run_id, run in asked.items():
         held = evaluated(store, name, run_id, on)
@@ -143,7 +150,10 @@ def _asked(
     if len({run.task.fingerprint for run, _ in moved.values()}) > 1:
         if source is None:
             raise UsageError("these runs learnt different data", remedy="--on SOURCE names the same for all")
-        raise UsageError(f"{shown(source)} is other tokens to some of these runs: they do not share a tokeniser")
+        raise UsageError(
+            f"{shown(source)} is other tokens to some of these runs: they do not share a tokeniser",
+            remedy="sweep each tokeniser by itself; bits per byte compare them",
+        )
     wanted = {tokens or run.task.held_out_tokens for run in learnt.values()}
     if len(wanted) > 1:
         raise UsageError("these runs were judged on more and less", remedy="--tokens N says on how much for all")

@@ -92,6 +92,8 @@ def batch_script(
         gpu = ["--nv"] if slurm.gpus else []
         command = ["apptainer", "exec", *gpu, *bound, f"--pwd={cwd}", slurm.container, "python3", *command[1:]]
     paths = [f"export PYTHONPATH={shlex.quote(':'.join(search))}${{PYTHONPATH:+:$PYTHONPATH}}"] if search else []
+    # What setup may have set goes: the end of a wait by a signal is no error.
+    setup = [*slurm.setup, "set +eu +o pipefail"] if slurm.setup else []
     forwarded = dict.fromkeys((slurm.signal.partition("@")[0], "TERM"))
     text = [
         "#!/bin/bash",
@@ -99,11 +101,7 @@ def batch_script(
         *lines,
         "#SBATCH --requeue",
         "",
-        *slurm.setup,
-        *(
-            ["set +eu +o pipefail  # that setup may have set: the end of a wait by a signal is no error"]
-            * bool(slurm.setup)
-        ),
+        *setup,
         *paths,
         f"{shlex.join(command)} &",
         "pilot=$!",

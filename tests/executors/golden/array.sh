@@ -16,7 +16,7 @@
 
 module load cuda
 export WANDB_MODE=offline
-set +eu +o pipefail  # that setup may have set: the end of a wait by a signal is no error
+set +eu +o pipefail
 export PYTHONPATH='/lab/my models'${PYTHONPATH:+:$PYTHONPATH}
 apptainer exec --nv '--bind=/lab/50% of all/results' '--bind=/lab x' '--pwd=/lab x' '/lab/images/torch 2.sif' python3 -m scalectl.cli pilot '/lab/50% of all/results/sweeps/big/slurm/00c0ffee.json' &
 pilot=$!
